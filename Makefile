@@ -1,0 +1,47 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: lab test lint format release bench clean
+
+lab: .venv/.course
+	$(BIN)/compresslab lab
+
+test: .venv/.authors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/kernels
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope tests --ignore tests/notebooks
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=300 labs solutions
+
+lint: .venv/.authors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: .venv/.authors
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+release: .venv/.authors
+	$(BIN)/compresslab release
+
+bench: .venv/.authors
+	$(BIN)/python -m benchmarks
+
+clean:
+	find compresslab benchmarks tests -name '__pycache__' -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.course: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --upgrade pip
+	$(PIP) --editable .
+	touch $@
+
+.venv/.authors: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --upgrade pip
+	$(PIP) --editable '.[test]'
+	touch $@ .venv/.course

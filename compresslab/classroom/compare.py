@@ -1,0 +1,140 @@
+"""Is an answer what was expected? Strict in type, dtype and shape; tolerant only where told.
+
+Values are numbers, strings, NumPy arrays, torch tensors, and tuples of these. Only the exact types count:
+an object that merely acts like an array could answer every comparison with yes.
+"""
+
+import copy
+import numbers
+
+import numpy as np
+import torch
+
+SHOWN = 6
+
+
+def difference(got: object, expected: object, tolerance: float = 0.0) -> str | None:
+    """None if `got` equals `expected`, else one sentence that says how it differs.
+
+    Args:
+        got: what came out.
+        expected: what should have; its type decides what is allowed.
+        tolerance: relative and absolute tolerance of floating-point values; integers are exact.
+    """
+    if type(expected) is tuple:
+        return _tuple_difference(got, expected, tolerance)
+    if type(expected) in (np.ndarray, torch.Tensor):
+        return _array_difference(got, expected, tolerance)
+    return _scalar_difference(got, expected, tolerance)
+
+
+def _tuple_difference(got: object, expected: tuple, tolerance: float) -> str | None:
+    if type(got) not in (tuple, list) or len(got) != len(expected):
+        found = f"{len(got)} values" if type(got) in (tuple, list) else type(got).__name__
+        return f"expected {len(expected)} values, got {found}"
+    for index, (one, other) in enumerate(zip(got, expected, strict=True)):
+        text = difference(one, other, tolerance)
+        if text:
+            return f"value {index + 1} of {len(expected)}: {text}"
+    return None
+
+
+def _array_difference(
+    got: object, expected: np.ndarray | torch.Tensor, tolerance: float
+) -> str | None:
+    if type(got) is not type(expected):
+        return f"expected a {_kind(expected)}, got {_kind(got)}"
+    if got.dtype != expected.dtype:
+        return f"expected dtype {expected.dtype}, got {got.dtype}"
+    if tuple(got.shape) != tuple(expected.shape):
+        return f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
+    one, other = _numpy(got), _numpy(expected)
+    same = _close(one, other, tolerance)
+    if same.all():
+        return None
+    wrong = int(same.size - np.count_nonzero(same))
+    place = tuple(int(i) for i in np.argwhere(~same)[0])
+    return (
+        f"{wrong} of {same.size} values differ, the first at {list(place)}: "
+        f"expected {other[place]}, got {one[place]}"
+    )
+
+
+def _close(one: np.ndarray, other: np.ndarray, tolerance: float) -> np.ndarray:
+    if one.dtype.kind in "fc":
+        return np.isclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return one == other
+
+
+def _scalar_difference(got: object, expected: object, tolerance: float) -> str | None:
+    if isinstance(expected, bool | np.bool_):
+        if type(got) not in (bool, np.bool_):
+            return f"expected True or False, got {_kind(got)}"
+        return None if bool(got) == bool(expected) else f"expected {expected}, got {got}"
+    if isinstance(expected, str):
+        return (
+            None
+            if type(got) is str and got == expected
+            else f"expected {expected!r}, got {show(got)}"
+        )
+    if isinstance(expected, numbers.Integral):
+        if type(got) is bool or not isinstance(got, int | np.integer):
+            return f"expected an integer, got {_kind(got)}"
+        return None if int(got) == int(expected) else f"expected {expected:,}, got {got:,}"
+    if type(got) is bool or not isinstance(got, int | float | np.integer | np.floating):
+        return f"expected a number, got {_kind(got)}"
+    close = np.isclose(float(got), float(expected), rtol=tolerance, atol=tolerance, equal_nan=True)
+    return None if close else f"expected {expected:.6g}, got {float(got):.6g}"
+
+
+def identical(one: object, other: object) -> bool:
+    """Whether two values are the same to the last bit, NaN being equal to NaN."""
+    if type(one) in (tuple, list):
+        return len(one) == len(other) and all(map(identical, one, other))
+    if isinstance(one, np.ndarray | torch.Tensor):
+        return difference(one, other) is None
+    return one is other or one == other or (one != one and other != other)
+
+
+def fresh(values: tuple) -> tuple:
+    """A deep copy, so that one call cannot spoil the input of the next."""
+    return copy.deepcopy(values)
+
+
+def size(value: object) -> int:
+    """How many numbers a value holds, to find the smallest failing case."""
+    if isinstance(value, tuple | list):
+        return sum(size(v) for v in value)
+    if isinstance(value, np.ndarray):
+        return value.size
+    if isinstance(value, torch.Tensor):
+        return value.numel()
+    return 1
+
+
+def show(value: object) -> str:
+    """A value in one short line: type, dtype, shape and the first few numbers."""
+    if isinstance(value, tuple):
+        return "(" + ", ".join(show(v) for v in value) + ")"
+    if isinstance(value, np.ndarray | torch.Tensor):
+        flat = _numpy(value).reshape(-1)
+        dtype = str(value.dtype).removeprefix("torch.")
+        few = ", ".join(_number(v) for v in flat[:SHOWN]) + (", …" if flat.size > SHOWN else "")
+        return f"{_kind(value)} {dtype} {list(value.shape)}: [{few}]"
+    if isinstance(value, float | np.floating):
+        return _number(value)
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _numpy(value: np.ndarray | torch.Tensor) -> np.ndarray:
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _kind(value: object) -> str:
+    names = {np.ndarray: "array", torch.Tensor: "tensor", type(None): "None (no return?)"}
+    return names.get(type(value), type(value).__name__)

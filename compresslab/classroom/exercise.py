@@ -1,0 +1,61 @@
+"""An exercise: what is asked, how it is judged, and what is likely to go wrong.
+
+An exercise has a reference (the library's own function), cases (ugly ones among them) and known
+*mistakes*: wrong implementations that people really write, each with a hint. `judge` compares a failing
+answer with them, so that a learner hears which mistake was made. The same list tests the judge: every
+mistake must be rejected under its own name.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong implementation that people write, and what to tell them."""
+
+    name: str
+    wrong: Callable
+    hint: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arguments of one call, and what is special about them."""
+
+    label: str
+    args: tuple
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What is asked, how it is judged, and what is likely to go wrong.
+
+    Attributes:
+        id: subject and name, such as "numbers.affine_qparams".
+        title: what is asked, in a few words.
+        points: for a full answer.
+        reference: the library's own implementation.
+        cases: makes the calls from a random generator; the same generator state, the same calls.
+        mistakes: at least three.
+        lines: about how long an answer is.
+        tolerance: relative and absolute, of floating-point results.
+        harness: where the learner's function takes more than plain values (a clock, a model), turns
+            it into one that takes the cases' plain values and returns plain values.
+    """
+
+    id: str
+    title: str
+    points: int
+    reference: Callable
+    cases: Callable[[np.random.Generator], Sequence[Case]]
+    mistakes: tuple[Mistake, ...]
+    lines: int
+    tolerance: float = 0.0
+    harness: Callable[[Callable], Callable] | None = None
+
+    def driven(self, function: Callable) -> Callable:
+        """The function as the cases call it."""
+        return self.harness(function) if self.harness else function

@@ -1,0 +1,21 @@
+"""All exercises of the course, by id. One file a subject; the labs refer to them by id alone."""
+
+import difflib
+
+from compresslab.classroom.exercise import Exercise
+from compresslab.classroom.exercises import measuring, numbers
+
+SUBJECTS = (measuring, numbers)
+EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
+
+
+def exercise(id: str) -> Exercise:
+    """The exercise of that id.
+
+    Raises:
+        ValueError: if there is none, naming the nearest.
+    """
+    if id not in EXERCISES:
+        near = difflib.get_close_matches(str(id), EXERCISES, n=1, cutoff=0.0)
+        raise ValueError(f"id must be an exercise of the course, got {id!r}; nearest: {near[0]}")
+    return EXERCISES[id]

@@ -1,0 +1,212 @@
+"""The verdict on an answer, and the words for it.
+
+The learner's function runs on every case. If it fails, its outputs are compared with those of every
+known mistake, first on all cases, then on the failing ones alone; what is shown is the smallest failing
+case, what came out, what was expected, and the hint of the mistake that was recognised.
+
+Left out here: isolation. This runs in the learner's own process and trusts it; marks are given by
+`grading`, which does not.
+"""
+
+import html
+import linecache
+import traceback
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from compresslab.classroom import compare
+from compresslab.classroom.exercise import Case, Exercise, Mistake
+
+CHECK_SEED = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call did: a value, or an exception, or a spoilt input."""
+
+    value: object = None
+    error: Exception | None = None
+    changed_input: bool = False
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The verdict on an answer, shown as a coloured box in a notebook and as text elsewhere.
+
+    Attributes:
+        status: "passed", "not done", "failed" or "error".
+        facts: what the learner is shown, as (heading, text) pairs.
+        mistake: the name of the recognised mistake, or None.
+    """
+
+    exercise: Exercise
+    status: str
+    facts: tuple[tuple[str, str], ...] = ()
+    mistake: str | None = None
+    hint: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer is right on every case."""
+        return self.status == "passed"
+
+    @property
+    def headline(self) -> str:
+        """One line: mark, title, verdict."""
+        e = self.exercise
+        words = {
+            "passed": f"✔ {e.title}: right, {e.points} of {e.points} points",
+            "not done": f"○ {e.title}: not done yet (about {e.lines} lines)",
+            "failed": f"✘ {e.title}: not right yet",
+            "error": f"✘ {e.title}: your code stopped with an error",
+        }
+        return words[self.status]
+
+    def __str__(self) -> str:
+        """The headline, the facts and the hint as lines of text."""
+        lines = [self.headline, *(f"  {head}: {text}" for head, text in self.facts)]
+        return "\n".join([*lines, *([f"  Hint: {self.hint}"] if self.hint else [])])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        colour = {"passed": "#009E73", "not done": "#777777"}.get(self.status, "#D55E00")
+        rows = "".join(
+            "<tr><td style='text-align:left;vertical-align:top;padding:1px 12px 1px 0'>"
+            f"{html.escape(head)}</td><td style='text-align:left'><code>{html.escape(text)}</code>"
+            "</td></tr>"
+            for head, text in self.facts
+        )
+        hint = f"<p><b>Hint.</b> {html.escape(self.hint)}</p>" if self.hint else ""
+        return (
+            f"<div style='border-left:5px solid {colour};padding:4px 12px'>"
+            f"<b style='color:{colour}'>{html.escape(self.headline)}</b>"
+            f"{'<table>' + rows + '</table>' if rows else ''}{hint}</div>"
+        )
+
+
+def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> CheckResult:
+    """The verdict on an answer, without any effect."""
+    if not callable(function):
+        facts = (("expected", "a function"), ("got", compare.show(function)))
+        return CheckResult(exercise, "failed", facts)
+    cases = list(exercise.cases(np.random.default_rng(seed)))
+    driven = exercise.driven(function)
+    outcomes = []
+    for case in cases:
+        outcome = call(driven, case)
+        if isinstance(outcome.error, NotImplementedError):
+            return CheckResult(exercise, "not done")
+        outcomes.append(outcome)
+    reference = exercise.driven(exercise.reference)
+    expected = [reference(*compare.fresh(case.args)) for case in cases]
+    failures = [
+        _Failure(case, outcome, want, text)
+        for case, outcome, want in zip(cases, outcomes, expected, strict=True)
+        if (text := _complaint(outcome, want, exercise.tolerance))
+    ]
+    if not failures:
+        return CheckResult(exercise, "passed")
+    worst = min(failures, key=lambda f: compare.size(f.case.args))
+    if worst.outcome.error is not None:
+        return CheckResult(exercise, "error", _error_facts(worst, function))
+    facts = _failure_facts(worst, len(failures), len(cases))
+    mistake = recognise(exercise, cases, outcomes, failures)
+    if mistake is None:
+        return CheckResult(exercise, "failed", facts)
+    return CheckResult(exercise, "failed", facts, mistake.name, mistake.hint)
+
+
+def call(function: Callable, case: Case) -> Outcome:
+    """Call with fresh arguments, and see what came of it and of them."""
+    args = compare.fresh(case.args)
+    try:
+        value = function(*args)
+    except Exception as error:
+        return Outcome(error=error)
+    return Outcome(value, changed_input=not compare.identical(args, case.args))
+
+
+def recognise(
+    exercise: Exercise,
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    failures: Sequence["_Failure"],
+) -> Mistake | None:
+    """The known mistake that gives the same outputs: on every case, else on every failing one."""
+    failing = {id(f.case) for f in failures}
+    partial = None
+    for mistake in exercise.mistakes:
+        wrong = exercise.driven(mistake.wrong)
+        same = [
+            _alike(call(wrong, case), outcome, exercise.tolerance)
+            for case, outcome in zip(cases, outcomes, strict=True)
+        ]
+        if all(same):
+            return mistake
+        if all(s for s, case in zip(same, cases, strict=True) if id(case) in failing):
+            partial = partial or mistake
+    return partial
+
+
+def _alike(one: Outcome, other: Outcome, tolerance: float) -> bool:
+    if one.error is not None or other.error is not None:
+        return type(one.error) is type(other.error)
+    if one.changed_input != other.changed_input:
+        return False
+    return compare.difference(one.value, other.value, tolerance) is None
+
+
+# ---- what a learner is shown ---------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Failure:
+    case: Case
+    outcome: Outcome
+    expected: object
+    complaint: str = field(compare=False)
+
+
+def _complaint(outcome: Outcome, expected: object, tolerance: float) -> str | None:
+    if outcome.error is not None:
+        return f"{type(outcome.error).__name__}: {outcome.error}"
+    if outcome.changed_input:
+        return "the function changed its input; work on a copy"
+    return compare.difference(outcome.value, expected, tolerance)
+
+
+def _failure_facts(failure: _Failure, failed: int, total: int) -> tuple[tuple[str, str], ...]:
+    return (
+        ("smallest failing case", failure.case.label),
+        *_argument_facts(failure.case),
+        ("expected", compare.show(failure.expected)),
+        ("got", compare.show(failure.outcome.value)),
+        ("difference", failure.complaint),
+        ("failing cases", f"{failed} of {total}"),
+    )
+
+
+def _argument_facts(case: Case) -> list[tuple[str, str]]:
+    return [(f"argument {i + 1}", compare.show(arg)) for i, arg in enumerate(case.args)]
+
+
+def _error_facts(failure: _Failure, function: Callable) -> tuple[tuple[str, str], ...]:
+    facts = [("case", failure.case.label), *_argument_facts(failure.case)]
+    line = _own_line(failure.outcome.error, function)
+    return (*facts, *([("your line", line)] if line else []), ("error", failure.complaint))
+
+
+def _own_line(error: Exception, function: Callable) -> str | None:
+    """The last line of the learner's own code that ran before the error."""
+    code = getattr(getattr(function, "py_func", function), "__code__", None)
+    if not isinstance(code, types.CodeType):
+        return None
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f.filename == code.co_filename
+    ]
+    if not frames:
+        return None
+    text = frames[-1].line or linecache.getline(frames[-1].filename, frames[-1].lineno).strip()
+    return f"{frames[-1].lineno}: {text}"

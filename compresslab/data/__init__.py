@@ -1,0 +1,50 @@
+"""Data sets of the course: `load(name)` gives images and labels held in memory.
+
+name      what                                              needs
+glyphs    the letters A-Z in 22 fonts, distorted; default   nothing, generated in seconds
+digits    scikit-learn's 8x8 handwritten digits             nothing
+mnist     LeCun's handwritten digits, 28x28                 four files or the network
+cifar10   Krizhevsky's small photographs, 32x32, RGB        batch files or the network
+"""
+
+import os
+
+from compresslab.data import cifar10, digits, glyphs, mnist
+from compresslab.data.split import Examples, Split, resized
+
+SOURCES = {"glyphs": glyphs, "digits": digits, "mnist": mnist, "cifar10": cifar10}
+
+__all__ = ["SOURCES", "Examples", "Split", "load"]
+
+
+def load(
+    name: str | None = None, size: int | None = None, train_size: int | None = None, seed: int = 0
+) -> Split:
+    """One data set, split for training, choosing and testing.
+
+    Args:
+        name: "glyphs", "digits", "mnist" or "cifar10"; if None, the environment variable
+            COMPRESSLAB_DATASET, else "glyphs".
+        size: height and width in pixels; other sizes than the source's are area-averaged. Glyphs are
+            drawn at 16 or 28. If None: glyphs 16, otherwise the source's own.
+        train_size: at most so many training images; if None, all (glyphs: 16,000).
+        seed: what the glyphs' distortions and the choice of validation images depend on.
+
+    Returns:
+        Split of float32 images [n, channels, size, size] in 0..1 and int64 labels [n].
+
+    Raises:
+        ValueError: for an unknown name, size or train_size, or a damaged file (named, with what was
+            expected and found).
+        FileNotFoundError: if the files are neither at hand nor can be fetched.
+    """
+    name = name or os.environ.get("COMPRESSLAB_DATASET") or "glyphs"
+    if name not in SOURCES:
+        raise ValueError(f"name must be one of {', '.join(SOURCES)}, got {name!r}")
+    if train_size is not None and train_size < 1:
+        raise ValueError(f"train_size must be at least 1, got {train_size}")
+    if size is not None and not 4 <= size <= 64:
+        raise ValueError(f"size must be 4 to 64 pixels, got {size}")
+    if name == "glyphs":
+        return glyphs.load(size or 16, train_size or glyphs.TRAIN, seed)
+    return resized(SOURCES[name].load(train_size, seed), size)

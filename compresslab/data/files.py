@@ -1,0 +1,60 @@
+"""Where files come from: the folder in COMPRESSLAB_DATA, the user cache, or the data set's own home.
+
+A file is written under a temporary name and renamed once it is whole, so that an interrupted run leaves
+no broken cache. A download is checked against a known hash (pooch does that, and the temporary name).
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+import pooch
+
+
+def cache_folder() -> Path:
+    """COMPRESSLAB_CACHE, else the user's cache folder for compresslab; not created here."""
+    override = os.environ.get("COMPRESSLAB_CACHE")
+    return Path(override) if override else Path(platformdirs.user_cache_dir("compresslab"))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a temporary path beside `path`, then rename: all of the file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def find(folder: str, names: list[str]) -> Path | None:
+    """The folder that holds all `names`: COMPRESSLAB_DATA, its sub-folder, or the cache's."""
+    given = os.environ.get("COMPRESSLAB_DATA")
+    candidates = [Path(given) / folder, Path(given)] if given else []
+    for candidate in [*candidates, cache_folder() / folder]:
+        if all((candidate / name).is_file() for name in names):
+            return candidate
+    return None
+
+
+def fetch(url: str, name: str, folder: str, known_hash: str, **options: object) -> Path:
+    """Download one file into the cache unless it lies there with the right hash.
+
+    Raises:
+        FileNotFoundError: if it cannot be had, with the URL and how to bring the file by hand.
+    """
+    target = cache_folder() / folder
+    try:
+        pooch.retrieve(url, known_hash=known_hash, fname=name, path=target, **options)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{name} is neither in COMPRESSLAB_DATA nor in {target}, and fetching {url} failed: "
+            f"{error}. Without a network, put the file into a folder '{folder}' and name the folder "
+            "above it in COMPRESSLAB_DATA."
+        ) from error
+    return target

@@ -1,0 +1,90 @@
+"""What a data set is to the rest of the course: three sets of images and labels, in memory."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images `x`, float32 [n, channels, height, width] in 0..1, and labels `y`, int64 [n].
+
+    Raises:
+        ValueError: if shapes or dtypes are others.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse images and labels that do not belong together."""
+        if self.x.dtype != torch.float32 or self.x.ndim != 4:
+            raise ValueError(f"x must be float32 [n, c, h, w], got {self.x.dtype} {self.x.ndim}-d")
+        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"y must be int64 of shape [{len(self.x)}], got {self.y.dtype} "
+                f"of shape {list(self.y.shape)}"
+            )
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self.x)
+
+    def first(self, count: int) -> "Examples":
+        """The first `count` examples."""
+        return Examples(self.x[:count], self.y[:count])
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set: `train` to fit, `val` to choose by, `test` to report; class names; remarks."""
+
+    name: str
+    train: Examples
+    val: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    note: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return tuple(self.train.x.shape[1:])
+
+    def __repr__(self) -> str:
+        """One line: name, sizes, shape."""
+        sizes = f"train {len(self.train):,}, val {len(self.val):,}, test {len(self.test):,}"
+        channels, height, width = self.shape
+        line = f"{self.name}: {sizes} images of {channels}x{height}x{width}"
+        return f"{line}, {len(self.classes)} classes{'; ' + self.note if self.note else ''}"
+
+
+def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
+    """Examples from uint8 images [n, channels, h, w] and labels."""
+    x = torch.tensor(images, dtype=torch.float32) / 255
+    return Examples(x, torch.from_numpy(labels.astype(np.int64)))
+
+
+def held_out(
+    images: np.ndarray, labels: np.ndarray, train_size: int | None, seed: int
+) -> tuple[Examples, Examples]:
+    """Training and validation examples: a tenth, at most 5,000, drawn by seed, is for validation."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    held = min(5000, len(images) // 10)
+    kept = order[held:][:train_size]
+    return examples(images[kept], labels[kept]), examples(
+        images[order[:held]], labels[order[:held]]
+    )
+
+
+def resized(split: Split, size: int | None) -> Split:
+    """The same split with square images of another size, area-averaged."""
+    if size is None or split.shape[1:] == (size, size):
+        return split
+
+    def resize(part: Examples) -> Examples:
+        return Examples(F.interpolate(part.x, size=(size, size), mode="area"), part.y)
+
+    return replace(split, train=resize(split.train), val=resize(split.val), test=resize(split.test))

@@ -1,0 +1,483 @@
+"""Explicit vectors for Numba kernels: many numbers side by side in one CPU register.
+
+A processor adds sixteen pairs of float32 as fast as it adds one, if it is told to. Usually the
+compiler finds that out by itself from a plain loop; where it does not (a reduction beside a store, a
+register tile, a population count), a kernel says it here. A *vector* is `lanes` numbers of one type.
+A *kind* names such a type, `f32x16` being sixteen float32:
+
+    v = load(x, i, f32x16)          # x.ravel()[i : i + 16]
+    v = rint(v * splat(s, f32x16))  # np.rint(v * s), all lanes at once
+    store(y, i, v)                  # y.ravel()[i : i + 16] = v
+
+Every operation below is a pair: its *meaning*, one line of NumPy on an array of `lanes` numbers, and
+the LLVM instruction that does it. With `NUMBA_DISABLE_JIT=1` the meanings themselves run, so a kernel
+can be followed in a debugger; a test holds each pair equal. Operators (`+ - * & | ^ << >>`) mean what
+they mean in NumPy.
+
+Portability: LLVM splits a vector that is wider than the machine's registers, so one source serves
+AVX-512, AVX2 and Arm. The few calls of a single instruction set ask `target_has` first, because LLVM
+aborts the process on an instruction that the target lacks.
+
+Left out: bounds checks (wrappers check shapes once, kernels run unchecked), masked loads, and
+vectors of different kinds in one operation (convert first).
+"""
+
+import operator
+from collections.abc import Callable
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.core.datamodel import PrimitiveModel, register_default
+from numba.core.imputils import lower_builtin, lower_constant
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import NativeValue, intrinsic, typeof_impl, unbox
+from numba.np.arrayobj import populate_array
+
+INT32 = ir.IntType(32)
+BIT = ir.IntType(1)
+
+MEANINGS: dict[str, Callable] = {}
+
+
+# ---- the instruction set -------------------------------------------------------------------------
+def target_has(feature: str) -> bool:
+    """Whether the machine that Numba compiles for has an LLVM feature such as ``"avx512vnni"``."""
+    if config.CPU_FEATURES is not None:
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    if config.CPU_NAME not in (None, "host", llvm.get_host_cpu_name()):
+        return False
+    return bool(llvm.get_host_cpu_features().get(feature, False))
+
+
+def instruction_set() -> str:
+    """The instruction set that decides our kernels' speed, as benchmarks state it."""
+    if target_has("avx512f"):
+        extras = {"avx512vnni": "VNNI", "avx512vpopcntdq": "VPOPCNTDQ"}
+        return " ".join(["AVX-512", *(name for bit, name in extras.items() if target_has(bit))])
+    for feature, name in {"avx2": "AVX2", "sse4.2": "SSE4.2", "neon": "NEON"}.items():
+        if target_has(feature):
+            return name
+    return "baseline"
+
+
+# ---- types ---------------------------------------------------------------------------------------
+class Vector(types.Type):
+    """Numba's name for the LLVM type <lanes x element>."""
+
+    def __init__(self, element: types.Type, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(f"Vector({element} x {lanes})")
+
+
+class Kind:
+    """What a kernel writes to name a vector type: `f32x16` and the others at the end of this file."""
+
+    def __init__(self, element: types.Type, lanes: int) -> None:
+        self.vector = Vector(element, lanes)
+        self.lanes = lanes
+        self.dtype = np.dtype(str(element))
+
+
+class KindType(types.Type):
+    """The Numba type of a `Kind`; it carries the vector type and no run-time value."""
+
+    def __init__(self, vector: Vector) -> None:
+        self.vector = vector
+        super().__init__(f"Kind({vector})")
+
+
+@register_default(Vector)
+class VectorModel(PrimitiveModel):
+    """A vector is held as an LLVM vector value."""
+
+    def __init__(self, manager: object, vector: Vector) -> None:
+        super().__init__(manager, vector, llvm_type(vector))
+
+
+@register_default(KindType)
+class KindModel(PrimitiveModel):
+    """A kind is held as a null pointer: only its type matters."""
+
+    def __init__(self, manager: object, kind: KindType) -> None:
+        super().__init__(manager, kind, ir.IntType(8).as_pointer())
+
+
+@typeof_impl.register(Kind)
+def _(kind: Kind, _context: object) -> KindType:
+    return KindType(kind.vector)
+
+
+@lower_constant(KindType)
+def _(_context: object, _builder: ir.IRBuilder, _type: KindType, _value: Kind) -> ir.Constant:
+    return ir.Constant(ir.IntType(8).as_pointer(), None)
+
+
+@unbox(KindType)
+def _(_type: KindType, _value: object, _context: object) -> NativeValue:
+    return NativeValue(ir.Constant(ir.IntType(8).as_pointer(), None))
+
+
+def llvm_type(vector: Vector) -> ir.VectorType:
+    """The LLVM type of a Numba vector type."""
+    floats = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+    element = floats.get(vector.element) or ir.IntType(vector.element.bitwidth)
+    return ir.VectorType(element, vector.lanes)
+
+
+def is_float(vector: Vector) -> bool:
+    """Whether the lanes are floating-point numbers."""
+    return isinstance(vector.element, types.Float)
+
+
+# ---- how an operation is declared ----------------------------------------------------------------
+def operation(meaning: Callable, **options: object) -> Callable:
+    """Pair an LLVM code generator with its meaning in NumPy; the meaning runs if there is no JIT."""
+
+    def pair(generator: Callable) -> Callable:
+        MEANINGS[generator.__name__] = meaning
+        if config.DISABLE_JIT:
+            return meaning
+        return intrinsic(generator, **options)
+
+    return pair
+
+
+def call_llvm(
+    builder: ir.IRBuilder, name: str, vector: Vector, args: list, result: ir.Type | None = None
+) -> ir.Value:
+    """Call the LLVM intrinsic `name` for this vector type, as in llvm.ctpop.v16i32."""
+    letter = "f" if is_float(vector) else "i"
+    full_name = f"{name}.v{vector.lanes}{letter}{vector.element.bitwidth}"
+    function_type = ir.FunctionType(result or llvm_type(vector), [a.type for a in args])
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function_type, full_name), args
+    )
+
+
+def broadcast(builder: ir.IRBuilder, scalar: ir.Value, vector_type: ir.VectorType) -> ir.Value:
+    """A vector with the scalar in every lane."""
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, INT32(0))
+    lanes = ir.VectorType(INT32, vector_type.count)
+    return builder.shuffle_vector(first, undefined, ir.Constant(lanes, [0] * vector_type.count))
+
+
+def compare(
+    builder: ir.IRBuilder, symbol: str, vector: Vector, a: ir.Value, b: ir.Value
+) -> ir.Value:
+    """One bit a lane: a (symbol) b; false where a float lane is NaN."""
+    if is_float(vector):
+        return builder.fcmp_ordered(symbol, a, b)
+    if vector.element.signed:
+        return builder.icmp_signed(symbol, a, b)
+    return builder.icmp_unsigned(symbol, a, b)
+
+
+def mask_type(vector: Vector) -> types.Integer:
+    """The unsigned integer with one bit a lane."""
+    return {8: types.uint8, 16: types.uint16, 32: types.uint32, 64: types.uint64}[vector.lanes]
+
+
+def mask_meaning(bits: np.ndarray) -> int:
+    """The integer whose bit l is bits[l]."""
+    return int(sum(1 << lane for lane, bit in enumerate(bits) if bit))
+
+
+# ---- operators -----------------------------------------------------------------------------------
+def _register_operator(
+    symbol: Callable, integer: str, floating: str | None = None, signed: str | None = None
+) -> None:
+    @infer_global(symbol)
+    class Typing(AbstractTemplate):
+        def generic(self, args: tuple, _keywords: dict) -> object:
+            if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(symbol, Vector, Vector)
+    def lower(_context: object, builder: ir.IRBuilder, sig: object, args: list) -> ir.Value:
+        vector = sig.return_type
+        if is_float(vector):
+            return getattr(builder, floating)(*args)
+        return getattr(builder, signed if signed and vector.element.signed else integer)(*args)
+
+
+_register_operator(operator.add, "add", "fadd")
+_register_operator(operator.sub, "sub", "fsub")
+_register_operator(operator.mul, "mul", "fmul")
+_register_operator(operator.and_, "and_")
+_register_operator(operator.or_, "or_")
+_register_operator(operator.xor, "xor")
+_register_operator(operator.lshift, "shl")
+_register_operator(operator.rshift, "lshr", signed="ashr")
+
+
+# ---- memory --------------------------------------------------------------------------------------
+def _address(
+    context: object, builder: ir.IRBuilder, array_type: types.Array, args: list
+) -> ir.Value:
+    array = context.make_array(array_type)(context, builder, args[0])
+    return builder.gep(array.data, [args[1]], inbounds=True)
+
+
+@operation(lambda array, start, kind: array.reshape(-1)[start : start + kind.lanes].copy())
+def load(_typing: object, array: types.Type, start: types.Type, kind: KindType) -> tuple:
+    """`kind.lanes` consecutive elements of a C-contiguous array, from flat index `start`."""
+    vector = kind.vector
+
+    def generate(context: object, builder: ir.IRBuilder, sig: object, args: list) -> ir.Value:
+        address = _address(context, builder, sig.args[0], args)
+        value = builder.load(builder.bitcast(address, llvm_type(vector).as_pointer()))
+        value.align = vector.element.bitwidth // 8
+        return value
+
+    return vector(array, types.intp, kind), generate
+
+
+def _store_meaning(array: np.ndarray, start: int, values: np.ndarray) -> None:
+    array.reshape(-1)[start : start + values.size] = values
+
+
+@operation(_store_meaning)
+def store(_typing: object, array: types.Type, start: types.Type, values: Vector) -> tuple:
+    """Write a vector to consecutive elements of a C-contiguous array, from flat index `start`."""
+
+    def generate(context: object, builder: ir.IRBuilder, sig: object, args: list) -> ir.Value:
+        address = _address(context, builder, sig.args[0], args)
+        pointer = builder.bitcast(address, llvm_type(values).as_pointer())
+        builder.store(args[2], pointer).align = values.element.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, values), generate
+
+
+@operation(lambda array, index: array.reshape(-1)[index])
+def at(_typing: object, array: types.Array, index: types.Type) -> tuple:
+    """One element of a C-contiguous array by flat index, without the test for a negative index."""
+
+    def generate(context: object, builder: ir.IRBuilder, sig: object, args: list) -> ir.Value:
+        return builder.load(_address(context, builder, sig.args[0], args))
+
+    return array.dtype(array, types.intp), generate
+
+
+@operation(lambda value, kind: np.full(kind.lanes, value, kind.dtype))
+def splat(_typing: object, value: types.Type, kind: KindType) -> tuple:
+    """The same number in every lane."""
+    vector = kind.vector
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        return broadcast(builder, args[0], llvm_type(vector))
+
+    return vector(vector.element, kind), generate
+
+
+@operation(lambda count, kind: np.empty(count, kind.dtype), prefer_literal=True)
+def register_tile(_typing: object, count: types.Type, kind: KindType) -> tuple | None:
+    """An uninitialised array of `count` (a literal) elements in the function's own stack frame.
+
+    With constant loop bounds LLVM unrolls the loops over it and keeps it in registers, which it
+    never does for `np.empty`. It must not be returned: it ends with the function.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    size, array_type = count.literal_value, types.Array(kind.vector.element, 1, "C")
+
+    def generate(context: object, builder: ir.IRBuilder, _sig: object, _args: list) -> ir.Value:
+        element = llvm_type(kind.vector).element
+        with builder.goto_entry_block():
+            tile = builder.alloca(ir.ArrayType(element, size))
+            tile.align = 64
+        array = context.make_array(array_type)(context, builder)
+        item = kind.vector.element.bitwidth // 8
+        populate_array(
+            array,
+            data=builder.bitcast(tile, element.as_pointer()),
+            shape=[context.get_constant(types.intp, size)],
+            strides=[context.get_constant(types.intp, item)],
+            itemsize=context.get_constant(types.intp, item),
+            meminfo=None,
+        )
+        return array._getvalue()
+
+    return array_type(count, kind), generate
+
+
+@operation(lambda _array, _index: None)
+def prefetch(_typing: object, array: types.Array, index: types.Type) -> tuple:
+    """Hint that the cache line of a flat index will be read soon; any index is safe."""
+
+    def generate(context: object, builder: ir.IRBuilder, sig: object, args: list) -> ir.Value:
+        pointer = context.make_array(sig.args[0])(context, builder, args[0]).data
+        address = builder.bitcast(builder.gep(pointer, [args[1]]), ir.IntType(8).as_pointer())
+        signature = ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
+        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+        builder.call(function, [address, INT32(0), INT32(3), INT32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+# ---- lane by lane --------------------------------------------------------------------------------
+def _elementwise(llvm_name: str) -> Callable:
+    def typing(vector: Vector) -> tuple:
+        def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+            return call_llvm(builder, llvm_name, vector, args)
+
+        return vector(vector), generate
+
+    return typing
+
+
+@operation(np.rint)
+def rint(_typing: object, x: Vector) -> tuple:
+    """Round to the nearest integer, halves to even."""
+    return _elementwise("llvm.rint")(x)
+
+
+@operation(np.abs)
+def vabs(_typing: object, x: Vector) -> tuple:
+    """Absolute value of float lanes."""
+    return _elementwise("llvm.fabs")(x)
+
+
+@operation(np.bitwise_count)
+def popcount(_typing: object, x: Vector) -> tuple:
+    """How many bits of each lane are 1; also of a plain integer."""
+    if isinstance(x, types.Integer):
+        return x(x), lambda _context, builder, _sig, args: builder.ctpop(args[0])
+    return _elementwise("llvm.ctpop")(x)
+
+
+def _fma_meaning(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    # A float32 product is exact in float64; the sum may then be rounded twice, once in 2**29 cases.
+    return (a.astype(np.float64) * b + c).astype(a.dtype)
+
+
+@operation(_fma_meaning)
+def fma(_typing: object, a: Vector, b: Vector, c: Vector) -> tuple:
+    """A * b + c, rounded once."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        return call_llvm(builder, "llvm.fma", a, args)
+
+    return a(a, b, c), generate
+
+
+def _pick(symbol: str, a: Vector, b: Vector) -> tuple:
+    # (a < b) ? a : b is what x86 minps does, and so free of any NaN handling: a NaN in `a` gives b.
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        return builder.select(compare(builder, symbol, a, *args), *args)
+
+    return a(a, b), generate
+
+
+@operation(lambda a, b: np.where(a < b, a, b))
+def vmin(_typing: object, a: Vector, b: Vector) -> tuple:
+    """The smaller of each pair; b where a is NaN."""
+    return _pick("<", a, b)
+
+
+@operation(lambda a, b: np.where(a > b, a, b))
+def vmax(_typing: object, a: Vector, b: Vector) -> tuple:
+    """The larger of each pair; b where a is NaN."""
+    return _pick(">", a, b)
+
+
+def _convert_meaning(x: np.ndarray, kind: Kind) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return x.astype(kind.dtype)
+
+
+@operation(_convert_meaning)
+def convert(_typing: object, x: Vector, kind: KindType) -> tuple:
+    """Each lane's value in another type: integers widen or wrap, floats truncate towards zero."""
+    source, target = x, kind.vector
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        value, result = args[0], llvm_type(target)
+        if is_float(source) and is_float(target):
+            return value
+        if is_float(source):
+            cast = builder.fptosi if target.element.signed else builder.fptoui
+        elif is_float(target):
+            cast = builder.sitofp if source.element.signed else builder.uitofp
+        elif target.element.bitwidth < source.element.bitwidth:
+            cast = builder.trunc
+        elif target.element.bitwidth > source.element.bitwidth:
+            cast = builder.sext if source.element.signed else builder.zext
+        else:
+            return value
+        return cast(value, result)
+
+    return target(x, kind), generate
+
+
+@operation(lambda x, kind: x.view(kind.dtype))
+def bitcast(_typing: object, x: Vector, kind: KindType) -> tuple:
+    """The same bits read as another kind of equal total width."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        return builder.bitcast(args[0], llvm_type(kind.vector))
+
+    return kind.vector(x, kind), generate
+
+
+# ---- masks: one bit a lane, in an integer --------------------------------------------------------
+@operation(lambda x: mask_meaning(np.isnan(x)))
+def nan_mask(_typing: object, x: Vector) -> tuple:
+    """The integer whose bit l is 1 where lane l is NaN."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        unordered = builder.fcmp_unordered("uno", args[0], args[0])
+        return builder.bitcast(unordered, ir.IntType(x.lanes))
+
+    return mask_type(x)(x), generate
+
+
+@operation(lambda x: mask_meaning(x != 0))
+def nonzero_mask(_typing: object, x: Vector) -> tuple:
+    """The integer whose bit l is 1 where integer lane l is not zero."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        nonzero = builder.icmp_unsigned("!=", args[0], ir.Constant(args[0].type, None))
+        return builder.bitcast(nonzero, ir.IntType(x.lanes))
+
+    return mask_type(x)(x), generate
+
+
+def _where_mask_meaning(mask: int, x: np.ndarray) -> np.ndarray:
+    bits = [(int(mask) >> lane) & 1 for lane in range(x.size)]
+    return np.where(bits, x, 0).astype(x.dtype)
+
+
+@operation(_where_mask_meaning)
+def where_mask(_typing: object, mask: types.Integer, x: Vector) -> tuple:
+    """X where the mask's bit is 1, zero elsewhere."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        bits = builder.bitcast(args[0], ir.VectorType(BIT, x.lanes))
+        return builder.select(bits, args[1], ir.Constant(args[1].type, None))
+
+    return x(mask, x), generate
+
+
+# ---- across the lanes ----------------------------------------------------------------------------
+@operation(np.max)
+def hmax(_typing: object, x: Vector) -> tuple:
+    """The largest lane of a float vector."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        return call_llvm(builder, "llvm.vector.reduce.fmax", x, args, llvm_type(x).element)
+
+    return x.element(x), generate
+
+
+f32x16 = Kind(types.float32, 16)
+i32x16, u32x16 = Kind(types.int32, 16), Kind(types.uint32, 16)
+u16x32 = Kind(types.uint16, 32)
+i8x16, u8x16 = Kind(types.int8, 16), Kind(types.uint8, 16)
+u8x32, u8x64, i8x64 = Kind(types.uint8, 32), Kind(types.uint8, 64), Kind(types.int8, 64)

@@ -1,0 +1,347 @@
+"""What a network costs, measured: bytes, parameters, MACs, milliseconds, picojoules, accuracy.
+
+    MACs of a linear layer       inputs * outputs                              (乘加次数)
+    MACs of a convolution        k_h * k_w * (C_in / groups) * C_out * H_out * W_out
+    BOPs                         MACs * bits of a weight * bits of an activation
+    energy                       MACs * (multiply + add) + weight bytes * DRAM read
+
+BOPs as in van Baalen et al. 2020 (https://arxiv.org/abs/2005.07093), appendix B. Bytes on disk are the size
+of a safetensors file that was really written. Latency is wall-clock time in this process: warm-up calls
+first, then the median and the quartiles of many repeats, with the number of threads beside it.
+
+Counts come from one forward pass with a hook on every layer, so they hold for any network that runs;
+on the meta device nothing is allocated. Left out of MACs: biases, norms, activations and pooling, which
+together are a few per cent; matrix products outside of layers (attention scores), which their modules
+can add by a `macs` method.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from compresslab.data import Examples
+from compresslab.training import evaluate
+
+
+# ---- counting ------------------------------------------------------------------------------------
+def linear_macs(inputs: int, outputs: int, positions: int = 1) -> int:
+    """Multiply-accumulates of one example through a linear layer, applied at every position."""
+    return positions * inputs * outputs
+
+
+def conv2d_macs(
+    inputs: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    output_size: tuple[int, int],
+    groups: int = 1,
+) -> int:
+    """Multiply-accumulates of one image through a 2-D convolution.
+
+    Args:
+        inputs: input channels.
+        outputs: output channels.
+        kernel: height and width of the kernel.
+        output_size: height and width of the output.
+        groups: each output channel sees inputs / groups input channels.
+    """
+    return math.prod(kernel) * (inputs // groups) * outputs * math.prod(output_size)
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """One layer's share: its dotted name, parameters, and MACs for one example."""
+
+    name: str
+    kind: str
+    parameters: int
+    macs: int
+    weight_bits: int = 32
+    activation_bits: int = 32
+
+    @property
+    def bops(self) -> int:
+        """Bit operations for one example."""
+        return self.macs * self.weight_bits * self.activation_bits
+
+
+def layer_macs(layer: nn.Module, output: torch.Tensor) -> int:
+    """MACs of one example through one layer, from its output; 0 for layers that do not multiply."""
+    if isinstance(layer, nn.Conv2d):
+        size = tuple(output.shape[-2:])
+        kernel = layer.kernel_size
+        return conv2d_macs(layer.in_channels, layer.out_channels, kernel, size, layer.groups)
+    if isinstance(layer, nn.Linear):
+        positions = math.prod(output.shape[1:-1])
+        return linear_macs(layer.in_features, layer.out_features, positions)
+    if hasattr(layer, "macs"):
+        return layer.macs(output)
+    return 0
+
+
+def count_layers(model: nn.Module, shape: tuple[int, ...]) -> list[LayerCount]:
+    """Parameters and MACs of every layer for one example of `shape`, in order of execution.
+
+    A layer that runs twice appears twice, its parameters counted the first time only.
+    """
+    counts, seen = [], set()
+
+    def record(layer: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        parameters = 0 if layer in seen else sum(p.numel() for p in layer.parameters(recurse=False))
+        seen.add(layer)
+        bits = getattr(layer, "weight_bits", 32), getattr(layer, "activation_bits", 32)
+        macs = layer_macs(layer, output)
+        if macs or parameters:
+            counts.append(LayerCount(names[layer], type(layer).__name__, parameters, macs, *bits))
+
+    names = {layer: name for name, layer in model.named_modules()}
+    hooks = [
+        layer.register_forward_hook(record)
+        for layer in names
+        if not list(layer.children()) or hasattr(layer, "macs")
+    ]
+    training = model.training
+    model.eval()
+    try:
+        parameter = next(model.parameters(), None)
+        device = parameter.device if parameter is not None else "cpu"
+        with torch.no_grad():
+            model(torch.zeros(1, *shape, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)
+    return counts
+
+
+def parameter_bytes(parameters: int, bits: int) -> int:
+    """Whole bytes that so many parameters take at `bits` bits each, packed without gaps."""
+    return (parameters * bits + 7) // 8
+
+
+def memory_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers as they are held in memory."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def disk_bytes(model: nn.Module) -> int:
+    """Bytes of the safetensors file that holds the model's parameters and buffers."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, path)
+        return path.stat().st_size
+
+
+def nonzero_parameters(model: nn.Module) -> int:
+    """How many parameters are not exactly 0."""
+    return sum(int(p.count_nonzero()) for p in model.parameters())
+
+
+# ---- time ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call takes: the median and the quartiles of `repeats` calls on `threads` threads."""
+
+    median: float
+    lower: float
+    upper: float
+    repeats: int
+    threads: int
+
+    def __str__(self) -> str:
+        """Median and quartiles in milliseconds."""
+        return f"{1e3 * self.median:.3g} ms ({1e3 * self.lower:.3g}-{1e3 * self.upper:.3g})"
+
+
+def call_times(
+    call: Callable[[], object],
+    clock: Callable[[], float] = time.perf_counter,
+    warmup: int = 3,
+    repeats: int = 21,
+) -> list[float]:
+    """The duration of each of `repeats` calls, after `warmup` calls that are not timed."""
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        call()
+        times.append(clock() - start)
+    return times
+
+
+def fair_time(
+    call: Callable[[], object],
+    clock: Callable[[], float] = time.perf_counter,
+    warmup: int = 3,
+    repeats: int = 21,
+) -> float:
+    """The median duration of a call: unmoved by a slow start or by a few disturbed calls."""
+    return statistics.median(call_times(call, clock, warmup, repeats))
+
+
+def time_call(call: Callable[[], object], warmup: int = 3, repeats: int = 21) -> Timing:
+    """Measure a call on the wall clock, with torch's number of threads recorded."""
+    times = call_times(call, time.perf_counter, warmup, repeats)
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
+    return Timing(median, lower, upper, repeats, torch.get_num_threads())
+
+
+def latency(model: nn.Module, shape: tuple[int, ...], batch: int = 1, repeats: int = 21) -> Timing:
+    """Time of one forward pass over `batch` random examples of `shape`, in evaluation mode."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(batch, *shape, generator=generator)
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        timing = time_call(lambda: model(x), repeats=repeats)
+    model.train(training)
+    return timing
+
+
+# ---- the roofline --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MachineLimits:
+    """What this machine reaches in this process: fp32 MACs and bytes moved, each per second."""
+
+    macs_per_second: float
+    bytes_per_second: float
+    threads: int
+
+
+def machine_limits(size: int = 768, megabytes: int = 64) -> MachineLimits:
+    """Measure both limits: a size^3 fp32 matrix product, and a copy (read and written bytes count)."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    source = torch.rand(megabytes * 1_000_000 // 4)
+    target = torch.empty_like(source)
+    product = time_call(lambda: torch.mm(a, b), repeats=7)
+    copy = time_call(lambda: target.copy_(source), repeats=7)
+    moved = 2 * source.numel() * source.element_size()
+    return MachineLimits(size**3 / product.median, moved / copy.median, product.threads)
+
+
+def roofline(
+    macs: float, bytes_moved: float, macs_per_second: float, bytes_per_second: float
+) -> tuple[float, str]:
+    """The least time a layer can take, and which limit sets it.
+
+    Arithmetic and memory traffic overlap, so the longer of the two decides (Williams, Waterman and
+    Patterson 2009, https://doi.org/10.1145/1498765.1498785).
+
+    Returns:
+        Seconds, and "compute" or "memory" (on a tie: "compute").
+    """
+    compute, memory = macs / macs_per_second, bytes_moved / bytes_per_second
+    return max(compute, memory), "compute" if compute >= memory else "memory"
+
+
+# ---- energy --------------------------------------------------------------------------------------
+PICOJOULES = {
+    "int8 multiply": 0.2,
+    "int32 add": 0.1,
+    "fp16 multiply": 1.1,
+    "fp16 add": 0.4,
+    "fp32 multiply": 3.7,
+    "fp32 add": 0.9,
+    "DRAM byte": 160.0,
+}
+"""Energy of one operation in a 45 nm process at 0.9 V: M. Horowitz, ISSCC 2014, figure 1.1.9; the DRAM
+read (640 pJ for 32 bits) as quoted by Han et al. 2015, https://arxiv.org/abs/1506.02626, table 1."""
+
+
+def mac_picojoules(weight_bits: int, activation_bits: int) -> float:
+    """Energy of one multiply-accumulate, in pJ.
+
+    Integer multipliers below 8 bits are extrapolated by area, as the product of the two widths; mixed
+    integer and float operands are computed in the float format.
+    """
+    widest = max(weight_bits, activation_bits)
+    if widest > 16:
+        return PICOJOULES["fp32 multiply"] + PICOJOULES["fp32 add"]
+    if widest > 8:
+        return PICOJOULES["fp16 multiply"] + PICOJOULES["fp16 add"]
+    product = weight_bits * activation_bits / 64
+    return PICOJOULES["int8 multiply"] * product + PICOJOULES["int32 add"]
+
+
+def energy_microjoules(layers: Sequence[LayerCount], weight_bytes: int) -> float:
+    """Estimated energy of one inference at batch 1, each weight read once from DRAM, in microjoules."""
+    compute = sum(c.macs * mac_picojoules(c.weight_bits, c.activation_bits) for c in layers)
+    return 1e-6 * (compute + weight_bytes * PICOJOULES["DRAM byte"])
+
+
+# ---- all of it -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the course's table; bytes, counts for one example, seconds, microjoules, per cent.
+
+    Attributes:
+        latency: the Timing for each batch size that was measured.
+        accuracies: test accuracy in per cent of each seed; empty where it was not measured.
+    """
+
+    name: str
+    parameters: int
+    nonzeros: int
+    bytes_memory: int
+    bytes_disk: int
+    macs: int
+    bops: int
+    energy: float
+    latency: dict[int, Timing] = field(default_factory=dict)
+    accuracies: tuple[float, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Mean accuracy over the seeds, in per cent; NaN if there is none."""
+        return statistics.fmean(self.accuracies) if self.accuracies else math.nan
+
+    @property
+    def accuracy_sd(self) -> float:
+        """Sample standard deviation over the seeds; NaN for fewer than two."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
+
+
+def measure(
+    name: str,
+    model: nn.Module | Sequence[nn.Module],
+    shape: tuple[int, ...],
+    test: Examples | None = None,
+    batches: Sequence[int] = (1, 64),
+) -> Measurement:
+    """Count, weigh, time and test a network.
+
+    Args:
+        name: the row's name.
+        model: the network, or the same network trained from several seeds: accuracy is taken over all,
+            everything else from the first.
+        shape: of one example, without the batch.
+        test: what accuracy is measured on; if None, it is not.
+        batches: batch sizes to time.
+    """
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    if not models:
+        raise ValueError("model must be a module or at least one in a list, got an empty list")
+    first = models[0]
+    layers = count_layers(first, shape)
+    disk = disk_bytes(first)
+    return Measurement(
+        name=name,
+        parameters=sum(p.numel() for p in first.parameters()),
+        nonzeros=nonzero_parameters(first),
+        bytes_memory=memory_bytes(first),
+        bytes_disk=disk,
+        macs=sum(layer.macs for layer in layers),
+        bops=sum(layer.bops for layer in layers),
+        energy=energy_microjoules(layers, disk),
+        latency={batch: latency(first, shape, batch) for batch in batches},
+        accuracies=tuple(evaluate(m, test) for m in models) if test is not None else (),
+    )

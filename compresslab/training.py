@@ -1,0 +1,191 @@
+"""One training loop for the whole course.
+
+    for each batch:   w <- w - lr(t) * v,   v <- momentum * v + gradient of the loss
+
+with the one-cycle schedule (Smith and Topin 2018, https://arxiv.org/abs/1708.07120): the learning rate
+rises to its maximum over the first part of the steps and falls to nearly zero by the last, which trains
+small networks well in a few epochs. Batches are drawn from tensors in memory, without loader workers.
+
+Whatever a technique adds to training, a `loss` says or a `Hook` does: masks after a step, penalties
+after the backward pass, distillation from another network's logits.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from compresslab.data import Examples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images, labels, and where in the training set they lie (to look up cached teacher logits)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    index: torch.Tensor
+
+
+Loss = Callable[[nn.Module, Batch], torch.Tensor]
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """The mean negative log-likelihood of the labels."""
+    return F.cross_entropy(model(batch.x), batch.y)
+
+
+@dataclass
+class Run:
+    """A training run as hooks see it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps: int
+    step: int = 0
+    epoch: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+class Hook:
+    """Called by `fit` at four moments; override those that matter."""
+
+    def before_training(self, run: Run) -> None:
+        """Once, before the first step."""
+
+    def after_backward(self, run: Run) -> None:
+        """Every step, once gradients are there and before they are used."""
+
+    def after_step(self, run: Run) -> None:
+        """Every step, once the weights have changed."""
+
+    def after_epoch(self, run: Run) -> None:
+        """After every pass over the data."""
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818
+    """The loss became NaN or infinite."""
+
+
+def seed_everything(seed: int) -> None:
+    """Make weights and batches drawn from here on repeatable."""
+    torch.manual_seed(seed)
+
+
+def fit(
+    model: nn.Module,
+    data: Examples,
+    epochs: float = 4,
+    lr: float = 0.1,
+    batch_size: int = 128,
+    loss: Loss = cross_entropy,
+    hooks: Sequence[Hook] = (),
+    seed: int = 0,
+    optimizer: torch.optim.Optimizer | None = None,
+    weight_decay: float = 5e-4,
+    label: str = "training",
+    progress: bool = True,
+) -> Run:
+    """Train a model in place and leave it in evaluation mode.
+
+    Args:
+        model: any module that maps [n, ...] to logits [n, classes].
+        data: what to train on.
+        epochs: passes over the data; a fraction is allowed, 0 leaves the model as it is.
+        lr: the maximum learning rate of the one-cycle schedule.
+        batch_size: examples a step.
+        loss: loss(model, batch), a scalar tensor.
+        hooks: called in their order at each moment.
+        seed: the order of the batches depends on it (weights are drawn by whoever built the model).
+        optimizer: if None, SGD with Nesterov momentum 0.9; given, its rates follow the schedule too.
+        weight_decay: of the default optimizer.
+        label: what the progress bar says.
+        progress: whether to show the bar.
+
+    Returns:
+        The Run with the loss of every step.
+
+    Raises:
+        ValueError: for no data, a negative number of epochs, or a learning rate that is not positive.
+        TrainingDiverged: at the first loss that is not finite.
+    """
+    if len(data) == 0:
+        raise ValueError("data must hold at least one example, got 0")
+    if epochs < 0 or not lr > 0 or batch_size < 1:
+        raise ValueError(
+            "epochs must be >= 0, lr > 0 and batch_size >= 1, "
+            f"got epochs={epochs}, lr={lr}, batch_size={batch_size}"
+        )
+    steps = round(epochs * math.ceil(len(data) / batch_size))
+    if optimizer is None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(
+            parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
+        )
+    run = Run(model, optimizer, steps)
+    for hook in hooks:
+        hook.before_training(run)
+    if steps:
+        _train(run, data, lr, batch_size, loss, hooks, seed, label, progress)
+    model.eval()
+    return run
+
+
+def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> None:  # noqa: ANN001
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        run.optimizer, lr, total_steps=max(run.steps, 2), pct_start=0.25, cycle_momentum=False
+    )
+    generator = torch.Generator().manual_seed(seed)
+    run.model.train()
+    with tqdm(total=run.steps, desc=label, leave=False, disable=not progress) as bar:
+        while run.step < run.steps:
+            for index in torch.randperm(len(data), generator=generator).split(batch_size):
+                batch = Batch(data.x[index], data.y[index], index)
+                _step(run, batch, loss, hooks)
+                schedule.step()
+                bar.update()
+                if run.step == run.steps:
+                    break
+            run.epoch += 1
+            for hook in hooks:
+                hook.after_epoch(run)
+
+
+def _step(run: Run, batch: Batch, loss: Loss, hooks: Sequence[Hook]) -> None:
+    run.optimizer.zero_grad(set_to_none=True)
+    value = loss(run.model, batch)
+    if not torch.isfinite(value):
+        rate = run.optimizer.param_groups[0]["lr"]
+        raise TrainingDiverged(
+            f"the loss became {value.item()} at step {run.step + 1} of {run.steps} "
+            f"(learning rate {rate:.3g}): lower lr, or look for NaN in the data"
+        )
+    value.backward()
+    for hook in hooks:
+        hook.after_backward(run)
+    run.optimizer.step()
+    for hook in hooks:
+        hook.after_step(run)
+    run.step += 1
+    run.losses.append(value.item())
+
+
+@torch.no_grad()
+def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
+    """The model's outputs for all images, in evaluation mode; training mode is put back after."""
+    training = model.training
+    model.eval()
+    outputs = torch.cat([model(part) for part in x.split(batch_size)])
+    model.train(training)
+    return outputs
+
+
+def evaluate(model: nn.Module, data: Examples) -> float:
+    """Accuracy in per cent."""
+    if len(data) == 0:
+        raise ValueError("data must hold at least one example, got 0")
+    return 100 * float((logits(model, data.x).argmax(1) == data.y).double().mean())
