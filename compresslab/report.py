@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from compresslab.measure import Measurement
 
@@ -68,6 +70,8 @@ def mean_sd(mean: float, sd: float) -> str:
 class Table:
     """Rows of strings under headings; HTML in a notebook, aligned text elsewhere.
 
+    The first `text_columns` columns are aligned to the left, the others (numbers) to the right.
+
     Raises:
         ValueError: if a row has another length than the headings.
     """
@@ -75,6 +79,7 @@ class Table:
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    text_columns: int = 1
 
     def __post_init__(self) -> None:
         """Refuse ragged rows."""
@@ -83,13 +88,15 @@ class Table:
                 raise ValueError(f"rows must have {len(self.headings)} cells, got {len(row)}")
 
     def __str__(self) -> str:
-        """Columns aligned by spaces, the first to the left, the others to the right."""
+        """Columns aligned by spaces."""
         lines = [self.headings, *self.rows]
         widths = [max(len(str(line[i])) for line in lines) for i in range(len(self.headings))]
         texts = []
         for line in lines:
-            cells = [str(c).rjust(w) for c, w in zip(line, widths, strict=True)]
-            cells[0] = str(line[0]).ljust(widths[0])
+            cells = [
+                str(c).ljust(w) if i < self.text_columns else str(c).rjust(w)
+                for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            ]
             texts.append("  ".join(cells).rstrip())
         return "\n".join([*texts, *([self.caption] if self.caption else [])])
 
@@ -97,10 +104,10 @@ class Table:
 
     def _repr_html_(self) -> str:
         def line(cells: Sequence[str], tag: str) -> str:
-            style = ("left", *("right" for _ in cells[1:]))
             return "".join(
-                f'<{tag} style="text-align:{s};padding:2px 10px">{html.escape(str(c))}</{tag}>'
-                for c, s in zip(cells, style, strict=True)
+                f'<{tag} style="text-align:{"left" if i < self.text_columns else "right"};'
+                f'padding:2px 10px;white-space:nowrap">{html.escape(str(cell))}</{tag}>'
+                for i, cell in enumerate(cells)
             )
 
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
@@ -172,8 +179,16 @@ def pareto(
         style = {"color": COLOURS[index % 8], "marker": MARKERS[index % 8]}
         axes.errorbar(x, y, yerr=error, capsize=3, linestyle="none", label=m.name, **style)
     axes.set(xscale="log", xlabel=cost_label, ylabel="test accuracy, %")
+    plain_log_ticks(axes.xaxis)
     axes.legend(fontsize=9)
     return axes
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis 1, 2, 5, 10, ... in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 # ---- claims --------------------------------------------------------------------------------------

@@ -1,0 +1,601 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 00 · Measure first
+#
+# **You will** count parameters, bytes and multiplications, time a network fairly, and say what limits it.
+# **Time:** 60 minutes to work through; it runs in under a minute.
+#
+# Model compression (模型压缩) makes a trained network smaller, faster or less hungry without making it
+# noticeably worse. Every later lab ends in the same table: bytes on disk, parameters, multiplications,
+# milliseconds, accuracy. Here we build that table and learn to distrust it.
+
+# %%
+import time
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from compresslab import measure, models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import load
+from compresslab.report import (
+    Table,
+    claim,
+    in_bytes,
+    in_units,
+    pareto,
+    plain_log_ticks,
+    table,
+    use_style,
+)
+from compresslab.training import fit, seed_everything
+
+use_style()
+
+# %% [markdown]
+# ## Why bother? One picture
+#
+# GPT-3 has 175 billion parameters (Brown et al. 2020). How much memory do its weights take, and who has
+# that much?
+
+# %%
+GPT3 = 175_000_000_000
+memory = {"phone": 8e9, "laptop": 16e9, "one 80 GB accelerator": 80e9, "eight of them": 640e9}
+figure, axes = plt.subplots(figsize=(7, 2.6))
+axes.barh(["GPT-3 in fp32", *memory], [4 * GPT3 / 1e9, *(size / 1e9 for size in memory.values())])
+axes.patches[0].set_color("#D55E00")
+axes.invert_yaxis()
+axes.set(xscale="log", xlabel="gigabytes (logarithmic)")
+plain_log_ticks(axes.xaxis)
+plt.show()
+
+# %% [markdown]
+# Four needs meet in every deployment, and each has its own number:
+#
+# | need | number | unit |
+# |---|---|---|
+# | size (存储) | bytes of the file and in memory | B |
+# | compute (计算量) | multiply-accumulates, MACs (乘加次数) | per example |
+# | energy (能耗) | arithmetic plus memory traffic | µJ per example |
+# | quality (精度) | accuracy on data never trained on | % ± sd over seeds |
+#
+# Latency (延迟), the milliseconds a user waits, follows from all of them and from the machine. It is the
+# one that must be *measured*.
+
+# %% [markdown]
+# ## 1 · Size
+#
+# A parameter of $b$ bits takes $b/8$ bytes. Files have whole bytes, and packed parameters share them.
+#
+# ### Exercise 1 · Bytes of packed parameters (1 point, about 1 line)
+#
+# The slow, obvious version. Yours should not loop: the last case has 175 billion parameters.
+#
+# ```python
+# def parameter_bytes_spec(parameters, bits):
+#     full, used = 0, 0                  # whole bytes, and bits in the byte being filled
+#     for _ in range(parameters * bits):
+#         used += 1
+#         if used == 8:
+#             full, used = full + 1, 0
+#     return full + (1 if used else 0)   # a byte that is only partly filled counts
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "measuring.parameter_bytes", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def parameter_bytes(parameters, bits):
+    """Whole bytes that `parameters` numbers take at `bits` bits each, packed without gaps."""
+    ### BEGIN SOLUTION
+    return (parameters * bits + 7) // 8
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "measuring.parameter_bytes-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(parameter_bytes, "measuring.parameter_bytes")
+
+# %%
+parameter_bytes = adopt(parameter_bytes, "measuring.parameter_bytes")
+
+# %%
+fits = predict(
+    "At which width do GPT-3's weights first fit into one accelerator of 80 GB?",
+    ["16 bits", "8 bits", "4 bits", "3 bits", "2 bits"],
+)
+
+# %%
+widths = {bits: parameter_bytes(GPT3, bits) for bits in (32, 16, 8, 4, 3, 2)}
+first_fit = next(bits for bits, size in widths.items() if size <= 80e9)
+fits.reveal(f"{first_fit} bits")
+claim("In fp16, GPT-3's weights take 350 GB", widths[16] == 350e9)
+claim("4 bits a weight are still too many for one accelerator of 80 GB", widths[4] > 80e9)
+Table(
+    ["bits a weight", "GPT-3's weights", "fits in 80 GB"],
+    [[str(b), in_bytes(size), "yes" if size <= 80e9 else "no"] for b, size in widths.items()],
+)
+
+# %% [markdown]
+# ## 2 · Compute
+#
+# One multiply-accumulate (MAC) is $a \leftarrow a + w\,x$. Papers that count FLOPs usually count it as two.
+# A linear layer with $I$ inputs and $O$ outputs does $I\cdot O$ at every position it is applied to. A
+# convolution (卷积) uses each of its weights once at every *output* position:
+#
+# $$\text{MACs} = k_h\,k_w \cdot \frac{C_\text{in}}{g} \cdot C_\text{out} \cdot H_\text{out}\,W_\text{out}$$
+#
+# with $g$ groups (分组): each output channel sees only $C_\text{in}/g$ input channels.
+#
+# ### Exercise 2 · MACs of a linear layer (1 point, about 1 line)
+#
+# ```python
+# def linear_macs_spec(inputs, outputs, positions):
+#     macs = 0
+#     for position in range(positions):
+#         for output in range(outputs):
+#             macs += inputs             # y[output] = sum of inputs products
+#     return macs
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "measuring.linear_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def linear_macs(inputs, outputs, positions=1):
+    """MACs of one example through a linear layer that is applied at every position."""
+    ### BEGIN SOLUTION
+    return positions * inputs * outputs
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "measuring.linear_macs-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(linear_macs, "measuring.linear_macs")
+
+# %%
+linear_macs = adopt(linear_macs, "measuring.linear_macs")
+
+# %% [markdown]
+# ### Exercise 3 · MACs of a convolution (2 points, about 2 lines)
+#
+# ```python
+# def conv2d_macs_spec(inputs, outputs, kernel, output_size, groups):
+#     macs = 0
+#     for channel in range(outputs):
+#         for y in range(output_size[0]):
+#             for x in range(output_size[1]):
+#                 for seen in range(inputs // groups):
+#                     macs += kernel[0] * kernel[1]
+#     return macs
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "measuring.conv2d_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def conv2d_macs(inputs, outputs, kernel, output_size, groups=1):
+    """MACs of one image; `kernel` and `output_size` are (height, width)."""
+    ### BEGIN SOLUTION
+    weights = kernel[0] * kernel[1] * (inputs // groups) * outputs
+    return weights * output_size[0] * output_size[1]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "measuring.conv2d_macs-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(conv2d_macs, "measuring.conv2d_macs")
+
+# %%
+conv2d_macs = adopt(conv2d_macs, "measuring.conv2d_macs")
+
+# %% [markdown]
+# ### Count a real one: VGG-16
+#
+# VGG-16 (Simonyan and Zisserman 2015) is the classic heavyweight. On torch's *meta* device a network has
+# shapes but no memory, so we can build it here and count it with your two functions.
+
+# %%
+heavy = predict(
+    "Which layers of VGG-16 hold most of its parameters?",
+    ["the first convolutions", "the last convolutions", "the first linear layer"],
+)
+
+# %%
+with torch.device("meta"):
+    vgg16 = models.VGG16()
+layers, sizes = [], {}
+
+
+def remember_size(layer, inputs, output):
+    sizes[layer] = tuple(output.shape[-2:])
+
+
+for layer in vgg16:
+    layer.register_forward_hook(remember_size)
+vgg16(torch.zeros(1, 3, 224, 224, device="meta"))
+for layer in vgg16:
+    parameters = sum(p.numel() for p in layer.parameters())
+    if isinstance(layer, nn.Conv2d):
+        macs = conv2d_macs(layer.in_channels, layer.out_channels, layer.kernel_size, sizes[layer])
+        layers.append((f"conv {layer.out_channels}", parameters, macs))
+    elif isinstance(layer, nn.Linear):
+        macs = linear_macs(layer.in_features, layer.out_features)
+        layers.append((f"linear {layer.out_features}", parameters, macs))
+
+names, parameters, macs = zip(*layers)
+figure, axes = plt.subplots(figsize=(8, 3.6))
+places = np.arange(len(names))
+axes.bar(places - 0.2, 100 * np.array(parameters) / sum(parameters), 0.4, label="parameters")
+axes.bar(places + 0.2, 100 * np.array(macs) / sum(macs), 0.4, label="MACs", hatch="//")
+axes.set_xticks(places, names, rotation=60, ha="right", fontsize=9)
+axes.set(ylabel="share of the network, %", title="VGG-16: weights sit here, work sits there")
+axes.legend()
+plt.show()
+
+# %%
+with FlopCounterMode(display=False) as torch_counter:
+    vgg16(torch.zeros(1, 3, 224, 224, device="meta"))
+linear_share = sum(p for n, p in zip(names, parameters) if n.startswith("linear")) / sum(parameters)
+conv_work = sum(m for n, m in zip(names, macs) if n.startswith("conv")) / sum(macs)
+heaviest = names[int(np.argmax(parameters))]
+heavy.reveal("the first linear layer" if heaviest == "linear 4096" else "the last convolutions")
+claim(
+    "torch's own counter agrees with ours on every operation",
+    torch_counter.get_total_flops() == 2 * sum(macs),
+)
+claim("VGG-16 has 138 million parameters", round(sum(parameters) / 1e6) == 138)
+claim("They take more than 500 MB in fp32", parameter_bytes(sum(parameters), 32) > 500e6)
+claim("One image costs between 30 and 32 GFLOPs", 30e9 < 2 * sum(macs) < 32e9)
+claim("More than 80 % of the weights are in linear layers", linear_share > 0.8)
+claim("More than 95 % of the work is in convolutions", conv_work > 0.95)
+
+# %% [markdown]
+# So "compress the network" is two questions. To shrink the *file*, go for the linear layers; to save
+# *work*, go for the convolutions.
+
+# %% [markdown]
+# ## 3 · Quality: the baselines
+#
+# The course's data are *glyphs*: letters in 22 fonts, five of which appear only in the test set. Accuracy
+# is reported as mean ± standard deviation over seeds (随机种子), because one run proves little.
+
+# %%
+data = load(size=16, train_size=16_000)
+print(data)
+figure, axes = plt.subplots(2, 12, figsize=(9, 1.9))
+for index, axis in enumerate(axes.flat):
+    part = data.train if index < 12 else data.test
+    image = part.x[index].permute(1, 2, 0).squeeze()
+    axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+    axis.set_title(data.classes[part.y[index]], fontsize=9, pad=2)
+    axis.axis("off")
+figure.suptitle("above: training, below: test (other fonts)", fontsize=10)
+plt.show()
+
+# %%
+SEEDS = (0, 1, 2)
+classes = len(data.classes)
+
+
+def train_seeds(build, epochs, lr, label):
+    networks = []
+    for seed in SEEDS:
+        seed_everything(seed)
+        network = build()
+        fit(network, data.train, epochs, lr, seed=seed, label=f"{label}, seed {seed}")
+        networks.append(network)
+    return networks
+
+
+start = time.perf_counter()
+trained = {
+    "MLP": train_seeds(lambda: models.MLP(data.shape, classes), 6, 0.1, "MLP"),
+    "VGG-like, small": train_seeds(
+        lambda: models.VGGLike(data.shape, classes, (16, 32, 64)), 3, 0.2, "VGG-like"
+    ),
+    "depthwise": train_seeds(
+        lambda: models.DepthwiseNet(data.shape, classes, (16, 32, 48)), 2, 0.2, "depthwise"
+    ),
+}
+print(f"trained {len(trained) * len(SEEDS)} networks in {time.perf_counter() - start:.0f} s")
+
+# %% [markdown]
+# ## 4 · Time
+#
+# Timing looks easy and is not. The first calls fill caches and compile things; now and then something
+# else takes the processor. Look at 300 calls of the same network on the same input.
+
+# %%
+network, batch = trained["VGG-like, small"][0], data.test.x[:1]
+with torch.inference_mode():
+    times = 1e3 * np.array(measure.call_times(lambda: network(batch), warmup=0, repeats=300))
+figure, axes = plt.subplots(figsize=(7, 3))
+axes.plot(times, ".", markersize=4)
+axes.axhline(np.mean(times), color="#D55E00", linestyle="--", label="mean")
+axes.axhline(np.median(times), color="#009E73", label="median")
+axes.set(
+    xlabel="call", ylabel="milliseconds", yscale="log", title="One network, one image, 300 calls"
+)
+plain_log_ticks(axes.yaxis)
+axes.legend()
+plt.show()
+print(f"slowest call / median: {times.max() / np.median(times):.1f}")
+
+# %% [markdown]
+# ### Exercise 4 · A fair timing loop (2 points, about 7 lines)
+#
+# Write the loop: `warmup` calls that are not timed, then `repeats` timed ones, each between two readings of
+# `clock()`; return the *median*. (The check hands you a clock of its own, so nothing depends on luck.)
+#
+# ```python
+# def fair_time_spec(call, clock, warmup, repeats):
+#     times = []
+#     for number in range(warmup + repeats):
+#         start = clock()
+#         call()
+#         if number >= warmup:
+#             times.append(clock() - start)
+#     while len(times) > 2:              # take the smallest and the largest away, again and again
+#         times.remove(min(times))
+#         times.remove(max(times))
+#     return sum(times) / len(times)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "measuring.fair_time", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def fair_time(call, clock, warmup, repeats):
+    """Median duration of `call()`, after `warmup` calls that do not count."""
+    ### BEGIN SOLUTION
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        call()
+        times.append(clock() - start)
+    return float(np.median(times))
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "measuring.fair_time-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(fair_time, "measuring.fair_time")
+
+# %%
+fair_time = adopt(fair_time, "measuring.fair_time")
+
+# %%
+cheaper = predict(
+    "64 images in one batch, against 64 times one image: how much cheaper is an image in the batch?",
+    ["about the same", "at least twice", "slower"],
+)
+
+# %%
+per_image = {}
+for size in (1, 4, 16, 64):
+    images = data.test.x[:size]
+    with torch.inference_mode():
+        seconds = fair_time(lambda: network(images), time.perf_counter, 3, 21)
+    per_image[size] = 1e6 * seconds / size
+ratio = per_image[1] / per_image[64]
+cheaper.reveal("at least twice" if ratio >= 2 else "about the same" if ratio > 1 else "slower")
+claim("An image is cheaper in a batch of 64 than alone", ratio > 1)
+Table(
+    ["batch", "µs per image"],
+    [[str(size), f"{micro:.0f}"] for size, micro in per_image.items()],
+    f"{torch.get_num_threads()} thread(s)",
+)
+
+# %% [markdown]
+# Each layer has a fixed cost (calling it, checking shapes) that a batch shares. That is why every latency
+# in this course names its batch and its threads (线程), and why fewer MACs do not always mean less time.
+
+# %% [markdown]
+# ## 5 · What is the limit? The roofline
+#
+# A layer must do its MACs and must read its weights. Both happen at once, so it takes at least
+#
+# $$t \ge \max\left(\frac{\text{MACs}}{\text{MACs per second}},\ \frac{\text{bytes}}{\text{bytes per second}}\right)$$
+#
+# If the first is larger, it is *compute-bound* (计算受限), else *memory-bound* (访存受限). Compression in
+# bits helps the second; fewer or cheaper operations help the first. Williams et al. (2009) call the
+# picture of it a roofline (屋顶线).
+#
+# ### Exercise 5 · Memory-bound or compute-bound? (2 points, about 3 lines)
+#
+# ```python
+# def roofline_spec(macs, bytes_moved, macs_per_second, bytes_per_second):
+#     arithmetic = macs / macs_per_second
+#     traffic = bytes_moved / bytes_per_second
+#     if arithmetic >= traffic:
+#         return arithmetic, "compute"
+#     return traffic, "memory"
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "measuring.roofline", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def roofline(macs, bytes_moved, macs_per_second, bytes_per_second):
+    """Least seconds a layer can take, and "compute" or "memory" for what decides."""
+    ### BEGIN SOLUTION
+    compute, memory = macs / macs_per_second, bytes_moved / bytes_per_second
+    return max(compute, memory), "compute" if compute >= memory else "memory"
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "measuring.roofline-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(roofline, "measuring.roofline")
+
+# %%
+roofline = adopt(roofline, "measuring.roofline")
+
+# %% [markdown]
+# Two numbers describe this machine, and we measure both: a large matrix product and a large copy. Then we
+# time one big linear layer, 2048 to 2048, at growing batch sizes and hold it against its bound.
+
+# %%
+bound_at_1 = predict(
+    "A 2048 x 2048 linear layer on a single input: what limits it?", ["compute", "memory"]
+)
+
+# %%
+limits = measure.machine_limits()
+print(
+    f"this machine, {limits.threads} thread(s): {limits.macs_per_second / 1e9:.0f} GMAC/s in fp32, "
+    f"{limits.bytes_per_second / 1e9:.0f} GB/s"
+)
+SIDE, BATCHES = 2048, (1, 2, 4, 8, 16, 32, 64, 128, 256)
+weights = [
+    torch.randn(SIDE, SIDE) for _ in range(8)
+]  # taken in turn, so that no cache holds them all
+measured, bounds, kinds = [], [], []
+for size in BATCHES:
+    x, turn = torch.randn(size, SIDE), iter(range(10**9))
+    seconds = fair_time(lambda: x @ weights[next(turn) % 8].T, time.perf_counter, 2, 9)
+    moved = 4 * (SIDE * SIDE + 2 * size * SIDE)
+    bound, kind = roofline(
+        size * SIDE * SIDE, moved, limits.macs_per_second, limits.bytes_per_second
+    )
+    measured.append(seconds)
+    bounds.append(bound)
+    kinds.append(kind)
+bound_at_1.reveal(kinds[0])
+claim("One input through a large linear layer is memory-bound", kinds[0] == "memory")
+claim("256 inputs through it are compute-bound", kinds[-1] == "compute")
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 3.6))
+axes.loglog(BATCHES, 1e3 * np.array(measured), "o-", label="measured")
+axes.loglog(BATCHES, 1e3 * np.array(bounds), "--", color="#D55E00", label="roofline bound")
+knee = kinds.index("compute")
+axes.axvspan(BATCHES[0], BATCHES[knee], alpha=0.12, color="#E69F00", label="memory-bound")
+axes.set(xlabel="batch size", ylabel="milliseconds", title=f"Linear layer {SIDE} x {SIDE}, fp32")
+plain_log_ticks(axes.xaxis)
+plain_log_ticks(axes.yaxis)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# On the flat left part the layer reads its weights for so few inputs that arithmetic is free: there,
+# weights of a quarter of the bytes are worth a quarter of the time. That is the case of a language model
+# writing one word after another (lab 11).
+#
+# Where does the knee move on another machine? Try it: the measured numbers of this one are the start.
+
+
+# %%
+def draw_knee(gmacs_per_second, gbytes_per_second, bits):
+    batches = 2.0 ** np.arange(0, 11)
+    compute = batches * SIDE * SIDE / (gmacs_per_second * 1e9)
+    memory = np.full_like(batches, SIDE * SIDE * bits / 8 / (gbytes_per_second * 1e9))
+    figure, axes = plt.subplots(figsize=(7, 3))
+    axes.loglog(batches, 1e3 * compute, label="arithmetic")
+    axes.loglog(batches, 1e3 * memory, label="weights read")
+    axes.loglog(batches, 1e3 * np.maximum(compute, memory), "k:", linewidth=3, label="bound")
+    axes.set(xlabel="batch size", ylabel="milliseconds", ylim=(1e-4, 1e2))
+    axes.legend()
+
+
+explore(
+    draw_knee,
+    gmacs_per_second=ipywidgets.IntSlider(round(limits.macs_per_second / 1e9), 10, 1000, 10),
+    gbytes_per_second=ipywidgets.IntSlider(round(limits.bytes_per_second / 1e9), 5, 400, 5),
+    bits=[32, 16, 8, 4, 2, 1],
+)
+
+# %% [markdown]
+# ## 6 · The table
+#
+# `measure` counts, weighs, times and tests. Bytes are those of a file really written; energy is an
+# *estimate* from published figures per operation (Horowitz 2014), good for comparing, not for billing.
+
+# %%
+rows = [
+    measure.measure(name, networks, data.shape, data.test) for name, networks in trained.items()
+]
+table(rows)
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+pareto(rows, lambda m: m.bytes_disk / 1e3, "file, kB", axes[0])
+pareto(rows, lambda m: 1e3 * m.latency[1].median, "latency at batch 1, ms", axes[1])
+plt.show()
+
+# %%
+by_name = {m.name: m for m in rows}
+mlp, depthwise = by_name["MLP"], by_name["depthwise"]
+claim(
+    "The convolutional networks are more accurate than the MLP, in smaller files",
+    all(m.accuracy > mlp.accuracy and m.bytes_disk < mlp.bytes_disk for m in rows if m is not mlp),
+)
+claim("The MLP does the fewest multiplications", mlp.macs == min(m.macs for m in rows))
+claim(
+    "Fewest parameters does not mean fastest: the depthwise network has the smallest file, "
+    "yet the MLP answers sooner at batch 1",
+    depthwise.bytes_disk == min(m.bytes_disk for m in rows)
+    and mlp.latency[1].median < depthwise.latency[1].median,
+)
+
+# %% [markdown]
+# **The control.** A difference between two networks means something only beside the difference between
+# two *seeds* of one network. Here are both.
+
+# %%
+between = by_name["VGG-like, small"].accuracy - mlp.accuracy
+within = max(m.accuracy_sd for m in rows)
+print(f"between networks: {between:.1f} points; largest sd over seeds: {within:.1f} points")
+claim("The networks differ by more than three standard deviations over seeds", between > 3 * within)
+
+# %% [markdown]
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["quantity", "source", "says", "here"],
+    [
+        [
+            "VGG-16, parameters",
+            "Simonyan & Zisserman 2015, table 2",
+            "138 M",
+            in_units(sum(parameters)),
+        ],
+        ["VGG-16, MACs", "Sze et al. 2017, table II", "15.5 G", in_units(sum(macs))],
+        [
+            "GPT-3 in fp16",
+            "Frantar et al. 2023, section 1",
+            "326 GiB",
+            f"{widths[16] / 2**30:.0f} GiB",
+        ],
+        [
+            "energy, fp32 MAC over int8 MAC",
+            "Horowitz 2014, figure 1.1.9",
+            "(3.7 + 0.9) / (0.2 + 0.1)",
+            f"{measure.mac_picojoules(32, 32) / measure.mac_picojoules(8, 8):.1f}",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.when_not", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# A colleague reports: "I pruned 90 % of the weights, so the network is ten times smaller and ten times
+# faster." Name three numbers you would ask for, and for each say how you would measure it so that you
+# believe it.
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Count what can be counted (bytes, MACs), measure what must be (milliseconds), and say how.
+# - Weights and work sit in different layers; a layer is limited by memory *or* by arithmetic.
+# - No result without its control: seeds first, then the alternative that costs the same.
+#
+# **Next:** [Lab 01 · Numbers](01_numbers.ipynb): what a bit is worth.
+#
+# **References.** Brown et al. 2020, *Language models are few-shot learners*, arXiv:2005.14165 · Simonyan and
+# Zisserman 2015, arXiv:1409.1556 · Sze et al. 2017, *Efficient processing of deep neural networks*,
+# arXiv:1703.09039 · Williams, Waterman and Patterson 2009, *Roofline*, doi:10.1145/1498765.1498785 ·
+# Horowitz 2014, *Computing's energy problem*, ISSCC · Frantar et al. 2023, *GPTQ*, arXiv:2210.17323
