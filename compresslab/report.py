@@ -110,7 +110,9 @@ class Table:
                 for i, cell in enumerate(cells)
             )
 
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        caption = html.escape(self.caption)
+        if caption:
+            caption = f"<caption style='caption-side:bottom;text-align:left'>{caption}</caption>"
         body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
         return f"<table>{caption}<tr>{line(self.headings, 'th')}</tr>{body}</table>"
 

@@ -136,8 +136,9 @@ def fit(
 
 
 def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> None:  # noqa: ANN001
+    # Below ten steps the schedule has no room to rise: such a run takes the first part of ten.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        run.optimizer, lr, total_steps=max(run.steps, 2), pct_start=0.25, cycle_momentum=False
+        run.optimizer, lr, total_steps=max(run.steps, 10), pct_start=0.25, cycle_momentum=False
     )
     generator = torch.Generator().manual_seed(seed)
     run.model.train()

@@ -9,6 +9,7 @@ Left out here: isolation. This runs in the learner's own process and trusts it; 
 """
 
 import html
+import inspect
 import linecache
 import traceback
 import types
@@ -112,8 +113,8 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
         return CheckResult(exercise, "passed")
     worst = min(failures, key=lambda f: compare.size(f.case.args))
     if worst.outcome.error is not None:
-        return CheckResult(exercise, "error", _error_facts(worst, function))
-    facts = _failure_facts(worst, len(failures), len(cases))
+        return CheckResult(exercise, "error", _error_facts(worst, reference, function))
+    facts = _failure_facts(worst, reference, len(failures), len(cases))
     mistake = recognise(exercise, cases, outcomes, failures)
     if mistake is None:
         return CheckResult(exercise, "failed", facts)
@@ -142,7 +143,7 @@ def recognise(
     for mistake in exercise.mistakes:
         wrong = exercise.driven(mistake.wrong)
         same = [
-            _alike(call(wrong, case), outcome, exercise.tolerance)
+            _alike(outcome, call(wrong, case), exercise.tolerance)
             for case, outcome in zip(cases, outcomes, strict=True)
         ]
         if all(same):
@@ -152,12 +153,12 @@ def recognise(
     return partial
 
 
-def _alike(one: Outcome, other: Outcome, tolerance: float) -> bool:
-    if one.error is not None or other.error is not None:
-        return type(one.error) is type(other.error)
-    if one.changed_input != other.changed_input:
+def _alike(answer: Outcome, mistake: Outcome, tolerance: float) -> bool:
+    if answer.error is not None or mistake.error is not None:
+        return type(answer.error) is type(mistake.error)
+    if answer.changed_input != mistake.changed_input:
         return False
-    return compare.difference(one.value, other.value, tolerance) is None
+    return compare.difference(answer.value, mistake.value, tolerance) is None
 
 
 # ---- what a learner is shown ---------------------------------------------------------------------
@@ -177,10 +178,12 @@ def _complaint(outcome: Outcome, expected: object, tolerance: float) -> str | No
     return compare.difference(outcome.value, expected, tolerance)
 
 
-def _failure_facts(failure: _Failure, failed: int, total: int) -> tuple[tuple[str, str], ...]:
+def _failure_facts(
+    failure: _Failure, reference: Callable, failed: int, total: int
+) -> tuple[tuple[str, str], ...]:
     return (
         ("smallest failing case", failure.case.label),
-        *_argument_facts(failure.case),
+        *_argument_facts(failure.case, reference),
         ("expected", compare.show(failure.expected)),
         ("got", compare.show(failure.outcome.value)),
         ("difference", failure.complaint),
@@ -188,12 +191,15 @@ def _failure_facts(failure: _Failure, failed: int, total: int) -> tuple[tuple[st
     )
 
 
-def _argument_facts(case: Case) -> list[tuple[str, str]]:
-    return [(f"argument {i + 1}", compare.show(arg)) for i, arg in enumerate(case.args)]
+def _argument_facts(case: Case, reference: Callable) -> list[tuple[str, str]]:
+    names = list(inspect.signature(reference).parameters)
+    return [(name, compare.show(arg)) for name, arg in zip(names, case.args, strict=False)]
 
 
-def _error_facts(failure: _Failure, function: Callable) -> tuple[tuple[str, str], ...]:
-    facts = [("case", failure.case.label), *_argument_facts(failure.case)]
+def _error_facts(
+    failure: _Failure, reference: Callable, function: Callable
+) -> tuple[tuple[str, str], ...]:
+    facts = [("case", failure.case.label), *_argument_facts(failure.case, reference)]
     line = _own_line(failure.outcome.error, function)
     return (*facts, *([("your line", line)] if line else []), ("error", failure.complaint))
 

@@ -140,7 +140,7 @@ def _warp(
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     """The cached arrays; None if there are none or the file is damaged (it is then drawn anew)."""
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             return dict(stored)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

@@ -280,7 +280,8 @@ def _quantize_absmax(x, group, high, scale, codes):
     bad = np.uint64(0)
     for g in range(scale.size):
         top = _absmax(x, g * group, group)
-        bad |= np.uint64(top == f32(np.inf))
+        if top == f32(np.inf):
+            return np.uint64(1)
         scale[g] = max(top / high, _checks.SMALLEST_SCALE)
         inverse = f32(1) / scale[g]
         bad |= _quantize_run(x, g * group, group, inverse, f32(0), -high, high, codes)

@@ -140,7 +140,7 @@ def operation(meaning: Callable, **options: object) -> Callable:
         MEANINGS[generator.__name__] = meaning
         if config.DISABLE_JIT:
             return meaning
-        return intrinsic(generator, **options)
+        return intrinsic(**options)(generator) if options else intrinsic(generator)
 
     return pair
 

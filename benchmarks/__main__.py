@@ -1,0 +1,59 @@
+"""`python -m benchmarks [--only NAME] [--json FILE]`: race every family of kernels, or one."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from benchmarks import affine, bitpack
+from benchmarks.harness import Record
+from compresslab.report import Table
+
+FAMILIES = {"affine": affine, "bitpack": bitpack}
+
+
+def main(
+    only: Annotated[str | None, typer.Option(help=f"one of {', '.join(FAMILIES)}")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the records here")] = None,
+    scale: Annotated[int, typer.Option(help="divide the sizes, for a quick look")] = 1,
+) -> None:
+    """Race our kernels against their peers and print the ratios."""
+    if only is not None and only not in FAMILIES:
+        raise typer.BadParameter(f"--only must be one of {', '.join(FAMILIES)}, got {only!r}")
+    torch.set_num_threads(1)
+    records: list[Record] = []
+    with threadpool_limits(1):
+        for name in tqdm([only] if only else list(FAMILIES), desc="families", leave=False):
+            records += FAMILIES[name].run(scale)
+    typer.echo(as_table(records))
+    if json_file is not None:
+        json_file.write_text(json.dumps([dataclasses.asdict(r) for r in records], indent=1))
+
+
+def as_table(records: list[Record]) -> Table:
+    """The records as people read them."""
+    rows = [
+        [
+            r.kernel,
+            r.shape,
+            r.peer,
+            f"{r.ours_ms:.3g}",
+            f"{r.peer_ms:.3g}",
+            f"{r.ratio:.2f}",
+            "-" if r.fraction_of_limit is None else f"{100 * r.fraction_of_limit:.0f} %",
+        ]
+        for r in records
+    ]
+    headings = ["kernel", "shape", "peer", "ours, ms", "peer, ms", "peer / ours", "of the limit"]
+    threads = "/".join(str(t) for t in sorted({r.threads for r in records}))
+    caption = f"{threads} thread(s), {records[0].isa}; medians of process CPU time, interleaved"
+    return Table(headings, rows, caption, text_columns=3)
+
+
+if __name__ == "__main__":
+    typer.run(main)

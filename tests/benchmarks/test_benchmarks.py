@@ -1,0 +1,57 @@
+"""Benchmarks run and say what they must; how fast is not a test's business."""
+
+import json
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import __main__ as command
+from benchmarks.harness import race, records
+
+KEYS = {
+    *("kernel", "shape", "threads", "isa", "ours_ms", "peer", "peer_ms", "ratio"),
+    "fraction_of_limit",
+}
+
+
+@pytest.fixture
+def app():
+    import typer
+
+    app = typer.Typer()
+    app.command()(command.main)
+    return app
+
+
+@pytest.mark.parametrize("family", command.FAMILIES)
+def test_a_family_writes_its_records(family, app, tmp_path):
+    target = tmp_path / "records.json"
+    arguments = ["--only", family, "--json", str(target), "--scale", "64"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    written = json.loads(target.read_text())
+    assert written
+    for record in written:
+        assert set(record) == KEYS
+        assert record["ratio"] == pytest.approx(record["peer_ms"] / record["ours_ms"])
+        limit = record["fraction_of_limit"]
+        assert limit is None or (math.isfinite(limit) and limit > 0)
+        assert record["threads"] >= 1
+
+
+def test_an_unknown_family_is_refused(app):
+    result = CliRunner().invoke(app, ["--only", "nothing"])
+    assert result.exit_code == 2
+    assert "must be one of" in result.output
+
+
+def test_a_race_runs_everybody_equally_often_in_turn():
+    order = []
+    race({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4
+
+
+def test_a_limit_is_no_peer():
+    made = records("k", "1", {"ours": 2.0, "peer": 6.0, "copy": 1.0}, limits=("copy",))
+    assert [(r.peer, r.ratio) for r in made] == [("peer", 3.0)]

@@ -1,0 +1,178 @@
+"""What a learner sees: verdicts, hints, their own line, adoption, progress."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compresslab.classroom import adopt, check, compare
+from compresslab.classroom.progress import progress_file, read, summary
+from compresslab.measure import parameter_bytes
+
+ID = "measuring.parameter_bytes"
+
+
+def right(parameters, bits):
+    return -(-parameters * bits // 8)
+
+
+def rounded_down(parameters, bits):
+    return parameters * bits // 8
+
+
+def todo(parameters, bits):
+    raise NotImplementedError("not done yet")
+
+
+def breaks(parameters, bits):
+    eight = bits - bits
+    return parameters // eight
+
+
+# ---- verdicts ------------------------------------------------------------------------------------
+def test_a_right_answer_gets_its_points():
+    result = check(right, ID)
+    assert result.passed
+    assert "1 of 1 points" in str(result)
+
+
+def test_a_mistake_is_named_with_the_smallest_failing_case_and_a_hint():
+    result = check(rounded_down, ID)
+    text = str(result)
+    assert "3 weights of 3 bits" in text
+    assert "expected: 2" in text
+    assert "got: 1" in text
+    assert "round up" in result.hint
+
+
+def test_a_stub_is_not_done_yet():
+    assert "not done yet (about 1 lines)" in str(check(todo, ID))
+
+
+def test_an_error_is_shown_with_the_learners_own_line():
+    result = check(breaks, ID)
+    assert result.status == "error"
+    facts = dict(result.facts)
+    assert facts["your line"].endswith("return parameters // eight")
+    assert "ZeroDivisionError" in facts["error"]
+
+
+def test_an_error_deep_inside_a_library_is_shown_where_the_learner_called_it():
+    def deep(bits):
+        return torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+    facts = dict(check(deep, "numbers.to_bf16_bits").facts)
+    assert facts["your line"].endswith("return torch.zeros(2, 3) @ torch.zeros(2, 3)")
+
+
+def test_the_box_escapes_what_it_shows():
+    def shouting(parameters, bits):
+        raise ValueError("<script>alert(1)</script>")
+
+    page = check(shouting, ID)._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_an_unknown_exercise_is_named():
+    with pytest.raises(ValueError, match="id must be an exercise of the course, got 'nothing'"):
+        check(right, "nothing")
+
+
+def test_a_mistake_made_only_now_and_then_is_still_recognised():
+    def sometimes(parameters, bits):
+        return rounded_down(parameters, bits) if bits == 3 else right(parameters, bits)
+
+    assert check(sometimes, ID).mistake == "rounded down"
+
+
+# ---- adoption ------------------------------------------------------------------------------------
+def test_a_passed_answer_is_used(capsys):
+    assert adopt(right, ID) is right
+    assert "your right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer", [todo, rounded_down, breaks])
+def test_otherwise_the_library_goes_on_and_says_so(answer, capsys):
+    assert adopt(answer, ID) is parameter_bytes
+    assert "the library's own parameter_bytes" in capsys.readouterr().out
+
+
+# ---- progress ------------------------------------------------------------------------------------
+def test_progress_remembers_tries_and_never_forgets_a_pass():
+    check(todo, ID)
+    check(rounded_down, ID)
+    assert read()[ID] == {"tries": 1, "passed": False, "last": "rounded down"}
+    check(right, ID)
+    check(breaks, ID)
+    assert read()[ID] == {"tries": 3, "passed": True, "last": "error"}
+    line = next(line for line in str(summary()).splitlines() if line.startswith(ID))
+    assert "passed" in line
+    assert "1 / 1" in line
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', "\x00\xff"])
+def test_a_damaged_file_is_put_aside_not_lost(content):
+    progress_file().write_text(content, encoding="latin-1")
+    with pytest.warns(UserWarning, match="could not be read"):
+        check(right, ID)
+    assert read()[ID]["passed"]
+    aside = progress_file().with_suffix(".damaged.json")
+    assert aside.read_text(encoding="latin-1") == content
+
+
+def test_without_a_place_to_write_the_check_still_works(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(tmp_path / "file" / "progress.json"))
+    assert check(right, ID).passed
+
+
+def test_the_file_is_plain_json_without_leftovers():
+    check(right, ID)
+    assert json.loads(progress_file().read_text(encoding="utf-8"))[ID]["passed"] is True
+    assert os.listdir(progress_file().parent) == ["progress.json"]
+
+
+# ---- comparing -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "got,expected,words",
+    [
+        (1.0, 1, "expected an integer, got float"),
+        (True, 1, "expected an integer, got bool"),
+        (1, True, "expected True or False"),
+        ("1", 1.0, "expected a number, got str"),
+        (None, 1.0, r"got None \(no return\?\)"),
+        (np.zeros(2), torch.zeros(2), "expected a tensor, got array"),
+        (np.zeros(2), np.zeros(2, np.float32), "expected dtype float32, got float64"),
+        (np.zeros((2, 1)), np.zeros(2), r"expected shape \(2,\), got \(2, 1\)"),
+        (np.array([1, 2]), np.array([1, 3]), r"1 of 2 values differ, the first at \[1\]"),
+        ((1,), (1, 2), "expected 2 values, got 1"),
+        ((1, 3), (1, 2), "value 2 of 2"),
+        ("memory", "compute", "expected 'compute'"),
+        (float("nan"), 1.0, "got nan"),
+    ],
+)
+def test_differences_are_told_in_words(got, expected, words):
+    import re
+
+    assert re.search(words, compare.difference(got, expected))
+
+
+@given(st.lists(st.floats(width=32), max_size=20))
+def test_a_value_equals_itself_even_with_nan(values):
+    x = np.array(values, np.float32)
+    assert compare.difference(x.copy(), x) is None
+    assert compare.identical((x, 1, "a"), compare.fresh((x, 1, "a")))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.data())
+def test_one_other_value_is_a_difference(values, data):
+    x = np.array(values)
+    other = x.copy()
+    other[data.draw(st.integers(0, len(values) - 1))] += 1
+    assert compare.difference(other, x, 1e-9) is not None
+    assert not compare.identical(other, x)

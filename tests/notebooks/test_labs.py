@@ -1,0 +1,137 @@
+"""The committed notebooks: labs are the release of their solutions, specs are right, answers pass."""
+
+import ast
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from compresslab.classroom import compare
+from compresslab.classroom.exercises import EXERCISES
+from compresslab.classroom.judge import judge
+from compresslab.classroom.release import read_solution
+
+ROOT = Path(__file__).parents[2]
+SOLUTIONS = sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py"))
+every = pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+SMALL = 5000
+
+
+def test_there_are_labs():
+    assert len(SOLUTIONS) >= 2
+    names = {p.stem for p in SOLUTIONS}
+    assert {p.stem for p in (ROOT / "labs").glob("*.ipynb")} == names
+
+
+@every
+def test_the_lab_is_the_release_of_its_solution(path):
+    released = read_solution(path)
+    committed = (ROOT / "labs" / f"{path.stem}.ipynb").read_text(encoding="utf-8")
+    assert committed == nbformat.writes(released.lab) + "\n", "run `make release`"
+
+
+@every
+def test_the_executed_solution_belongs_to_its_text_and_has_no_error(path):
+    notebook = nbformat.read(ROOT / "solutions" / f"{path.stem}.ipynb", as_version=4)
+    released = read_solution(path)
+    assert notebook.metadata.compresslab.source_hash == released.source_hash, "run `make release`"
+    assert [c.source for c in notebook.cells] == [c.source for c in released.solution.cells]
+    kinds = {o.output_type for c in notebook.cells if c.cell_type == "code" for o in c.outputs}
+    assert "error" not in kinds
+
+
+@every
+def test_no_answer_leaks_into_the_lab(path):
+    lab = (ROOT / "labs" / f"{path.stem}.ipynb").read_text(encoding="utf-8")
+    assert "BEGIN SOLUTION" not in lab
+    text = path.read_text(encoding="utf-8")
+    regions = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", text, re.DOTALL)
+    assert regions
+    for region in regions:
+        answer = nbformat.writes(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(region)])
+        )
+        last_line = region.strip().splitlines()[-1].strip()
+        assert answer not in lab
+        assert len(last_line) < 12 or last_line not in lab.replace('\\"', '"'), last_line
+
+
+@every
+def test_a_lab_has_its_form(path):
+    cells = read_solution(path).lab.cells
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    ids = [c.metadata.nbgrader.grade_id for c in cells if "nbgrader" in c.metadata]
+    answers = [i for i in ids if i in EXERCISES]
+    code = "\n".join(c.source for c in cells if c.cell_type == "code")
+    assert len(answers) >= 4
+    assert "**You will**" in text
+    assert "## Recap" in text
+    assert "**References.**" in text
+    assert "What the papers say, what we measured" in text
+    assert any(i.startswith("written.") for i in ids)
+    assert code.count("predict(") >= 2
+    assert code.count("claim(") >= 4
+    for id in answers:
+        assert f'adopt({id.split(".")[1]}, "{id}")' in code
+        assert f"### Exercise {answers.index(id) + 1} · {EXERCISES[id].title}" in text
+
+
+def blocks(path, pattern):
+    """Code by exercise id: of spec blocks in the text, or of answer cells."""
+    found = {}
+    for cell in read_solution(path).solution.cells:
+        id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if pattern == "answer" and id in EXERCISES:
+            found[id] = cell.source
+        if pattern == "spec" and cell.cell_type == "markdown":
+            for block in re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL):
+                name = re.search(r"def (\w+)_spec\(", block)
+                if name:
+                    found[name[1]] = block
+    return found
+
+
+def imports(path):
+    """What the lab's set-up cell imports."""
+    setup = next(c.source for c in read_solution(path).solution.cells if c.cell_type == "code")
+    tree = ast.parse(setup)
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    namespace = {"math": math, "np": np, "torch": torch}
+    exec(compile(tree, path.name, "exec"), namespace)
+    return namespace
+
+
+@every
+def test_every_model_answer_passes(path):
+    for id, source in blocks(path, "answer").items():
+        namespace = imports(path)
+        exec(source, namespace)
+        result = judge(namespace[id.split(".")[1]], EXERCISES[id])
+        assert result.passed, str(result)
+
+
+def is_small(case):
+    return all(
+        compare.size(a) < 200 and (not isinstance(a, int) or abs(a) < SMALL) for a in case.args
+    )
+
+
+@every
+def test_every_spec_in_the_text_is_right(path):
+    specs = blocks(path, "spec")
+    for id in blocks(path, "answer"):
+        exercise, name = EXERCISES[id], id.split(".")[1]
+        namespace = imports(path)
+        exec(specs[name], namespace)
+        spec = exercise.driven(namespace[f"{name}_spec"])
+        reference = exercise.driven(exercise.reference)
+        cases = [c for c in exercise.cases(np.random.default_rng(0)) if is_small(c)]
+        assert len(cases) >= 3
+        for case in cases:
+            got, expected = spec(*compare.fresh(case.args)), reference(*compare.fresh(case.args))
+            difference = compare.difference(got, expected, max(exercise.tolerance, 1e-6))
+            assert difference is None, f"{id}, {case.label}: {difference}"

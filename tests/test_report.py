@@ -1,0 +1,97 @@
+"""Tables, fronts and claims."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from compresslab.measure import Measurement, Timing
+from compresslab.report import (
+    ClaimFailed,
+    Table,
+    claim,
+    in_bytes,
+    in_units,
+    mean_sd,
+    pareto,
+    pareto_front,
+    table,
+)
+
+
+def row(name, disk, *accuracies):
+    timing = {1: Timing(0.001, 0.0009, 0.0012, 5, 2)}
+    return Measurement(name, 1000, 900, 4000, disk, 5000, 5_120_000, 1.5, timing, accuracies)
+
+
+def test_a_claim_that_holds_is_printed_word_for_word(capsys):
+    claim("water is wet", True)
+    claim("so is rain", np.bool_(True))
+    assert capsys.readouterr().out == "✔ water is wet\n✔ so is rain\n"
+
+
+def test_a_claim_that_does_not_hold_stops_the_notebook():
+    with pytest.raises(ClaimFailed, match="not borne out here: fire is cold"):
+        claim("fire is cold", False)
+
+
+@pytest.mark.parametrize("condition", [1, "yes", None, torch.tensor(True), np.array([True])])
+def test_a_claim_needs_a_truth_value(condition):
+    with pytest.raises(TypeError, match="condition must be True or False"):
+        claim("something", condition)
+
+
+@pytest.mark.parametrize(
+    "count,text",
+    [(0, "0 B"), (999, "999 B"), (1536, "1.54 kB"), (999_900, "1 MB"), (3.5e11, "350 GB")],
+)
+def test_bytes_in_three_digits(count, text):
+    assert in_bytes(count) == text
+
+
+def test_units_have_no_trailing_blank():
+    assert (in_units(12), in_units(110_000)) == ("12", "110 k")
+
+
+def test_a_mean_without_spread_has_no_sd():
+    assert (mean_sd(97.44, 0.12), mean_sd(97.44, math.nan), mean_sd(math.nan, 1)) == (
+        "97.4 ± 0.1",
+        "97.4",
+        "-",
+    )
+
+
+def test_the_table_shows_every_measurement_in_text_and_html():
+    made = table([row("a <b>", 2000, 90.0, 91.0), row("c", 3000)])
+    assert "90.5 ± 0.7" in str(made)
+    assert "2 thread(s)" in str(made)
+    page = made._repr_html_()
+    assert "a &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert len({len(line) for line in str(made).splitlines()[:3]}) == 1, "columns line up"
+
+
+def test_ragged_rows_are_refused():
+    with pytest.raises(ValueError, match="rows must have 2 cells, got 1"):
+        Table(["a", "b"], [["1"]])
+
+
+def test_the_front_keeps_what_no_other_beats():
+    points = [(1, 50), (2, 60), (3, 55), (2, 58), (4, 60), (5, 61), (1, 40)]
+    front = pareto_front(points)
+
+    def dominated(p):
+        return any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)
+
+    assert sorted(points[i] for i in front) == sorted(p for p in points if not dominated(p))
+
+
+def test_the_pareto_plot_names_every_network_and_its_axes():
+    axes = pareto(
+        [row("one", 2000, 90.0, 91.0), row("two", 4000, 95.0)], lambda m: m.bytes_disk, "bytes"
+    )
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["one", "two"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("bytes", "test accuracy, %")
+    plt.close(axes.figure)
