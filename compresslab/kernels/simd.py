@@ -89,6 +89,25 @@ class KindType(types.Type):
         super().__init__(f"Kind({vector})")
 
 
+class Static:
+    """An integer known when a kernel is compiled: each value is a type, and so a kernel of its own.
+
+    A register tile needs its size, and a loop over it constant bounds, for LLVM to keep it in registers.
+    Inside a kernel, `value(static)` is the integer; outside, `Static(4).number`.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class StaticType(types.Type):
+    """The Numba type of a `Static`; it carries the integer and no run-time value."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"Static({number})")
+
+
 @register_default(Vector)
 class VectorModel(PrimitiveModel):
     """A vector is held as an LLVM vector value."""
@@ -97,11 +116,12 @@ class VectorModel(PrimitiveModel):
         super().__init__(manager, vector, llvm_type(vector))
 
 
+@register_default(StaticType)
 @register_default(KindType)
-class KindModel(PrimitiveModel):
-    """A kind is held as a null pointer: only its type matters."""
+class TypeOnlyModel(PrimitiveModel):
+    """A kind or a static integer is held as a null pointer: only its type matters."""
 
-    def __init__(self, manager: object, kind: KindType) -> None:
+    def __init__(self, manager: object, kind: types.Type) -> None:
         super().__init__(manager, kind, ir.IntType(8).as_pointer())
 
 
@@ -110,11 +130,18 @@ def _(kind: Kind, _context: object) -> KindType:
     return KindType(kind.vector)
 
 
+@typeof_impl.register(Static)
+def _(static: Static, _context: object) -> StaticType:
+    return StaticType(static.number)
+
+
+@lower_constant(StaticType)
 @lower_constant(KindType)
 def _(_context: object, _builder: ir.IRBuilder, _type: KindType, _value: Kind) -> ir.Constant:
     return ir.Constant(ir.IntType(8).as_pointer(), None)
 
 
+@unbox(StaticType)
 @unbox(KindType)
 def _(_type: KindType, _value: object, _context: object) -> NativeValue:
     return NativeValue(ir.Constant(ir.IntType(8).as_pointer(), None))
@@ -275,16 +302,24 @@ def splat(_typing: object, value: types.Type, kind: KindType) -> tuple:
     return vector(vector.element, kind), generate
 
 
-@operation(lambda count, kind: np.empty(count, kind.dtype), prefer_literal=True)
-def register_tile(_typing: object, count: types.Type, kind: KindType) -> tuple | None:
-    """An uninitialised array of `count` (a literal) elements in the function's own stack frame.
+@operation(lambda static: static.number)
+def value(_typing: object, static: StaticType) -> tuple:
+    """The integer of a `Static`, a constant to the compiler."""
+
+    def generate(context: object, _builder: ir.IRBuilder, _sig: object, _args: list) -> ir.Value:
+        return context.get_constant(types.intp, static.number)
+
+    return types.intp(static), generate
+
+
+@operation(lambda rows, columns, kind: np.empty(rows.number * columns.number, kind.dtype))
+def register_tile(_typing: object, rows: StaticType, columns: StaticType, kind: KindType) -> tuple:
+    """An uninitialised array of rows * columns elements in the function's own stack frame.
 
     With constant loop bounds LLVM unrolls the loops over it and keeps it in registers, which it
     never does for `np.empty`. It must not be returned: it ends with the function.
     """
-    if not isinstance(count, types.IntegerLiteral):
-        return None
-    size, array_type = count.literal_value, types.Array(kind.vector.element, 1, "C")
+    size, array_type = rows.number * columns.number, types.Array(kind.vector.element, 1, "C")
 
     def generate(context: object, builder: ir.IRBuilder, _sig: object, _args: list) -> ir.Value:
         element = llvm_type(kind.vector).element
@@ -303,7 +338,7 @@ def register_tile(_typing: object, count: types.Type, kind: KindType) -> tuple |
         )
         return array._getvalue()
 
-    return array_type(count, kind), generate
+    return array_type(rows, columns, kind), generate
 
 
 @operation(lambda _array, _index: None)
@@ -424,6 +459,50 @@ def bitcast(_typing: object, x: Vector, kind: KindType) -> tuple:
         return builder.bitcast(args[0], llvm_type(kind.vector))
 
     return kind.vector(x, kind), generate
+
+
+# ---- products of bytes ---------------------------------------------------------------------------
+def _dot4_meaning(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    products = a.astype(np.int32) * b.astype(np.int32)
+    return total + products.reshape(-1, 4).sum(axis=1, dtype=np.int32)
+
+
+@operation(_dot4_meaning)
+def dot4(_typing: object, total: Vector, a: Vector, b: Vector) -> tuple:
+    """total[l] + the sum over t < 4 of a[4l + t] * b[4l + t]; int32x16, uint8x64 and int8x64, exact.
+
+    One instruction (vpdpbusd) with AVX-512 VNNI. Elsewhere products of 16 bits are added in pairs, which
+    LLVM turns into vpmaddwd on x86 and smlal on Arm; the one instruction is never formed from that.
+    """
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        start, x, y = args
+        if target_has("avx512vnni"):
+            function_type = ir.FunctionType(start.type, [start.type, x.type, y.type])
+            name = "llvm.x86.avx512.vpdpbusd.512"
+            function = cgutils.get_or_insert_function(builder.module, function_type, name)
+            return builder.call(function, args)
+        short = ir.VectorType(ir.IntType(16), 64)
+        wide = ir.VectorType(INT32, 32)
+        x, y = builder.zext(x, short), builder.sext(y, short)
+
+        def every_second(v: ir.Value, count: int, first: int) -> ir.Value:
+            lanes = ir.Constant(ir.VectorType(INT32, count), [2 * i + first for i in range(count)])
+            return builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), lanes)
+
+        even, odd = (
+            builder.mul(
+                builder.sext(every_second(x, 32, first), wide),
+                builder.sext(every_second(y, 32, first), wide),
+                flags=("nsw",),
+            )
+            for first in (0, 1)
+        )
+        pairs = builder.add(even, odd)
+        fours = builder.add(every_second(pairs, 16, 0), every_second(pairs, 16, 1))
+        return builder.add(start, fours)
+
+    return total(total, a, b), generate
 
 
 # ---- masks: one bit a lane, in an integer --------------------------------------------------------

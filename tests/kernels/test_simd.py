@@ -18,6 +18,7 @@ FLOATS = np.array(
 FLOATS = FLOATS.astype(np.float32)
 FINITE = np.nan_to_num(FLOATS, nan=5, posinf=100, neginf=-100).clip(-1000, 1000).astype(np.float32)
 INTEGERS = np.array([0, 1, -1, 127, -128, 255, 256, 2**31 - 1, -(2**31), *range(7)], np.int32)
+TWO, SIXTEEN = simd.Static(2), simd.Static(16)
 BYTES = np.arange(64, dtype=np.uint8) * 37
 
 
@@ -160,7 +161,7 @@ def test_load_splat_at_and_prefetch_address_the_flat_array():
 def test_a_register_tile_holds_what_is_stored():
     @njit
     def run(x):
-        tile = simd.register_tile(32, f32x16)
+        tile = simd.register_tile(TWO, SIXTEEN, f32x16)
         for i in range(0, 32, 16):
             simd.store(tile, i, simd.load(x, i, f32x16))
         total = np.float32(0)
@@ -169,6 +170,30 @@ def test_a_register_tile_holds_what_is_stored():
         return total
 
     assert run(np.arange(32, dtype=np.float32)) == 496
+
+
+def test_a_static_integer_makes_a_kernel_of_its_own():
+    run = njit(lambda s: simd.value(s) + 1)
+    assert (run(simd.Static(3)), run(simd.Static(8))) == (4, 9)
+    assert len(run.signatures) == 2
+
+
+def test_dot4_sums_four_products_of_bytes_without_saturating():
+    @njit
+    def run(total, a, b, out):
+        v = simd.dot4(
+            simd.load(total, 0, i32x16), simd.load(a, 0, u8x64), simd.load(b, 0, simd.i8x64)
+        )
+        simd.store(out, 0, v)
+
+    generator = np.random.default_rng(0)
+    a = generator.integers(0, 256, 64).astype(np.uint8)
+    b = generator.integers(-128, 128, 64).astype(np.int8)
+    a[:4], b[:4], b[4:8] = 255, 127, -128
+    a[4:8] = 255
+    out = np.empty(16, np.int32)
+    run(INTEGERS, a, b, out)
+    assert same(out, simd.MEANINGS["dot4"](INTEGERS, a, b))
 
 
 def test_an_absent_feature_is_not_claimed():
