@@ -1,0 +1,1 @@
+"""Compressed networks that run on the kernels, and their files."""

@@ -1,0 +1,145 @@
+"""Before quantizing: fold batch norms into convolutions, and even out the channels.
+
+Folding (折叠). In evaluation mode batch norm is y = g (x - m) / sqrt(v + e) + b, a line, and so part of the
+convolution in front of it:
+
+    w' = w * g / sqrt(v + e)          b' = (b_conv - m) * g / sqrt(v + e) + b
+
+Cross-layer equalisation (跨层均衡; Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1).
+ReLU(a x) = a ReLU(x) for a > 0, so channel c between two layers may be divided by any t_c in the first and
+multiplied by it in the second. With r1, r2 the ranges of channel c in both weights,
+
+    t_c = sqrt(r1_c / r2_c)
+
+makes both ranges sqrt(r1 r2): no channel wastes a scale that all share.
+"""
+
+import copy
+
+import torch
+from torch import fx, nn
+
+
+def fold_batch_norm(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    gain: torch.Tensor,
+    shift: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the one layer that does what convolution and batch norm do.
+
+    Args:
+        weight: [outputs, ...].
+        bias: [outputs], or None for 0.
+        gain: g, [outputs], the norm's weight.
+        shift: b, [outputs], the norm's bias.
+        mean: m, [outputs], running.
+        variance: v, [outputs], running.
+        epsilon: e.
+    """
+    factor = gain / torch.sqrt(variance + epsilon)
+    bias = torch.zeros_like(mean) if bias is None else bias
+    shape = (-1, *[1] * (weight.ndim - 1))
+    return weight * factor.reshape(shape), (bias - mean) * factor + shift
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """A copy of the model, in evaluation mode, without the batch norms that follow a convolution.
+
+    Raises:
+        torch.fx.proxy.TraceError: if the model's forward depends on values and cannot be traced.
+    """
+    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    modules = dict(traced.named_modules())
+    for node in list(traced.graph.nodes):
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue
+        source = node.args[0]
+        layer = modules.get(source.target) if source.op == "call_module" else None
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or len(source.users) != 1:
+            continue
+        weight, bias = fold_batch_norm(
+            layer.weight,
+            layer.bias,
+            norm.weight,
+            norm.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+        )
+        layer.weight = nn.Parameter(weight.detach())
+        layer.bias = nn.Parameter(bias.detach())
+        node.replace_all_uses_with(source)
+        traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def equalize(model: nn.Module, rounds: int = 3) -> nn.Module:
+    """A copy of a folded model with the ranges of neighbouring layers evened out; same function.
+
+    Pairs are convolutions or linear layers with nothing but ReLU, pooling, dropout, identity and
+    flattening of single pixels between them.
+
+    Args:
+        model: without batch norms between the layers (see `fold_batch_norms`).
+        rounds: sweeps over all pairs.
+    """
+    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    modules = dict(traced.named_modules())
+    pairs = list(_pairs(traced, modules))
+    for _ in range(rounds):
+        for first, second in pairs:
+            _equalize_pair(first, second)
+    return traced
+
+
+def _pairs(traced: fx.GraphModule, modules: dict[str, nn.Module]):  # noqa: ANN202
+    passing = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Identity)
+    for node in traced.graph.nodes:
+        first = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(first, nn.Conv2d | nn.Linear):
+            continue
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            module = modules.get(node.target) if node.op == "call_module" else None
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                if _input_channels(module) == len(first.weight):
+                    yield first, module
+                break
+            if not isinstance(module, (*passing, nn.Flatten)):
+                break
+
+
+def _input_channels(layer: nn.Conv2d | nn.Linear) -> int:
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def _by_input(layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
+    """The weight as [input channels, everything else]; of a depthwise layer, its own channels."""
+    weight = layer.weight
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return weight.flatten(1)
+    return weight.transpose(0, 1).flatten(1)
+
+
+@torch.no_grad()
+def _equalize_pair(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) -> None:
+    if isinstance(second, nn.Conv2d) and second.groups not in (1, second.in_channels):
+        return
+    range_first = first.weight.flatten(1).abs().amax(1)
+    range_second = _by_input(second).abs().amax(1)
+    t = torch.sqrt(range_first / range_second.clamp(min=1e-12)).clamp(1e-3, 1e3)
+    t = torch.where((range_first > 0) & (range_second > 0), t, torch.ones_like(t))
+    first.weight.div_(t.reshape(-1, *[1] * (first.weight.ndim - 1)))
+    if first.bias is not None:
+        first.bias.div_(t)
+    if isinstance(second, nn.Conv2d) and second.groups > 1:
+        second.weight.mul_(t.reshape(-1, 1, 1, 1))
+    else:
+        second.weight.mul_(t.reshape(1, -1, *[1] * (second.weight.ndim - 2)))
