@@ -77,7 +77,7 @@ def quantize(
     zeros = _checks.zero_points_of(zero_point, shape, low, high)
     codes = _output(out, x.shape, dtype)
     spread = _spread(view)
-    loop = _quantize_periods if spread else _quantize_runs
+    loop = _quantize_periods if spread else quantize_runs
     bad = loop(
         x.reshape(-1),
         np.repeat(f32(1) / scales, spread or 1),
@@ -182,7 +182,8 @@ def _spread(view: tuple[int, int, int]) -> int:
 
 # ---- one scale a run of `inner` elements ---------------------------------------------------------
 @kernel
-def _quantize_runs(x, inverse, zero, low, high, view, codes):
+def quantize_runs(x, inverse, zero, low, high, view, codes):
+    """Codes of flat x seen as `view`, one inverse scale and zero a channel; not 0 if there was a NaN."""
     outer, channels, inner = view
     bad = np.uint64(0)
     for o in range(outer):

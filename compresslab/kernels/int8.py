@@ -60,8 +60,31 @@ ONE, SIXTEEN = Static(1), Static(16)
 ROWS = {16: Static(12), 32: Static(8), 64: Static(4)}
 WIDTHS = {16: Static(16), 32: Static(32), 64: Static(64)}
 AHEAD = 4096
+ZERO = np.float32(0)
+SIGN = 128
+"""What makes a signed code unsigned; the zero point of codes so shifted."""
 SPLIT_MACS = 2_000_000
 """Below so many MACs (about a tenth of a millisecond) a second thread costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class Requantize:
+    """How sums become codes: clip(rint(acc * factor) + zero, low, high), from sums begun at `start`."""
+
+    start: np.ndarray
+    factor: np.ndarray
+    zero: np.float32
+    low: np.float32
+    high: np.float32
+
+
+@dataclass(frozen=True)
+class Dequantize:
+    """How sums become real numbers: acc * r[m] * scale + offset, from sums begun at `start`."""
+
+    start: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ class PackedWeight:
         out_zero: int,
         low: int,
         high: int,
-    ) -> "Requantize":
+    ) -> Requantize:
         """The epilogue that gives the next layer's codes.
 
         Args:
@@ -115,6 +138,19 @@ class PackedWeight:
         numbers = (np.float32(v) for v in (out_zero, low, high))
         return Requantize(self.start(bias, zero_point), self.spread(multiplier), *numbers)
 
+    def dequantize(
+        self, zero_point: int, scale: np.ndarray, bias: np.ndarray | None = None
+    ) -> Dequantize:
+        """The epilogue that gives real numbers.
+
+        Args:
+            zero_point: of the inputs.
+            scale: s_x * s_w, or s_w where every row has its own s_x; float32 [N].
+            bias: float32 [N].
+        """
+        offset = self.spread(np.zeros(1, np.float32) if bias is None else bias)
+        return Dequantize(self.start(None, zero_point), self.spread(scale), offset)
+
     def start(self, bias: np.ndarray | None, zero_point: int) -> np.ndarray:
         """What the sums begin with: bias - zero_point * sums, int32 [panels * width]."""
         start = (-zero_point * self.sums.astype(np.int64)).astype(np.int32)
@@ -127,17 +163,6 @@ class PackedWeight:
         full = np.zeros(self.sums.size, np.float32)
         full[: self.outputs] = parameter
         return full
-
-
-@dataclass(frozen=True)
-class Requantize:
-    """How sums become codes: clip(rint(acc * factor) + zero, low, high), from sums begun at `start`."""
-
-    start: np.ndarray
-    factor: np.ndarray
-    zero: np.float32
-    low: np.float32
-    high: np.float32
 
 
 def aligned(size: int, dtype: type) -> np.ndarray:
@@ -184,44 +209,42 @@ def matmul(x: np.ndarray, weight: PackedWeight, threads: int = 1) -> np.ndarray:
     Raises:
         ValueError: if x has another shape or dtype.
     """
-    x, zero_point = _activations(x, weight)
+    shift = 0
+    if isinstance(x, np.ndarray) and x.dtype == np.int8:
+        x, shift = x.view(np.uint8) ^ np.uint8(SIGN), SIGN
+    x = _unsigned(x, weight)
     out = np.empty((len(x), weight.outputs), np.int32)
-    words, start = _words(x, weight), weight.start(None, zero_point)
+    words, start = _words(x, weight), weight.start(None, shift)
     none = np.zeros(weight.sums.size, np.float32)
-    arguments = (weight.panels, start, none, none, none[:1], 0.0, 0.0, 0.0)
+    arguments = (weight.panels, start, none, none, none[:1], ZERO, ZERO, ZERO)
     _run(words, weight, out, arguments, threads)
     return out
 
 
 def matmul_dequantize(
     x: np.ndarray,
-    zero_point: int,
     weight: PackedWeight,
-    scale: np.ndarray,
-    bias: np.ndarray | None = None,
+    epilogue: Dequantize,
     row_scale: np.ndarray | None = None,
     threads: int = 1,
 ) -> np.ndarray:
-    """The product in real numbers: sum_k (x - z) w * r[m] * s[n] + c[n].
+    """The product in real numbers.
 
     Args:
-        x: uint8 [M, K], or int8.
-        zero_point: z, of x.
+        x: uint8 [M, K].
         weight: packed [N, K].
-        scale: s, float32 [N].
-        bias: c, float32 [N].
+        epilogue: from `weight.dequantize`.
         row_scale: r, float32 [M]; 1 if None.
         threads: at most so many.
 
     Returns:
         float32 [M, N].
     """
-    x, shift = _activations(x, weight)
+    x = _unsigned(x, weight)
     out = np.empty((len(x), weight.outputs), np.float32)
     rows = np.ones(len(x), np.float32) if row_scale is None else row_scale
-    offset = weight.spread(np.zeros(1, np.float32) if bias is None else bias)
-    start = weight.start(None, zero_point + shift)
-    arguments = (weight.panels, start, weight.spread(scale), offset, rows, 0.0, 0.0, 0.0)
+    e = epilogue
+    arguments = (weight.panels, e.start, e.scale, e.offset, rows, ZERO, ZERO, ZERO)
     _run(_words(x, weight), weight, out, arguments, threads)
     return out
 
@@ -240,9 +263,7 @@ def matmul_requantize(
     Returns:
         uint8 [M, N].
     """
-    x, shift = _activations(x, weight)
-    if shift:
-        raise ValueError("x must have dtype uint8, got int8")
+    x = _unsigned(x, weight)
     out = np.empty((len(x), weight.outputs), np.uint8)
     e = epilogue
     arguments = (weight.panels, e.start, e.factor, e.factor, e.factor, e.zero, e.low, e.high)
@@ -253,8 +274,7 @@ def matmul_requantize(
 def dynamic_linear(
     x: np.ndarray,
     weight: PackedWeight,
-    scale: np.ndarray,
-    bias: np.ndarray | None = None,
+    epilogue: Dequantize,
     threads: int = 1,
 ) -> np.ndarray:
     """A float linear layer on integer products, every row of x quantized symmetrically as it comes.
@@ -262,8 +282,7 @@ def dynamic_linear(
     Args:
         x: finite float32 [M, K].
         weight: packed [N, K].
-        scale: of each output's weights, float32 [N].
-        bias: float32 [N].
+        epilogue: from `weight.dequantize` with zero point SIGN.
         threads: at most so many.
 
     Returns:
@@ -276,17 +295,15 @@ def dynamic_linear(
     if x.ndim != 2 or x.shape[1] != weight.inputs:
         raise ValueError(f"x must have shape [M, {weight.inputs}], got {x.shape}")
     codes, row_scale = quantize_absmax(x, 8, weight.inputs)
-    return matmul_dequantize(codes, 0, weight, scale, bias, row_scale.reshape(-1), threads)
+    unsigned = codes.view(np.uint8) ^ np.uint8(SIGN)
+    return matmul_dequantize(unsigned, weight, epilogue, row_scale.reshape(-1), threads)
 
 
-def _activations(x: np.ndarray, weight: PackedWeight) -> tuple[np.ndarray, int]:
-    """The activations as uint8, and the shift that made it so."""
-    x = _checks.array_of("x", x, np.uint8, np.int8)
+def _unsigned(x: np.ndarray, weight: PackedWeight) -> np.ndarray:
+    x = _checks.array_of("x", x, np.uint8)
     if x.ndim != 2 or x.shape[1] != weight.inputs:
         raise ValueError(f"x must have shape [M, {weight.inputs}], got {x.shape}")
-    if x.dtype == np.int8:
-        return x.view(np.uint8) ^ np.uint8(128), 128
-    return x, 0
+    return x
 
 
 def _words(x: np.ndarray, weight: PackedWeight) -> np.ndarray:
@@ -304,26 +321,10 @@ def _run(
     rows = ROWS[weight.width] if len(out) >= ROWS[weight.width].number else ONE
     width = WIDTHS[weight.width]
     shape = (weight.words, weight.outputs)
-    panels, start, factor, offset, row_scale, zero, low, high = arguments
-    numbers = (np.float32(zero), np.float32(low), np.float32(high))
     flat = out.reshape(-1)
 
     def run(first: int, last: int) -> None:
-        multiply(
-            words,
-            panels,
-            start,
-            factor,
-            offset,
-            row_scale,
-            *numbers,
-            shape,
-            first,
-            last,
-            rows,
-            width,
-            flat,
-        )
+        multiply(words, *arguments, shape, first, last, rows, width, flat)
 
     work = len(out) * weight.inputs * weight.outputs
     split_rows(run, len(out), threads if work > SPLIT_MACS else 1, rows.number)

@@ -55,13 +55,26 @@ class QuantizeInput(IntegerModule):
     def __init__(self, codes: Codes) -> None:
         super().__init__()
         self.codes = codes
+        self.inverse = np.array([np.float32(1) / np.float32(codes.scale)], np.float32)
+        self.zero = np.array([codes.zero_point], np.float32)
+        self.limits = np.float32(codes.low), np.float32(codes.high)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantize, channels last."""
-        c = self.codes
-        x = x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x.contiguous()
-        codes = affine.quantize(x.numpy(), np.float32(c.scale), c.zero_point, c.low, c.high)
-        return torch.from_numpy(codes)
+        """Quantize, channels last.
+
+        Raises:
+            ValueError: if the image is not float32 or holds NaN.
+        """
+        if x.dtype != torch.float32:
+            raise ValueError(f"image must be float32, got {x.dtype}")
+        x = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous()
+        codes = torch.empty(x.shape, dtype=torch.uint8)
+        flat = x.view(-1).numpy()
+        view = (1, 1, flat.size)
+        out = codes.view(-1).numpy().view(np.int8)
+        if affine.quantize_runs(flat, self.inverse, self.zero, *self.limits, view, out):
+            raise ValueError("image must not contain NaN")
+        return codes
 
     def describe(self) -> dict:
         """The codes' meaning."""
@@ -254,13 +267,12 @@ class IntLogits(IntegerModule):
         self.register_buffer("panels", torch.from_numpy(self.packed.panels))
         self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32)))
         self.register_buffer("bias", torch.from_numpy(bias.astype(np.float32)))
+        self.epilogue = self.packed.dequantize(zero_point, self.scale.numpy(), self.bias.numpy())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply and dequantize."""
-        numbers = (self.scale.numpy(), self.bias.numpy(), None, ops.threads())
-        return torch.from_numpy(
-            int8.matmul_dequantize(x.numpy(), self.zero_point, self.packed, *numbers)
-        )
+        arguments = (x.numpy(), self.packed, self.epilogue, None, ops.threads())
+        return torch.from_numpy(int8.matmul_dequantize(*arguments))
 
     def macs(self, _output: torch.Tensor) -> int:
         """Multiply-accumulates of one example."""
@@ -402,8 +414,9 @@ class DynamicInt8Linear(nn.Module):
         self.register_buffer("panels", torch.from_numpy(self.packed.panels))
         self.register_buffer("sums", torch.from_numpy(self.packed.sums))
         self.register_buffer("scale", torch.from_numpy(scale.reshape(-1)))
-        bias = layer.bias.detach().clone() if layer.bias is not None else None
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        bias = None if self.bias is None else self.bias.numpy()
+        self.epilogue = self.packed.dequantize(int8.SIGN, self.scale.numpy(), bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., K] -> float32 [..., N]."""
@@ -412,8 +425,7 @@ class DynamicInt8Linear(nn.Module):
         if not ops.plain(x):
             out = ops.dynamic_int8_linear(rows, *arguments)
         else:
-            bias = None if self.bias is None else self.bias.numpy()
-            numbers = (self.packed, self.scale.numpy(), bias, ops.threads())
+            numbers = (self.packed, self.epilogue, ops.threads())
             out = torch.from_numpy(int8.dynamic_linear(rows.detach().numpy(), *numbers))
         return out.reshape(*x.shape[:-1], -1)
 

@@ -96,9 +96,8 @@ def dynamic_int8_linear(
     """A float linear layer on int8 products, each row of x quantized as it comes: [M, K] -> [M, N]."""
     weight = int8.PackedWeight(panels.numpy(), sums.numpy(), len(scale), x.shape[1], width)
     offset = None if bias is None else bias.numpy()
-    return torch.from_numpy(
-        int8.dynamic_linear(x.numpy(), weight, scale.numpy(), offset, threads())
-    )
+    epilogue = weight.dequantize(int8.SIGN, scale.numpy(), offset)
+    return torch.from_numpy(int8.dynamic_linear(x.numpy(), weight, epilogue, threads()))
 
 
 @dynamic_int8_linear.register_fake

@@ -128,14 +128,24 @@ def _by_input(layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
     return weight.transpose(0, 1).flatten(1)
 
 
+def equalizing_factors(range_first: torch.Tensor, range_second: torch.Tensor) -> torch.Tensor:
+    """T = sqrt(r1 / r2) for each channel; 1 where a range is 0, which no factor can change.
+
+    Args:
+        range_first: r1, the largest |weight| that produces each channel, [channels].
+        range_second: r2, the largest |weight| that reads it, [channels].
+    """
+    t = torch.sqrt(range_first / range_second)
+    return torch.where((range_first > 0) & (range_second > 0), t, torch.ones_like(t))
+
+
 @torch.no_grad()
 def _equalize_pair(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) -> None:
     if isinstance(second, nn.Conv2d) and second.groups not in (1, second.in_channels):
         return
     range_first = first.weight.flatten(1).abs().amax(1)
     range_second = _by_input(second).abs().amax(1)
-    t = torch.sqrt(range_first / range_second.clamp(min=1e-12)).clamp(1e-3, 1e3)
-    t = torch.where((range_first > 0) & (range_second > 0), t, torch.ones_like(t))
+    t = equalizing_factors(range_first, range_second).clamp(1e-3, 1e3)
     first.weight.div_(t.reshape(-1, *[1] * (first.weight.ndim - 1)))
     if first.bias is not None:
         first.bias.div_(t)

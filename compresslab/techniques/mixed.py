@@ -8,9 +8,11 @@ Greedy search on the sensitivities assumes that layers' losses add up; the resul
 by whoever asked (Dong et al. 2019, https://arxiv.org/abs/1905.03696, argue from the Hessian instead).
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -98,6 +100,32 @@ def search(scan: Sequence[Sensitivity], budget: int, base: float) -> dict[str, i
         _, name = min(steps)
         chosen[name] = max(b for b in table[name] if b < chosen[name])
     return chosen
+
+
+def exhaustive(loss: np.ndarray, size: np.ndarray, budget: int) -> np.ndarray:
+    """The choice with the least total loss whose total size fits, by trying all of them.
+
+    Args:
+        loss: float64 [layers, widths], what each layer loses at each width.
+        size: int64 [layers, widths], the bytes it takes there.
+        budget: bytes for all layers.
+
+    Returns:
+        int64 [layers], the chosen width of each layer; of equal losses the first in order.
+
+    Raises:
+        ValueError: if nothing fits.
+    """
+    layers = np.arange(len(loss))
+    fitting = (
+        choice
+        for choice in itertools.product(range(loss.shape[1]), repeat=len(loss))
+        if size[layers, choice].sum() <= budget
+    )
+    best = min(fitting, key=lambda choice: loss[layers, choice].sum(), default=None)
+    if best is None:
+        raise ValueError(f"budget must be at least {size.min(axis=1).sum()} bytes, got {budget}")
+    return np.array(best, np.int64)
 
 
 def _size(table: Mapping[str, Mapping[int, Sensitivity]], chosen: Mapping[str, int]) -> int:

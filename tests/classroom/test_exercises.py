@@ -180,12 +180,12 @@ def test_a_changed_input_is_rejected(e):
     def answer(*arguments):
         kept = copy.deepcopy(arguments)
         result = e.reference(*arguments)
-        spoil(arguments[0])
+        next(a for a in arguments if spoil(a))
         return result if result is not None else kept[-1]
 
     result = judge(answer, e)
-    assert result.status == "failed"
-    assert "changed its input" in str(result)
+    assert not result.passed
+    assert "changed its input" in str(result) or "in-place operation" in str(result)
 
 
 def nudge(value):

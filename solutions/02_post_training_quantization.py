@@ -1,0 +1,804 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 02 · Post-training quantization
+#
+# **You will** turn trained networks into integer ones without training them again, see what breaks first and
+# mend it, spend a byte budget layer by layer, and run the result on integer kernels.
+# **Time:** 90 minutes to work through; it runs in about a minute and a half.
+#
+# Post-training quantization (PTQ, 训练后量化) needs a trained network and a few images without labels. It is
+# the first thing to try: it takes a second.
+
+# %%
+import copy
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from numba import njit
+from torch import nn
+from tqdm.auto import tqdm
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import load
+from compresslab.measure import disk_bytes, time_call
+from compresslab.numerics import affine, observers
+from compresslab.numerics.error import sqnr_db
+from compresslab.numerics.grid import IntGrid
+from compresslab.report import Table, claim, in_bytes, mean_sd, plain_log_ticks, use_style
+from compresslab.runtime import peers, storage
+from compresslab.runtime.convert import convert
+from compresslab.techniques.folding import equalize, fold_batch_norms
+from compresslab.techniques.mixed import search, sensitivity
+from compresslab.techniques.ptq import correct_bias, quantize_post_training
+from compresslab.techniques.quantizer import QuantConfig
+from compresslab.training import evaluate, fit, logits, seed_everything
+
+use_style()
+
+# %% [markdown]
+# ## A hook: four times smaller, a second's work
+#
+# Two kinds of networks, three seeds each: one like VGG with ordinary 3x3 convolutions, and one with
+# *depthwise* convolutions, which save parameters by giving each channel its own little kernel.
+
+# %%
+data = load(size=16, train_size=16_000)
+SEEDS, classes = (0, 1, 2), len(data.classes)
+calibration = data.train.x[:500]
+
+
+def trained(build, epochs, label):
+    networks = []
+    for seed in SEEDS:
+        seed_everything(seed)
+        network = build()
+        fit(network, data.train, epochs, 0.2, seed=seed, label=f"{label}, seed {seed}")
+        networks.append(network)
+    return networks
+
+
+vggs = trained(lambda: models.VGGLike(data.shape, classes, (16, 32, 64)), 2, "VGG-like")
+depthwises = trained(lambda: models.DepthwiseNet(data.shape, classes, (16, 32, 64)), 2, "depthwise")
+networks = {"VGG-like": vggs, "depthwise": depthwises}
+
+
+def accuracies(networks, change):
+    """Mean and sd of the test accuracy of `change(network)` over the seeds."""
+    values = [evaluate(change(network), data.test) for network in networks]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def quantized(**options):
+    """A change that quantizes a network after training, with these options."""
+    config = QuantConfig(**options)
+    return lambda network: quantize_post_training(network, config, calibration)
+
+
+fp32 = {name: accuracies(seeds, lambda network: network) for name, seeds in networks.items()}
+int8 = {name: accuracies(seeds, quantized()) for name, seeds in networks.items()}
+sizes = {}
+for name, seeds in networks.items():
+    with tempfile.TemporaryDirectory() as folder:
+        size = storage.save(convert(quantized()(seeds[0])), Path(folder) / "int8.safetensors")
+    sizes[name] = disk_bytes(seeds[0]), size
+claim("8 bits cost less than 0.3 points", all(fp32[n][0] - int8[n][0] < 0.3 for n in networks))
+Table(
+    ["network", "fp32, %", "int8, %", "fp32 file", "int8 file"],
+    [
+        [n, mean_sd(*fp32[n]), mean_sd(*int8[n]), in_bytes(sizes[n][0]), in_bytes(sizes[n][1])]
+        for n in networks
+    ],
+)
+
+# %% [markdown]
+# The int8 file holds integers only, and the network runs on them from the first layer to the last. How?
+#
+# ## 1 · Activations: which range?
+#
+# Weights can be looked at; activations (激活) depend on the image. So we show the network some images and
+# *observe* (calibration, 校准). The simplest observer keeps the extremes. Here is an activation with a few
+# outliers (离群值), as large networks have them.
+
+# %%
+generator = torch.Generator().manual_seed(0)
+activation = torch.randn(20_000, generator=generator)
+activation[:20] = 25 + torch.rand(20, generator=generator) * 5
+grid = IntGrid(4, signed=False)
+
+
+def observed(name, x, bits):
+    watcher = observers.observer(name, IntGrid(bits, signed=False))
+    watcher.update(x)
+    return watcher.range()
+
+
+def draw_observer(bits, observer):
+    lo, hi = observed(observer, activation, bits)
+    params = affine.choose_qparams(lo, hi, IntGrid(bits, signed=False))
+    back = affine.quantize(activation, params).dequantize()
+    bulk = slice(20, None)
+    figure, axes = plt.subplots(figsize=(8, 3))
+    axes.hist(activation.numpy(), 200, color="#0072B2", log=True)
+    axes.axvspan(float(lo), float(hi), color="#E69F00", alpha=0.3, label="covered")
+    axes.set(
+        xlabel="activation",
+        ylabel="how many",
+        title=(
+            f"{observer}, {bits} bits: all {sqnr_db(activation, back):.1f} dB, "
+            f"without the outliers {sqnr_db(activation[bulk], back[bulk]):.1f} dB"
+        ),
+    )
+    axes.legend()
+
+
+explore(draw_observer, bits=(3, 8), observer=list(observers.OBSERVERS))
+
+# %% [markdown]
+# Wide steps for everybody, or a few clipped numbers? Both errors add up in the mean square, so we can look for
+# the least.
+#
+# ### Exercise 1 · Where to clip (2 points, about 4 lines)
+#
+# Codes are `-high..high`, the scale is $s = t / q_\max$. Return the *index* of the threshold with the least
+# mean squared error (of equals, the first).
+#
+# ```python
+# def best_threshold_spec(values, thresholds, high):
+#     errors = []
+#     for t in thresholds.tolist():
+#         scale, total = np.float32(t) / np.float32(high), 0.0
+#         for x in values.tolist():
+#             code = max(-high, min(high, round(x / float(scale))))
+#             total += (x - code * float(scale)) ** 2
+#         errors.append(total)
+#     return errors.index(min(errors))
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq.best_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def best_threshold(values, thresholds, high):
+    """float32 [n], float32 [candidates], int -> index of the best candidate, an int."""
+    ### BEGIN SOLUTION
+    scale = (thresholds / high)[:, None]
+    back = (values[None] / scale).round().clamp(-high, high) * scale
+    return int((back - values).square().mean(1).argmin())
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq.best_threshold-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(best_threshold, "ptq.best_threshold")
+
+# %%
+best_threshold = adopt(best_threshold, "ptq.best_threshold")
+thresholds = torch.linspace(1, float(activation.abs().max()), 60)
+figure, axes = plt.subplots(figsize=(7, 3.2))
+best = {}
+for bits, style in zip((8, 6, 4, 3), ("-", "--", "-.", ":")):
+    high = IntGrid(bits, narrow=True).high
+    best[bits] = float(thresholds[best_threshold(activation, thresholds, high)])
+    noise = []
+    for t in thresholds:
+        back = (activation / (t / high)).round().clamp(-high, high) * (t / high)
+        noise.append(float((back - activation).square().mean()))
+    axes.semilogy(thresholds, noise, style, label=f"{bits} bits, best at {best[bits]:.1f}")
+axes.set(xlabel="clipping threshold", ylabel="mean squared error", title="Fewer bits: clip earlier")
+axes.legend()
+plt.show()
+claim(
+    "The fewer the bits, the tighter the best threshold",
+    best[8] >= best[6] >= best[4] >= best[3] and best[8] > best[3],
+)
+
+# %% [markdown]
+# ### How many images? Fixed or fresh ranges?
+#
+# *Static* (静态) ranges are fixed after calibration. *Dynamic* (动态) ranges are taken from each tensor as it
+# comes: nothing to calibrate, but somebody has to compute them on every run.
+
+# %%
+enough = predict(
+    "How many calibration images until 8-bit activations lose less than half a point?",
+    ["about 5", "about 50", "about 500"],
+)
+
+# %%
+COUNTS = (1, 2, 5, 10, 50, 500)
+curves = {bits: [] for bits in (8, 4)}
+for count in tqdm(COUNTS, desc="calibrating", leave=False):
+    for bits, curve in curves.items():
+        config = QuantConfig(8, bits)
+        curve.append(
+            accuracies(vggs, lambda n: quantize_post_training(n, config, data.train.x[:count]))
+        )
+dynamic = {bits: accuracies(vggs, quantized(activation_bits=bits, dynamic=True)) for bits in (8, 4)}
+figure, axes = plt.subplots(figsize=(7, 3.2))
+for index, (bits, curve) in enumerate(curves.items()):
+    mean, sd = zip(*curve)
+    axes.errorbar(
+        COUNTS, mean, sd, marker="os"[index], capsize=3, label=f"{bits}-bit activations, static"
+    )
+    axes.axhline(dynamic[bits][0], linestyle="--", color=f"C{index}", label=f"{bits} bits, dynamic")
+axes.axhline(fp32["VGG-like"][0], color="0.5", linestyle=":", label="fp32")
+axes.set(xscale="log", xlabel="calibration images", ylabel="test accuracy, %")
+plain_log_ticks(axes.xaxis)
+axes.legend(fontsize=8)
+plt.show()
+first = next(c for c, (mean, _) in zip(COUNTS, curves[8]) if fp32["VGG-like"][0] - mean < 0.5)
+enough.reveal("about 5" if first <= 10 else "about 50" if first <= 50 else "about 500")
+claim("Ten images are enough for 8-bit activations", fp32["VGG-like"][0] - curves[8][3][0] < 0.5)
+claim(
+    "At 8 bits, dynamic ranges are as good as static ones to within half a point",
+    abs(dynamic[8][0] - curves[8][-1][0]) < 0.5,
+)
+
+# %% [markdown]
+# ## 2 · Weights: who shares a scale?
+
+# %%
+shared = {}
+for bits in tqdm((8, 6, 4, 3, 2), desc="weights", leave=False):
+    for sharing in ("tensor", "channel"):
+        shared[bits, sharing] = accuracies(
+            vggs, quantized(weight_bits=bits, activation_bits=None, sharing=sharing)
+        )
+claim(
+    "At 4 bits, one scale a channel beats one scale a tensor",
+    shared[4, "channel"][0] > shared[4, "tensor"][0],
+)
+claim("At 3 bits, by more than 3 points", shared[3, "channel"][0] > shared[3, "tensor"][0] + 3)
+claim(
+    "At 2 bits, min-max ranges lose more than 20 points either way",
+    all(fp32["VGG-like"][0] - shared[2, s][0] > 20 for s in ("tensor", "channel")),
+)
+gain = shared[4, "channel"][0] - shared[4, "tensor"][0]
+print(f"4 bits: a scale a channel gains {gain:.1f} points")
+Table(
+    ["weight bits", "one scale a tensor, %", "one scale a channel, %"],
+    [
+        [str(b), mean_sd(*shared[b, "tensor"]), mean_sd(*shared[b, "channel"])]
+        for b in (8, 6, 4, 3, 2)
+    ],
+    f"VGG-like, activations in fp32, {len(SEEDS)} seeds; fp32: {mean_sd(*fp32['VGG-like'])} %",
+)
+
+# %% [markdown]
+# ## 3 · Who breaks first?
+
+# %%
+fragile = predict(
+    "Weights and activations at 4 bits, min-max ranges, one weight scale a tensor: who loses more?",
+    ["VGG-like", "depthwise", "about the same"],
+)
+
+# %%
+recipes = {
+    "W4A4, scale a tensor": dict(weight_bits=4, activation_bits=4, sharing="tensor"),
+    "W4A4, scale a channel": dict(weight_bits=4, activation_bits=4),
+    "W4A4, and MSE ranges": dict(
+        weight_bits=4, activation_bits=4, weight_range="mse", activation_range="mse"
+    ),
+    "W4A4, and 99.9 % ranges": dict(
+        weight_bits=4, activation_bits=4, weight_range="mse", activation_range="percentile"
+    ),
+    "W4A4, and entropy ranges": dict(
+        weight_bits=4, activation_bits=4, weight_range="mse", activation_range="entropy"
+    ),
+    "W3A3, scale a tensor": dict(weight_bits=3, activation_bits=3, sharing="tensor"),
+    "W3A3, scale a channel": dict(weight_bits=3, activation_bits=3),
+    "W3A3, and MSE ranges": dict(
+        weight_bits=3, activation_bits=3, weight_range="mse", activation_range="mse"
+    ),
+}
+results = {}
+for recipe, options in tqdm(recipes.items(), desc="recipes", leave=False):
+    for name, seeds in networks.items():
+        results[recipe, name] = accuracies(seeds, quantized(**options))
+loss = {key: fp32[key[1]][0] - value[0] for key, value in results.items()}
+gap = loss["W4A4, scale a tensor", "depthwise"] - loss["W4A4, scale a tensor", "VGG-like"]
+fragile.reveal("depthwise" if gap > 1 else "VGG-like" if gap < -1 else "about the same")
+Table(
+    ["recipe", *networks],
+    [[r, *(mean_sd(*results[r, n]) for n in networks)] for r in recipes],
+    f"test accuracy in %, {len(SEEDS)} seeds; fp32: "
+    + ", ".join(f"{n} {mean_sd(*fp32[n])}" for n in networks),
+)
+
+# %%
+claim("At W4A4 the depthwise network loses at least 3 points more than the VGG-like one", gap > 3)
+claim(
+    "At W3A3 it loses at least 10 points more",
+    loss["W3A3, scale a channel", "depthwise"] > loss["W3A3, scale a channel", "VGG-like"] + 10,
+)
+claim(
+    "Better ranges win back more than half of what the depthwise network lost at W4A4",
+    loss["W4A4, and MSE ranges", "depthwise"] < 0.5 * loss["W4A4, scale a tensor", "depthwise"],
+)
+
+# %% [markdown]
+# Why? A depthwise kernel has nine weights and its channel sees nothing else, so errors are not averaged over
+# many inputs; and its channels differ more in range. Look at the ranges once the norms are folded in.
+#
+# ## 4 · Fold, then even out
+#
+# In evaluation mode a batch norm (批归一化) is a line, $y = g\,(x - m)/\sqrt{v + \epsilon} + b$. A line after a
+# convolution is part of the convolution: one multiplication and addition less at run time.
+#
+# ### Exercise 2 · Fold a batch norm into its convolution (2 points, about 3 lines)
+#
+# ```python
+# def fold_batch_norm_spec(weight, bias, gain, shift, mean, variance, epsilon):
+#     new_weight, new_bias = weight.clone(), bias.clone()
+#     for channel in range(len(weight)):
+#         deviation = math.sqrt(float(variance[channel]) + epsilon)
+#         new_weight[channel] = weight[channel] * gain[channel] / deviation
+#         new_bias[channel] = (bias[channel] - mean[channel]) * gain[channel] / deviation + shift[channel]
+#     return new_weight, new_bias
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq.fold_batch_norm", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def fold_batch_norm(weight, bias, gain, shift, mean, variance, epsilon):
+    """weight [outputs, ...], all others [outputs] -> (weight, bias) of the one layer that does both."""
+    ### BEGIN SOLUTION
+    factor = gain / torch.sqrt(variance + epsilon)
+    shape = (-1, *[1] * (weight.ndim - 1))
+    return weight * factor.reshape(shape), (bias - mean) * factor + shift
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq.fold_batch_norm-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(fold_batch_norm, "ptq.fold_batch_norm")
+
+# %%
+fold_batch_norm = adopt(fold_batch_norm, "ptq.fold_batch_norm")
+network = depthwises[0]
+conv, norm = network[1][0], network[1][1]
+weight, bias = fold_batch_norm(
+    conv.weight,
+    torch.zeros(len(conv.weight)),
+    norm.weight,
+    norm.bias,
+    norm.running_mean,
+    norm.running_var,
+    norm.eps,
+)
+image = torch.rand(4, conv.in_channels, 8, 8, generator=generator)
+with torch.no_grad():
+    one = nn.functional.conv2d(image, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+    claim(
+        "One folded convolution computes what convolution and norm computed",
+        torch.allclose(one, norm(conv(image)), atol=1e-4),
+    )
+folded = [fold_batch_norms(n) for n in depthwises]
+figure, axes = plt.subplots(figsize=(8, 3))
+for index, (label, w) in enumerate({"as trained": conv.weight, "norm folded in": weight}.items()):
+    ranges = w.detach().flatten(1).abs().amax(1)
+    axes.bar(np.arange(len(ranges)) + 0.4 * index, ranges / ranges.max(), 0.4, label=label)
+axes.set(
+    xlabel="channel of the first depthwise layer",
+    ylabel="range / largest",
+    title="A fair share of the scale?",
+)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# Folding is free in floats, and dangerous for a scale that all channels share: channels whose norm was small
+# now have tiny weights. But ranges can be traded between neighbouring layers, because
+# $\text{ReLU}(a x) = a\,\text{ReLU}(x)$ for $a > 0$: divide channel $c$ of the first by $t_c$, multiply its weights in
+# the second by $t_c$, and the function is the same. If $r_1, r_2$ are the channel's ranges in both,
+#
+# $$t_c = \sqrt{r_1 / r_2} \quad\Rightarrow\quad r_1 / t_c = r_2\, t_c = \sqrt{r_1 r_2}$$
+#
+# ### Exercise 3 · Even out two layers (1 point, about 2 lines)
+#
+# ```python
+# def equalizing_factors_spec(range_first, range_second):
+#     t = torch.ones(len(range_first))
+#     for c in range(len(range_first)):
+#         r1, r2 = float(range_first[c]), float(range_second[c])
+#         if r1 > 0 and r2 > 0:              # a dead channel is left alone
+#             t[c] = math.sqrt(r1 * r2) / r2
+#     return t
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq.equalizing_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def equalizing_factors(range_first, range_second):
+    """float32 [channels] twice -> t, float32 [channels]; 1 where either range is 0."""
+    ### BEGIN SOLUTION
+    alive = (range_first > 0) & (range_second > 0)
+    return torch.where(alive, torch.sqrt(range_first / range_second), torch.ones_like(range_first))
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq.equalizing_factors-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(equalizing_factors, "ptq.equalizing_factors")
+
+# %%
+equalizing_factors = adopt(equalizing_factors, "ptq.equalizing_factors")
+mended = predict(
+    "Depthwise network, 4-bit weights, one scale a tensor: what does folding alone do to the accuracy?",
+    ["nothing", "it loses points", "it gains points"],
+)
+
+# %%
+even = [equalize(n) for n in folded]
+W4 = QuantConfig(4, 8, "tensor")
+ways = {
+    "norms apart": [quantize_post_training(n, W4, calibration) for n in depthwises],
+    "folded": [quantize_post_training(n, W4, calibration) for n in folded],
+    "folded, evened out": [quantize_post_training(n, W4, calibration) for n in even],
+    "folded, evened out, biases corrected": [
+        correct_bias(quantize_post_training(n, W4, calibration), n, calibration) for n in even
+    ],
+    "folded, one scale a channel": [
+        quantize_post_training(n, QuantConfig(4, 8), calibration) for n in folded
+    ],
+}
+reached = {way: accuracies(seeds, lambda n: n) for way, seeds in ways.items()}
+change = reached["folded"][0] - reached["norms apart"][0]
+mended.reveal("it loses points" if change < -1 else "it gains points" if change > 1 else "nothing")
+same = max(
+    float((logits(a, data.test.x[:500]) - logits(b, data.test.x[:500])).abs().max())
+    for a, b in zip(folded, even)
+)
+claim("Evening out does not change the float function", same < 1e-3)
+claim(
+    "It wins back at least half of what folding cost",
+    reached["folded, evened out"][0] - reached["folded"][0] > 0.5 * -change,
+)
+claim(
+    "Correcting the biases does not hurt",
+    reached["folded, evened out, biases corrected"][0] > reached["folded, evened out"][0] - 0.3,
+)
+Table(
+    ["depthwise, W4A8, one scale a tensor unless said", "accuracy, %"],
+    [[w, mean_sd(*r)] for w, r in reached.items()],
+    f"{len(SEEDS)} seeds; fp32: {mean_sd(*fp32['depthwise'])} %",
+)
+
+# %% [markdown]
+# ## 5 · Bits where they matter
+#
+# Quantize one layer at a time and measure (on *validation* images: the test set is for reporting).
+
+# %%
+network, base = vggs[0], evaluate(vggs[0], data.val)
+scan = sensitivity(network, lambda n: evaluate(n, data.val), bits=(8, 4, 3, 2))
+names = list(dict.fromkeys(entry.layer for entry in scan))
+figure, axes = plt.subplots(figsize=(7, 3))
+for index, bits in enumerate((4, 3, 2)):
+    lost = [base - next(e.quality for e in scan if (e.layer, e.bits) == (n, bits)) for n in names]
+    axes.bar(np.arange(len(names)) + 0.27 * index, lost, 0.27, label=f"{bits} bits")
+axes.set_xticks(np.arange(len(names)) + 0.27, names)
+axes.set(
+    xlabel="the only quantized layer",
+    ylabel="points lost (validation)",
+    title="Not all layers are equal",
+)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# ### Exercise 4 · Spend a byte budget where it hurts least (3 points, about 6 lines)
+#
+# `loss[l, w]` is what layer `l` loses at its width number `w`, `size[l, w]` the bytes it takes there. Choose a
+# width for every layer: least total loss, total size at most `budget`. There are few layers: try everything
+# (`itertools.product`). Of equals, the first in order.
+#
+# ```python
+# def spend_budget_spec(loss, size, budget):
+#     best, least = None, math.inf
+#     layers, widths = loss.shape
+#     for number in range(widths**layers):
+#         choice = [number // widths ** (layers - 1 - l) % widths for l in range(layers)]
+#         total = sum(loss[l, w] for l, w in enumerate(choice))
+#         if sum(size[l, w] for l, w in enumerate(choice)) <= budget and total < least:
+#             best, least = choice, total
+#     return np.array(best, np.int64)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq.spend_budget", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def spend_budget(loss, size, budget):
+    """loss, size [layers, widths], int -> int64 [layers]: the chosen width's number for each layer."""
+    ### BEGIN SOLUTION
+    import itertools
+
+    layers = np.arange(len(loss))
+    choices = itertools.product(range(loss.shape[1]), repeat=len(loss))
+    fitting = [c for c in choices if size[layers, c].sum() <= budget]
+    return np.array(min(fitting, key=lambda c: loss[layers, c].sum()), np.int64)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq.spend_budget-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(spend_budget, "ptq.spend_budget")
+
+# %%
+spend_budget = adopt(spend_budget, "ptq.spend_budget")
+
+# %% [markdown]
+# **The task:** weights in at most 3.5 bits each on average (scales included), accuracy within 2 points of fp32.
+# Your search against one width for all, and against the library's greedy search.
+
+# %%
+WIDTHS = (8, 4, 3, 2)
+by_place = {(e.layer, e.bits): e for e in scan}
+loss = np.array([[max(0.0, base - by_place[n, b].quality) for b in WIDTHS] for n in names])
+size = np.array([[by_place[n, b].size for b in WIDTHS] for n in names])
+weights = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+budget = int(3.5 * weights / 8)
+yours = {n: WIDTHS[w] for n, w in zip(names, spend_budget(loss, size, budget))}
+greedy = search(scan, budget, base)
+plans = {
+    "your search": yours,
+    "greedy search": greedy,
+    "3 bits everywhere": dict.fromkeys(names, 3),
+}
+rows, outcome = [], {}
+for plan, bits in plans.items():
+    runs = accuracies(vggs, quantized(activation_bits=8, weight_range="mse", layers=bits))
+    total = sum(by_place[n, b].size for n, b in bits.items())
+    outcome[plan] = runs[0], total
+    rows.append(
+        [plan, " ".join(f"{n}:{b}" for n, b in bits.items()), in_bytes(total), mean_sd(*runs)]
+    )
+claim("The mixed plan fits the budget", outcome["your search"][1] <= budget)
+claim("It loses less than 2 points", fp32["VGG-like"][0] - outcome["your search"][0] < 2)
+claim(
+    "It is better than 3 bits everywhere, on all seeds' mean",
+    outcome["your search"][0] > outcome["3 bits everywhere"][0],
+)
+Table(
+    ["plan", "bits of each layer", "weights", "accuracy, %"],
+    rows,
+    f"budget {in_bytes(budget)}; planned on one network's validation images, tested on {len(SEEDS)} networks",
+    text_columns=2,
+)
+
+# %% [markdown]
+# ## 6 · Integers all the way
+#
+# Everything so far *simulated* integers in floats. Now for real. With $x = s_x (q_x - z_x)$ and $w = s_w q_w$
+#
+# $$y = \sum_k x_k w_k + b = s_x s_w \Big(\underbrace{\sum_k (q_{x,k} - z_x)\, q_{w,k} + \tfrac{b}{s_x s_w}}_{\text{integers: acc}}\Big)$$
+#
+# ### Exercise 5 · A matrix product of integers (3 points, about 7 lines)
+#
+# Write the loop in Numba: `x` is uint8, `weight` int8, `bias` and the result int32. Bytes overflow: widen first.
+#
+# ```python
+# def integer_matmul_spec(x, zero_point, weight, bias):
+#     rows, outputs = x.shape[0], weight.shape[0]
+#     acc = np.zeros((rows, outputs), np.int32)
+#     for m in range(rows):
+#         for n in range(outputs):
+#             acc[m, n] = int(bias[n]) + sum(
+#                 (a - zero_point) * b for a, b in zip(x[m].tolist(), weight[n].tolist())
+#             )
+#     return acc
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq.integer_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
+@njit
+def integer_matmul(x, zero_point, weight, bias):
+    """uint8 [M, K], int, int8 [N, K], int32 [N] -> int32 [M, N]."""
+    ### BEGIN SOLUTION
+    acc = np.empty((x.shape[0], weight.shape[0]), np.int32)
+    for m in range(x.shape[0]):
+        for n in range(weight.shape[0]):
+            total = bias[n]
+            for k in range(x.shape[1]):
+                total += (np.int32(x[m, k]) - np.int32(zero_point)) * np.int32(weight[n, k])
+            acc[m, n] = total
+    return acc
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq.integer_matmul-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(integer_matmul, "ptq.integer_matmul")
+
+# %%
+integer_matmul = adopt(integer_matmul, "ptq.integer_matmul")
+
+# %% [markdown]
+# The next layer wants codes again: $q_y = \text{round}(\text{acc} \cdot \tfrac{s_x s_w}{s_y}) + z_y$, clipped. A ReLU costs
+# nothing: it is a larger lower limit.
+#
+# ### Exercise 6 · From sums to the next layer's codes (2 points, about 2 lines)
+#
+# ```python
+# def requantize_spec(acc, multiplier, zero_point, low, high):
+#     codes = np.empty(acc.shape, np.uint8)
+#     for m in range(acc.shape[0]):
+#         for n in range(acc.shape[1]):
+#             real = np.float32(acc[m, n]) * multiplier[n]
+#             codes[m, n] = max(low, min(high, round(float(real)) + zero_point))
+#     return codes
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq.requantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def requantize(acc, multiplier, zero_point, low, high):
+    """int32 [M, N], float32 [N], three ints -> uint8 [M, N]; ties to even, saturating."""
+    ### BEGIN SOLUTION
+    code = np.rint(acc.astype(np.float32) * multiplier) + zero_point
+    return np.clip(code, low, high).astype(np.uint8)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq.requantize-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(requantize, "ptq.requantize")
+
+# %%
+requantize = adopt(requantize, "ptq.requantize")
+
+# %% [markdown]
+# `convert` puts these two steps, fused into one kernel, behind every layer: a *program* of integer modules. Its
+# predictions must be the simulation's.
+
+# %%
+big = models.VGGLike(data.shape, classes)
+seed_everything(0)
+fit(big, data.train, 1, 0.2, label="wider VGG-like")
+simulated = quantize_post_training(big, QuantConfig(), calibration)
+program = convert(simulated)
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "network.safetensors"
+    file_size = storage.save(program, path)
+    reloaded = storage.load(path)
+agree = (
+    (logits(simulated, data.test.x).argmax(1) == logits(program, data.test.x).argmax(1))
+    .double()
+    .mean()
+)
+claim("Simulation and integers agree on more than 99.5 % of all test images", float(agree) > 0.995)
+claim(
+    "The file, read back, gives the same logits bit for bit",
+    torch.equal(logits(reloaded, data.test.x), logits(program, data.test.x)),
+)
+claim("It is at least 3.5 times smaller than fp32", disk_bytes(big) / file_size > 3.5)
+Table(
+    ["step", "module", "takes"],
+    [
+        [s.name, type(m).__name__, ", ".join(s.inputs)]
+        for s, m in zip(program.steps, program.layers)
+    ],
+    text_columns=3,
+)
+
+# %%
+runners = {
+    "torch fp32": big,
+    "torch fp32, norms folded": fold_batch_norms(big),
+    "ours, int8": program,
+    "torch int8 (x86)": peers.torch_int8(copy.deepcopy(big), calibration),
+}
+file_sizes = {"torch fp32": disk_bytes(big), "ours, int8": file_size}
+if peers.onnxruntime_available():
+    runners["ONNX Runtime fp32"] = peers.onnxruntime_float(big, data.shape)
+    runners["ONNX Runtime int8"] = peers.onnxruntime_int8(big, calibration)
+    file_sizes |= {n: runners[n].bytes_disk for n in runners if n.startswith("ONNX")}
+else:
+    print("ONNX Runtime is not installed (pip install compresslab[peers]); its rows are left out.")
+milliseconds = {}
+for size in (1, 64):
+    images = data.test.x[:size]
+    with torch.inference_mode():
+        times = {n: [] for n in runners}
+        for _ in range(5):  # in turn, so that a disturbance hits all alike
+            for n, run in runners.items():
+                times[n].append(time_call(lambda: run(images), repeats=9).median)
+    milliseconds[size] = {n: 1e3 * float(np.median(t)) for n, t in times.items()}
+ours = {
+    size: milliseconds[size]["torch fp32"] / milliseconds[size]["ours, int8"]
+    for size in milliseconds
+}
+claim("In a batch of 64, the integer network is faster than its float self in torch", ours[64] > 1)
+rows = []
+for n, run in runners.items():
+    with torch.inference_mode():
+        right = 100 * float(
+            (torch.cat([run(part) for part in data.test.x.split(1000)]).argmax(1) == data.test.y)
+            .double()
+            .mean()
+        )
+    rows.append(
+        [
+            n,
+            in_bytes(file_sizes[n]) if n in file_sizes else "-",
+            *(f"{milliseconds[s][n]:.3f}" for s in (1, 64)),
+            *(f"{milliseconds[s]['torch fp32'] / milliseconds[s][n]:.1f}" for s in (1, 64)),
+            f"{right:.1f}",
+        ]
+    )
+Table(
+    [
+        "engine",
+        "file",
+        "ms, batch 1",
+        "ms, batch 64",
+        "fp32 / this, 1",
+        "fp32 / this, 64",
+        "accuracy, %",
+    ],
+    rows,
+    f"{torch.get_num_threads()} thread(s); medians of interleaved rounds; one seed",
+)
+
+# %% [markdown]
+# Read the table both ways. At batch 64 arithmetic decides and integers win. At batch 1 the whole network takes
+# less time than Python needs to call its layers: ONNX Runtime wins there, in floats too, because it runs the
+# graph in C++ without coming back. A processor with matrix tiles (Intel AMX) gives torch's int8 a further lead that our
+# kernels, which use vector instructions only, do not have.
+#
+# ## When *not* to
+#
+# - Below 4 bits, without training: lab 03 shows what training buys.
+# - Tiny networks at batch 1: calling costs more than computing; measure first.
+# - Layers whose activations have outliers that matter (large language models, lab 11).
+#
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["quantity", "source", "says", "here"],
+    [
+        [
+            "int8, scale a channel: points lost",
+            "Nagel et al. 2021, table 6 (ResNet-18)",
+            "0.1 to 0.3",
+            f"{fp32['VGG-like'][0] - int8['VGG-like'][0]:.2f}",
+        ],
+        [
+            "depthwise, scale a tensor, before and after equalisation",
+            "Nagel et al. 2019, table 1 (MobileNetV2, W8)",
+            "collapses, then within 1 point",
+            f"{fp32['depthwise'][0] - reached['folded'][0]:.1f}, then {fp32['depthwise'][0] - reached['folded, evened out'][0]:.1f} points lost (W4)",
+        ],
+        [
+            "size of int8 against fp32",
+            "Jacob et al. 2018, section 1",
+            "4x smaller",
+            f"{disk_bytes(big) / file_size:.1f}x",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.ptq_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# Your int8 network is exactly as accurate as the float one on the test set, but users report nonsense on photographs
+# taken at night. Which step of this lab would you suspect, how would you confirm it, and what are two ways to
+# mend it without training?
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Ranges decide: a few images, clipped where the error is least, a weight scale a channel.
+# - Structure decides who breaks: depthwise first; fold, even out, correct.
+# - Spend bits where they matter, and run on integers from first to last.
+#
+# **Back:** [Lab 01 · Numbers](01_numbers.ipynb) · **Next:** [Lab 03 · Quantization-aware training](03_quantization_aware_training.ipynb)
+#
+# **References.** Nagel et al. 2021, *A white paper on neural network quantization*, arXiv:2106.08295 · Nagel et al.
+# 2019, *Data-free quantization*, arXiv:1906.04721 · Jacob et al. 2018, arXiv:1712.05877 · Wu et al. 2020, *Integer
+# quantization for deep learning inference*, arXiv:2004.09602 · Migacz 2017, *8-bit inference with TensorRT*, GTC ·
+# Dong et al. 2019, *HAWQ*, arXiv:1905.03696
