@@ -59,7 +59,13 @@ def export_onnx(model: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     batch = torch.export.Dim("batch")
     with _quietly(), contextlib.redirect_stdout(None):
         torch.onnx.export(
-            model.eval(), (example,), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+            model.eval(),
+            (example,),
+            path,
+            dynamo=True,
+            dynamic_shapes=({0: batch},),
+            external_data=False,
+            verbose=False,
         )
 
 

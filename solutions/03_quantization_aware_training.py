@@ -1,0 +1,693 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 03 · Quantization-aware training and fine-tuning
+#
+# **You will** give rounding a gradient, train networks of 4, 3 and 2 bits, let them learn their own step sizes,
+# and hold every gain against the control that costs the same.
+# **Time:** 90 minutes to work through; it runs in about a minute and a half.
+#
+# Lab 02 stopped where post-training quantization breaks. If there is training data, the network can learn
+# to live with its rounding: quantization-aware training (QAT, 量化感知训练) from scratch, or quantization-aware
+# fine-tuning (QAF, 量化感知微调) of a trained network.
+
+# %%
+import math
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import load
+from compresslab.measure import disk_bytes
+from compresslab.report import Table, claim, in_bytes, mean_sd, use_style
+from compresslab.runtime import storage
+from compresslab.runtime.convert import convert
+from compresslab.techniques.ptq import quantize_post_training
+from compresslab.techniques.qat import toward_teacher, tune, with_quantized_gradients
+from compresslab.techniques.quantizer import QuantConfig
+from compresslab.training import evaluate, fit, logits, seed_everything
+
+use_style()
+
+# %% [markdown]
+# ## A hook: two bits
+
+# %%
+data = load(size=16, train_size=12_000)
+SEEDS, classes, calibration = (0, 1, 2), len(data.classes), data.train.x[:500]
+FLOAT_EPOCHS, EDGES = (
+    4,
+    8,
+)  # the image, the first and the last layer keep 8 bits, as in the LSQ paper
+
+
+def build(seed):
+    seed_everything(seed)
+    return models.VGGLike(data.shape, classes, (16, 32, 64))
+
+
+def mean_and_sd(networks):
+    values = [evaluate(network, data.test) for network in networks]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+networks = []
+for seed in SEEDS:
+    networks.append(build(seed))
+    fit(networks[-1], data.train, FLOAT_EPOCHS, 0.2, seed=seed, label=f"fp32, seed {seed}")
+fp32 = mean_and_sd(networks)
+after = {}
+for bits in (8, 4, 3, 2):
+    config = QuantConfig(bits, bits, edge_bits=EDGES)
+    after[bits] = mean_and_sd([quantize_post_training(n, config, calibration) for n in networks])
+claim("After training, 2 bits cost more than 20 points", fp32[0] - after[2][0] > 20)
+Table(
+    ["bits of weights and activations", "post-training, %"],
+    [[str(b), mean_sd(*after[b])] for b in after],
+    f"fp32: {mean_sd(*fp32)} %, {len(SEEDS)} seeds; min-max ranges, first and last layer 8 bits",
+)
+
+# %% [markdown]
+# A 2-bit weight is one of -1, 0, +1 times a scale. The network above was never asked to work with that. Let us ask.
+#
+# ## 1 · The gradient of a staircase
+#
+# Training needs $\partial x'/\partial x$ of $x' = \text{round}(x/s)\,s$. That is a staircase: its derivative is 0
+# almost everywhere, so nothing would ever learn. The straight-through estimator (STE, 直通估计; Bengio et al. 2013)
+# takes the staircase's *trend* instead: slope 1 inside the range, slope 0 where $x$ is clipped.
+
+
+# %%
+def draw_staircase(bits, scale):
+    high = 2 ** (bits - 1) - 1
+    x = torch.linspace(-2, 2, 800)
+    inside = (x / scale).round().abs() <= high
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
+    axes[0].plot(x, (x / scale).round().clamp(-high, high) * scale, label="forward")
+    axes[0].plot(
+        x, x.clamp(-high * scale, high * scale), "--", color="#D55E00", label="what backward sees"
+    )
+    axes[0].set(xlabel="x", ylabel="x'")
+    axes[0].legend()
+    axes[1].plot(x, torch.zeros_like(x), label="true derivative (almost everywhere)")
+    axes[1].plot(x, inside.float(), "--", color="#D55E00", label="straight through")
+    axes[1].set(xlabel="x", ylabel="derivative", ylim=(-0.1, 1.4))
+    axes[1].legend(fontsize=9)
+
+
+explore(draw_staircase, bits=(2, 6), scale=(0.05, 1.0, 0.05))
+
+# %% [markdown]
+# ### Exercise 1 · The straight-through gradient (2 points, about 2 lines)
+#
+# "Inside" means that the *rounded* code lies in `low..high`. Use `x * (1 / scale)`.
+#
+# ```python
+# def ste_gradient_spec(x, scale, low, high, grad):
+#     out = torch.zeros_like(grad)
+#     for i, value in enumerate((x * (1 / torch.tensor(scale))).tolist()):
+#         if low <= round(value) <= high:
+#             out[i] = grad[i]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "qat.ste_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def ste_gradient(x, scale, low, high, grad):
+    """float32 [n], float, int, int, float32 [n] -> the gradient that reaches x, float32 [n]."""
+    ### BEGIN SOLUTION
+    code = torch.round(x * (1 / scale))
+    return grad * ((code >= low) & (code <= high))
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "qat.ste_gradient-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(ste_gradient, "qat.ste_gradient")
+
+# %%
+ste_gradient = adopt(ste_gradient, "qat.ste_gradient")
+
+# %% [markdown]
+# With autograd it is shorter to write the forward pass so that torch finds this gradient by itself: `detach()`
+# makes a constant, so `y + (round(y) - y).detach()` *is* `round(y)` and *differentiates* like `y`.
+#
+# ### Exercise 2 · Fake quantization that can be trained (3 points, about 3 lines)
+#
+# Value and gradient are both checked. (At the very edge of the range, clamp's own gradient will do.)
+#
+# ```python
+# def fake_quantize_spec(x, scale, low, high):
+#     class Slow(torch.autograd.Function):
+#         @staticmethod
+#         def forward(ctx, x):
+#             code = torch.round(x * (1 / torch.tensor(scale)))
+#             ctx.save_for_backward((code >= low) & (code <= high))
+#             return code.clamp(low, high) * scale
+#
+#         @staticmethod
+#         def backward(ctx, grad):
+#             return grad * ctx.saved_tensors[0]
+#
+#     return Slow.apply(x)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "qat.fake_quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def fake_quantize(x, scale, low, high):
+    """float32 tensor, float, two ints -> the quantized numbers, differentiable straight through."""
+    ### BEGIN SOLUTION
+    steps = x * (1 / scale)
+    inside = (steps.round() >= low) & (steps.round() <= high)
+    y = torch.where(inside, steps, steps.clamp(low, high).detach())
+    return (y + (y.round() - y).detach()) * scale
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "qat.fake_quantize-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(fake_quantize, "qat.fake_quantize")
+
+# %%
+fake_quantize = adopt(fake_quantize, "qat.fake_quantize")
+
+# %% [markdown]
+# Does it learn? A line fitted with weights of 3 bits: once straight through, once with the true derivative.
+
+
+# %%
+def fit_line(quantize, steps=150):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 8, generator=generator)
+    goal = torch.linspace(-1, 1, 8)
+    weight, losses = torch.zeros(8, requires_grad=True), []
+    for _ in range(steps):
+        loss = (x @ quantize(weight) - x @ goal).square().mean()
+        (gradient,) = torch.autograd.grad(loss, weight, allow_unused=True)
+        losses.append(loss.item())
+        with torch.no_grad():
+            weight -= 0.05 * (0 if gradient is None else gradient)
+    return losses
+
+
+through = fit_line(lambda w: fake_quantize(w, 0.3, -4, 3))
+true = fit_line(lambda w: (w / 0.3).round().clamp(-4, 3) * 0.3)
+plain = fit_line(lambda w: w)
+figure, axes = plt.subplots(figsize=(7, 2.8))
+for losses, label, style in (
+    (through, "3 bits, straight through", "-"),
+    (true, "3 bits, true derivative", "--"),
+    (plain, "fp32", ":"),
+):
+    axes.plot(losses, style, label=label)
+axes.set(xlabel="step", ylabel="mean squared error")
+axes.legend()
+plt.show()
+claim("With the true derivative nothing is learned at all", true[-1] == true[0])
+claim(
+    "Straight through, more than nine tenths of the error go away", through[-1] < 0.1 * through[0]
+)
+
+# %% [markdown]
+# ## 2 · Fixed steps
+#
+# Quantizers go into the trained network, calibrated as in lab 02; then one epoch of training through them.
+# Three contestants at equal epochs, and a control:
+#
+# - **PTQ**: nothing trained. **QAF**: trained network, one more epoch through the quantizers.
+# - **QAT**: from scratch, *all* epochs through the quantizers.
+# - **Control**: the fp32 network, one more epoch in fp32. If that gained as much, the bits would have nothing to do with it.
+
+# %%
+control = predict(
+    "One more epoch in plain fp32: what does it gain?",
+    ["under half a point", "1 to 3 points", "more"],
+)
+
+# %%
+EPOCHS = 1
+
+
+def fine_tuned(bits, **options):
+    config = QuantConfig(bits, bits, edge_bits=EDGES, **options)
+    return [
+        tune(n, config, data.train, EPOCHS, 0.05, seed=s, label=f"{bits} bits, seed {s}")
+        for s, n in enumerate(networks)
+    ]
+
+
+def longer(network, seed):
+    copy = build(seed)
+    copy.load_state_dict(network.state_dict())
+    fit(copy, data.train, EPOCHS, 0.05, seed=seed, label=f"fp32 longer, seed {seed}")
+    return copy
+
+
+more = mean_and_sd([longer(n, s) for s, n in zip(SEEDS, networks)])
+qaf = {bits: mean_and_sd(fine_tuned(bits)) for bits in (3, 2)}
+gain = more[0] - fp32[0]
+control.reveal("under half a point" if gain < 0.5 else "1 to 3 points" if gain <= 3 else "more")
+claim("The control: training longer in fp32 gains less than half a point", gain < 0.5)
+claim(
+    "At 3 bits, an epoch through the quantizers gains more than the same epoch gained in fp32",
+    qaf[3][0] - after[3][0] > gain,
+)
+claim("At 2 bits it gains more than 20 points", qaf[2][0] - after[2][0] > 20)
+claim(
+    "At 2 bits, with fixed min-max steps, it stays more than 4 points below fp32",
+    fp32[0] - qaf[2][0] > 4,
+)
+Table(
+    ["bits", "PTQ, %", "QAF with fixed steps, %"],
+    [[str(b), mean_sd(*after[b]), mean_sd(*qaf[b])] for b in qaf],
+    f"{EPOCHS} epoch, {len(SEEDS)} seeds; fp32 {mean_sd(*fp32)}, fp32 trained longer {mean_sd(*more)} %",
+)
+
+# %% [markdown]
+# ## 3 · Learned steps
+#
+# At 2 bits min-max is a poor step: the few extreme weights set it, and most weights round to 0. Let the step be
+# a parameter (LSQ, Esser et al. 2020). With $v = x/s$ and $x' = \text{round}(v)\,s$, the product rule and the
+# straight-through estimator give inside the range
+#
+# $$\frac{\partial x'}{\partial s} = \text{round}(v) + s\,\frac{\partial\,\text{round}(v)}{\partial v}\cdot\frac{-x}{s^2} = \text{round}(v) - v$$
+#
+# and where $x$ is clipped, $x' = q_\min s$ or $q_\max s$, so the slope is $q_\min$ or $q_\max$. All $n$ numbers pull on
+# one step, so the sum is scaled by $g = 1/\sqrt{n\,q_\max}$.
+#
+# ### Exercise 3 · The gradient of a learned step (3 points, about 6 lines)
+#
+# ```python
+# def lsq_gradient_spec(x, scale, low, high, grad):
+#     total = 0.0
+#     for value, incoming in zip((x * (1 / torch.tensor(scale))).tolist(), grad.tolist()):
+#         code = round(value)
+#         slope = low if code < low else high if code > high else code - value
+#         total += incoming * slope
+#     return torch.tensor(total / math.sqrt(len(x) * high))
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "qat.lsq_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def lsq_gradient(x, scale, low, high, grad):
+    """float32 [n], float, int, int, float32 [n] -> the gradient that reaches the scale, a scalar tensor."""
+    ### BEGIN SOLUTION
+    v = x * (1 / scale)
+    code = torch.round(v)
+    inside = (code >= low) & (code <= high)
+    slope = torch.where(inside, code - v, code.clamp(low, high))
+    return (grad * slope).sum() / math.sqrt(x.numel() * high)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "qat.lsq_gradient-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(lsq_gradient, "qat.lsq_gradient")
+
+# %%
+lsq_gradient = adopt(lsq_gradient, "qat.lsq_gradient")
+
+# %% [markdown]
+# Gradient descent on the step alone, with your gradient: it should find what a search finds.
+
+# %%
+x = torch.randn(2000, generator=torch.Generator().manual_seed(1))
+LOW, HIGH = -2, 1
+steps = torch.linspace(0.2, 2.5, 60)
+errors = [float(((x / s).round().clamp(LOW, HIGH) * s - x).square().mean()) for s in steps]
+step, path = 2.2, []
+for _ in range(200):
+    path.append(step)
+    back = (x / step).round().clamp(LOW, HIGH) * step
+    slope = float(lsq_gradient(x, step, LOW, HIGH, 2 * (back - x) / len(x))) * math.sqrt(
+        len(x) * HIGH
+    )
+    step -= 0.1 * slope
+best = float(steps[int(np.argmin(errors))])
+figure, axes = plt.subplots(figsize=(7, 2.8))
+axes.plot(steps, errors, label="error of every step size")
+axes.plot(
+    path[::10],
+    [float(((x / s).round().clamp(LOW, HIGH) * s - x).square().mean()) for s in path[::10]],
+    "o",
+    label="gradient descent",
+)
+axes.set(
+    xlabel="step size s",
+    ylabel="mean squared error",
+    title="2-bit codes -2..1 for a normal distribution",
+)
+axes.legend()
+plt.show()
+claim("Gradient descent ends within a tenth of the best step", abs(step - best) < 0.1 * best)
+
+# %%
+learned = predict(
+    "2 bits, one epoch, learned steps: how close to fp32?",
+    ["within 4 points", "4 to 10 points below", "more than 10 points below"],
+)
+
+# %%
+good_start = {"weight_range": "mse", "activation_range": "mse"}
+contest = {
+    "PTQ, min-max": after[2],
+    "PTQ, MSE ranges": mean_and_sd(
+        [
+            quantize_post_training(n, QuantConfig(2, 2, edge_bits=EDGES, **good_start), calibration)
+            for n in networks
+        ]
+    ),
+    "QAF, fixed min-max steps": qaf[2],
+    "QAF, fixed MSE steps": mean_and_sd(fine_tuned(2, **good_start)),
+    "QAF, learned steps from min-max": mean_and_sd(fine_tuned(2, learned=True)),
+    "QAF, learned steps from MSE": mean_and_sd(
+        lsq_networks := fine_tuned(2, learned=True, **good_start)
+    ),
+}
+scratch = []
+for seed in SEEDS:
+    config = QuantConfig(2, 2, edge_bits=EDGES, learned=True, **good_start)
+    scratch.append(
+        tune(
+            build(seed),
+            config,
+            data.train,
+            FLOAT_EPOCHS + EPOCHS,
+            0.2,
+            seed=seed,
+            label=f"QAT, seed {seed}",
+        )
+    )
+contest["QAT from scratch, learned steps, all epochs"] = mean_and_sd(scratch)
+lsq = contest["QAF, learned steps from MSE"]
+distance = fp32[0] - lsq[0]
+learned.reveal(
+    "within 4 points"
+    if distance <= 4
+    else "4 to 10 points below"
+    if distance <= 10
+    else "more than 10 points below"
+)
+claim("Two learned bits, one epoch: within 4 points of fp32", distance < 4)
+claim("Fixed min-max steps do not get there", fp32[0] - contest["QAF, fixed min-max steps"][0] > 4)
+starts = contest["QAF, fixed MSE steps"][0] - contest["QAF, fixed min-max steps"][0]
+learning = contest["QAF, learned steps from min-max"][0] - contest["QAF, fixed min-max steps"][0]
+claim(
+    "In one epoch, a good start gains more than learning the steps from a bad one",
+    starts > learning,
+)
+claim(
+    "Learned steps from a good start beat fixed min-max steps",
+    lsq[0] > contest["QAF, fixed min-max steps"][0],
+)
+Table(
+    ["2-bit weights and activations", "accuracy, %", "below fp32"],
+    [[n, mean_sd(*r), f"{fp32[0] - r[0]:.1f}"] for n, r in contest.items()],
+    f"{len(SEEDS)} seeds; fp32 {mean_sd(*fp32)} %, trained longer {mean_sd(*more)} %; QAF {EPOCHS} epoch, QAT {FLOAT_EPOCHS + EPOCHS} epochs",
+)
+
+# %% [markdown]
+# Compare the rows in pairs: within one epoch, where the steps *start* matters more than whether they are learned.
+# Steps that start at min-max learn too slowly to catch up. (The LSQ paper starts at $2\,\overline{|w|}/\sqrt{q_\max}$,
+# a good start too, and trains for ninety epochs.) Neither costs anything at run time.
+
+# %% [markdown]
+# ## 4 · A teacher helps
+#
+# The float network knows more than the labels: which letters *resemble* each other. Training the quantized network
+# toward its outputs is distillation (蒸馏, lab 08). The control has the same steps without the teacher.
+
+# %%
+taught = []
+for seed, network in zip(SEEDS, networks):
+    loss = toward_teacher(network, data.train)
+    config = QuantConfig(2, 2, edge_bits=EDGES, learned=True, **good_start)
+    taught.append(
+        tune(
+            network,
+            config,
+            data.train,
+            EPOCHS,
+            0.05,
+            seed=seed,
+            loss=loss,
+            label=f"taught, seed {seed}",
+        )
+    )
+with_teacher = mean_and_sd(taught)
+difference = with_teacher[0] - lsq[0]
+verdict = (
+    "helps"
+    if difference > max(lsq[1], with_teacher[1])
+    else "makes no difference beyond the seeds' spread"
+    if difference > -max(lsq[1], with_teacher[1])
+    else "hurts"
+)
+print(
+    f"2 bits, learned steps: labels {mean_sd(*lsq)} %, teacher {mean_sd(*with_teacher)} %: here the teacher {verdict}."
+)
+claim(
+    "With or without a teacher: both are nearer to each other than to the run with fixed min-max steps",
+    abs(difference) < lsq[0] - contest["QAF, fixed min-max steps"][0],
+)
+
+# %% [markdown]
+# ## 5 · Four things to quantize
+#
+# Weights and activations make inference cheap. Training also moves *gradients*: of weights and of activations.
+# They are different: most are tiny, few are large, and rounding to the nearest would turn most into 0, always
+# in the same direction. Rounding at random, up with the probability of the fraction, is right on average:
+#
+# $$\mathbb{E}\,\lfloor x + u \rfloor = x \qquad u \sim U[0, 1)$$
+#
+# ### Exercise 4 · Rounding that is right on average (1 point, about 1 line)
+#
+# ```python
+# def stochastic_round_spec(x, noise):
+#     out = np.empty_like(x)
+#     for i in range(x.size):
+#         whole = math.floor(x[i])
+#         fraction = x[i] - whole
+#         out[i] = whole + 1 if noise[i] >= 1 - fraction else whole
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "qat.stochastic_round", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def stochastic_round(x, noise):
+    """float32 [n], float32 [n] uniform in [0, 1) -> float32 [n], whole numbers."""
+    ### BEGIN SOLUTION
+    return np.floor(x + noise)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "qat.stochastic_round-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(stochastic_round, "qat.stochastic_round")
+
+# %%
+stochastic_round = adopt(stochastic_round, "qat.stochastic_round")
+generator = np.random.default_rng(0)
+tiny = np.full(100_000, 0.2, np.float32)
+averages = (
+    np.rint(tiny).mean(),
+    stochastic_round(tiny, generator.random(tiny.size, np.float32)).mean(),
+)
+claim(
+    "Rounded to the nearest, a fifth is 0 on average; rounded at random, it is a fifth",
+    averages[0] == 0 and abs(averages[1] - 0.2) < 0.01,
+)
+
+# %%
+survive = predict(
+    "Training with gradients of 4 bits: which rounding trains the network?",
+    ["both", "only at random", "neither"],
+)
+
+# %%
+gradient_runs = {}
+small = data.train.first(5000)
+for name, bits, random_rounding in (
+    ("fp32 gradients", None, True),
+    ("8 bits, at random", 8, True),
+    ("4 bits, at random", 4, True),
+    ("4 bits, nearest", 4, False),
+):
+    runs = []
+    for seed in SEEDS:
+        network = build(seed)
+        if bits is not None:
+            network = with_quantized_gradients(network, bits, random_rounding)
+        fit(network, small, 2, 0.1, seed=seed, label=f"{name}, seed {seed}")
+        runs.append(network)
+    gradient_runs[name] = mean_and_sd(runs)
+reference = gradient_runs["fp32 gradients"][0]
+trains = {n: reference - r[0] < 10 for n, r in gradient_runs.items()}
+survive.reveal(
+    "both"
+    if trains["4 bits, nearest"] and trains["4 bits, at random"]
+    else "only at random"
+    if trains["4 bits, at random"]
+    else "neither"
+)
+claim(
+    "Gradients of 8 bits, rounded at random, cost less than 3 points",
+    reference - gradient_runs["8 bits, at random"][0] < 3,
+)
+claim(
+    "At 4 bits, rounding at random beats rounding to the nearest",
+    gradient_runs["4 bits, at random"][0] > gradient_runs["4 bits, nearest"][0],
+)
+Table(
+    ["gradients", "accuracy, %"],
+    [[n, mean_sd(*r)] for n, r in gradient_runs.items()],
+    f"2 epochs on {len(small):,} images, {len(SEEDS)} seeds; weights and activations in fp32",
+)
+
+# %% [markdown]
+# ## 6 · Deploy: where does the batch norm go?
+#
+# The trained network still has batch norms behind its quantized convolutions. Folding them into the weights now
+# would change codes that were trained with care. But the norm multiplies each channel by one number, and so does
+# requantization. With $t = g/\sqrt{v + \epsilon}$
+#
+# $$q_y = \text{round}\Big(\underbrace{\tfrac{s_x s_w t}{s_y}}_{\text{multiplier}}\,\big(\text{acc} + \underbrace{\text{round}\tfrac{b - m t}{s_x s_w t}}_{\text{integer bias}}\big)\Big) + z_y$$
+#
+# ### Exercise 5 · A batch norm in two integers' clothes (2 points, about 4 lines)
+#
+# ```python
+# def requantization_spec(scale_x, scale_w, scale_y, gain, shift, mean, variance, epsilon):
+#     multiplier, bias = torch.empty(len(gain)), torch.empty(len(gain), dtype=torch.int32)
+#     for c in range(len(gain)):
+#         t = float(gain[c]) / math.sqrt(float(variance[c]) + epsilon)
+#         unit = scale_x * float(scale_w[c]) * t
+#         multiplier[c] = unit / scale_y
+#         bias[c] = round((float(shift[c]) - float(mean[c]) * t) / unit)
+#     return multiplier, bias
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "qat.requantization", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def requantization(scale_x, scale_w, scale_y, gain, shift, mean, variance, epsilon):
+    """-> (multiplier float32 [channels], bias int32 [channels]); scale_x, scale_y, epsilon are numbers."""
+    ### BEGIN SOLUTION
+    t = gain / torch.sqrt(variance + epsilon)
+    unit = scale_x * scale_w * t
+    bias = torch.round((shift - mean * t) / unit)
+    return unit / scale_y, bias.to(torch.int32)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "qat.requantization-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(requantization, "qat.requantization")
+
+# %%
+requantization = adopt(requantization, "qat.requantization")
+
+# %%
+rows = []
+with tempfile.TemporaryDirectory() as folder:
+    rows.append(
+        [
+            "fp32",
+            in_bytes(disk_bytes(networks[0])),
+            "1.0",
+            f"{evaluate(networks[0], data.test):.1f}",
+            "-",
+        ]
+    )
+    for name, network in {
+        "int8 PTQ": quantize_post_training(networks[0], QuantConfig(), calibration),
+        "2 bits, learned": lsq_networks[0],
+    }.items():
+        program = convert(network)
+        size = storage.save(program, Path(folder) / "network.safetensors")
+        same = float(
+            (logits(network, data.test.x).argmax(1) == logits(program, data.test.x).argmax(1))
+            .double()
+            .mean()
+        )
+        rows.append(
+            [
+                name,
+                in_bytes(size),
+                f"{disk_bytes(networks[0]) / size:.1f}",
+                f"{evaluate(program, data.test):.1f}",
+                f"{100 * same:.2f} %",
+            ]
+        )
+        claim(
+            f"{name}: the integer program is as accurate as its simulation to within half a point",
+            abs(evaluate(program, data.test) - evaluate(network, data.test)) < 0.5,
+        )
+Table(
+    ["network", "file", "fp32 / this", "accuracy, %", "same prediction as simulated"],
+    rows,
+    "one seed",
+)
+
+# %% [markdown]
+# A few predictions differ from the simulated ones where bits are few: a sum that lies exactly between two codes
+# is rounded either way by the last bit of a float, and one code of a 2-bit activation is a third of its range.
+#
+# ## When *not* to
+#
+# - At 8 bits: PTQ loses nothing that training could win back.
+# - Without the training data, or with a pipeline that nobody can run any more.
+# - Before PTQ with good ranges has been tried: see the second row of the contest.
+#
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["quantity", "source", "says", "here"],
+    [
+        [
+            "2-bit LSQ below fp32, points",
+            "Esser et al. 2020, table 1 (ResNet-18, top-1)",
+            "2.9",
+            f"{distance:.1f}",
+        ],
+        [
+            "3-bit LSQ below fp32, points",
+            "the same",
+            "0.3",
+            f"{fp32[0] - qaf[3][0]:.1f} (fixed steps)",
+        ],
+        [
+            "distilled 2-bit, gain over labels",
+            "Esser et al. 2020, distillation experiment",
+            "0.3",
+            f"{difference:.1f}",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.qat_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# After quantization-aware training the accuracy in training mode is 95 %, and after conversion to integers 60 %. List
+# three places where simulation and integer program could disagree, and a test for each.
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Rounding has no gradient; straight through is right on average, and 0 where values are clipped.
+# - At few bits the step size decides: start it well and let it learn.
+# - Every gain stands beside its control: longer fp32 training, fixed steps, labels alone.
+#
+# **Back:** [Lab 02 · Post-training quantization](02_post_training_quantization.ipynb)
+#
+# **References.** Bengio et al. 2013, *Estimating or propagating gradients through stochastic neurons*, arXiv:1308.3432 ·
+# Esser et al. 2020, *Learned step size quantization*, arXiv:1902.08153 · Zhou et al. 2016, *DoReFa-Net*,
+# arXiv:1606.06160 · Jacob et al. 2018, arXiv:1712.05877 · Nagel et al. 2021, arXiv:2106.08295
