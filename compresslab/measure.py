@@ -28,6 +28,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compresslab.data import Examples
+from compresslab.runtime import storage
+from compresslab.runtime.program import Program
 from compresslab.training import evaluate
 
 
@@ -133,9 +135,11 @@ def memory_bytes(model: nn.Module) -> int:
 
 
 def disk_bytes(model: nn.Module) -> int:
-    """Bytes of the safetensors file that holds the model's parameters and buffers."""
+    """Bytes of the safetensors file that holds the model: packed codes, or parameters and buffers."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
+        if isinstance(model, Program):
+            return storage.save(model, path)
         save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, path)
         return path.stat().st_size
 

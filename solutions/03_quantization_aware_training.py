@@ -44,7 +44,7 @@ use_style()
 # ## A hook: two bits
 
 # %%
-data = load(size=16, train_size=12_000)
+data = load(size=16, train_size=10_000)
 SEEDS, classes, calibration = (0, 1, 2), len(data.classes), data.train.x[:500]
 FLOAT_EPOCHS, EDGES = (
     4,

@@ -53,6 +53,14 @@ def torch_int8(model: nn.Module, images: torch.Tensor) -> nn.Module:
         return quantize_fx.convert_fx(prepared)
 
 
+def torch_dynamic(layer: nn.Module) -> nn.Module:
+    """A dynamic int8 version of a linear layer by torch (x86 engine)."""
+    with _quietly():
+        torch.backends.quantized.engine = "x86"
+        wrapped = nn.Sequential(layer)
+        return torch.ao.quantization.quantize_dynamic(wrapped, {nn.Linear}, dtype=torch.qint8)
+
+
 def export_onnx(model: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     """Write a float ONNX file with a free batch size."""
     example = torch.zeros(2, *shape)

@@ -121,7 +121,9 @@ def test_views_that_are_not_contiguous_are_read_in_their_own_order():
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (9, 40)).astype(np.uint8)
     w = generator.integers(-128, 128, (20, 40)).astype(np.int8)
-    assert np.array_equal(int8.matmul(x[::2, ::2], int8.pack_weight(w[:, ::2])), exact(x[::2, ::2], w[:, ::2]))
+    assert np.array_equal(
+        int8.matmul(x[::2, ::2], int8.pack_weight(w[:, ::2])), exact(x[::2, ::2], w[:, ::2])
+    )
 
 
 # ---- convolutions --------------------------------------------------------------------------------
@@ -154,7 +156,12 @@ def codes(total, bias, factor):
 
 @given(images())
 def test_a_convolution_is_torchs_in_integers(p):
-    generator, window, n, c = np.random.default_rng(p["seed"]), p["window"], p["outputs"], p["channels"]
+    generator, window, n, c = (
+        np.random.default_rng(p["seed"]),
+        p["window"],
+        p["outputs"],
+        p["channels"],
+    )
     x = generator.integers(0, 256, (p["batch"], *p["size"], c)).astype(np.uint8)
     w = generator.integers(-127, 128, (n, c, window.height, window.width)).astype(np.int8)
     bias = generator.integers(-500, 500, n).astype(np.int32)

@@ -1,0 +1,160 @@
+"""Integer products, the dynamic linear layer and whole networks, against torch and ONNX Runtime.
+
+The limit of a product is how fast a register-only loop of the same byte dot products runs.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from benchmarks.harness import Record, race, records, repeated
+from compresslab import models
+from compresslab.kernels import int8
+from compresslab.kernels._jit import kernel
+from compresslab.kernels.simd import Static, dot4, i8x64, i32x16, load, register_tile, store, u8x64
+from compresslab.runtime import peers
+from compresslab.runtime.convert import convert
+from compresslab.runtime.modules import DynamicInt8Linear
+from compresslab.techniques.folding import fold_batch_norms
+from compresslab.techniques.ptq import quantize_post_training
+from compresslab.techniques.quantizer import QuantConfig
+
+CHAINS, LANES = Static(12), Static(16)
+PEAK_STEPS = 200_000
+
+
+def run(scale: int = 1) -> Iterator[Record]:
+    """Matrix products, dynamic linear layers, and two networks at batch 1 and 64."""
+    for side in (512, 1024, 2048):
+        yield from _product(side // scale)
+    for batch in (1, 32, 256):
+        yield from _dynamic_linear(batch, 1024 // scale)
+    for name, build in {"VGG-like": models.VGGLike, "ResNet-8": models.ResNet8}.items():
+        yield from _network(name, build)
+
+
+@kernel
+def peak(a, b, steps, out):
+    """Byte dot products on registers alone: 12 independent sums of 16 lanes."""
+    tile = register_tile(CHAINS, LANES, i32x16)
+    x, w = load(a, 0, u8x64), load(b, 0, i8x64)
+    for i in range(0, 192, 16):
+        store(tile, i, load(out, 0, i32x16))
+    for _ in range(steps):
+        for i in range(0, 192, 16):
+            store(tile, i, dot4(load(tile, i, i32x16), x, w))
+    for i in range(0, 192, 16):
+        store(out, 0, load(out, 0, i32x16) + load(tile, i, i32x16))
+
+
+def _peak_runner() -> Callable[[], object]:
+    a, b = np.ones(64, np.uint8), np.ones(64, np.int8)
+    out = np.zeros(16, np.int32)
+    return lambda: peak(a, b, PEAK_STEPS, out)
+
+
+def _product(side: int) -> Iterator[Record]:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(side, side, generator=generator) for _ in range(2))
+    x, w = (torch.randint(-127, 128, (side, side), dtype=torch.int8) for _ in range(2))
+    packed, codes = int8.pack_weight(w.T.contiguous().numpy()), x.numpy().view(np.uint8)
+    half_a, half_b = a.bfloat16(), b.bfloat16()
+    runners = {
+        "ours": lambda: int8.matmul(codes, packed),
+        "torch fp32 (MKL)": lambda: a @ b,
+        "torch bf16": lambda: half_a @ half_b,
+        "torch._int_mm": lambda: torch._int_mm(x, w),
+        "ONNX Runtime fp32": _onnx_product(a, b),
+        "peak": _peak_runner(),
+    }
+    medians = race(runners)
+    products_per_second = PEAK_STEPS * 12 * 64 / medians["peak"]
+    fraction = side**3 / medians["ours"] / products_per_second
+    name = f"{side}x{side}x{side}"
+    yield from records("int8 matmul", name, medians, 1, fraction, limits=("peak",))
+
+
+def _session(graph: object) -> onnxruntime.InferenceSession:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _onnx_product(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:
+    weight = helper.make_tensor(
+        "w", TensorProto.FLOAT, list(b.shape), b.numpy().tobytes(), raw=True
+    )
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, a.shape[1]])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, b.shape[1]])
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    session = _session(helper.make_graph([node], "product", [x], [y], [weight]))
+    feed = {"x": a.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def _onnx_dynamic(layer: nn.Linear, x: torch.Tensor) -> Callable[[], object]:
+    """ONNX Runtime's dynamic int8 product, fused by itself from the quantizing nodes."""
+    weight = layer.weight.detach().T.contiguous()
+    scale = weight.abs().amax(0) / 127
+    codes = torch.round(weight / scale).to(torch.int8).numpy()
+    tensors = [
+        helper.make_tensor("w", TensorProto.INT8, list(codes.shape), codes.tobytes(), raw=True),
+        helper.make_tensor("ws", TensorProto.FLOAT, [len(scale)], scale.numpy()),
+        helper.make_tensor("b", TensorProto.FLOAT, [len(scale)], layer.bias.detach().numpy()),
+    ]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["acc"]),
+        helper.make_node("Cast", ["acc"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["s", "ws"], ["scales"]),
+        helper.make_node("Mul", ["real", "scales"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "b"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, x.shape[1]])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, len(scale)])]
+    session = _session(helper.make_graph(nodes, "linear", inputs, outputs, tensors))
+    feed = {"x": x.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def _dynamic_linear(batch: int, side: int) -> Iterator[Record]:
+    layer, x = nn.Linear(side, side), torch.randn(batch, side)
+    ours = DynamicInt8Linear(layer)
+    theirs = peers.torch_dynamic(layer)
+    times = max(1, 256 // batch)
+    runners = {
+        "ours": lambda: ours(x),
+        "torch fp32": lambda: layer(x),
+        "torch dynamic int8": lambda: theirs(x),
+        "ONNX Runtime dynamic int8": _onnx_dynamic(layer, x),
+    }
+    with torch.inference_mode():
+        medians = race({name: repeated(run, times) for name, run in runners.items()})
+    yield from records("dynamic int8 linear", f"{batch}x{side}x{side}", medians, times=times)
+
+
+def _network(name: str, build: Callable[..., nn.Module]) -> Iterator[Record]:
+    shape = (1, 16, 16)
+    torch.manual_seed(0)
+    model, images = build(shape, 26).eval(), torch.rand(200, *shape)
+    runners = {
+        "ours": convert(quantize_post_training(model, QuantConfig(), images)),
+        "torch fp32": model,
+        "torch fp32, folded": fold_batch_norms(model),
+        "torch int8 (x86)": peers.torch_int8(model, images),
+        "ONNX Runtime fp32": peers.onnxruntime_float(model, shape),
+        "ONNX Runtime int8": peers.onnxruntime_int8(model, images),
+    }
+    for batch in (1, 64):
+        x, times = torch.rand(batch, *shape), 40 if batch == 1 else 2
+        calls = {n: repeated(lambda run=run, x=x: run(x), times) for n, run in runners.items()}
+        with torch.inference_mode():
+            medians = race(calls)
+        yield from records(f"{name}, int8", f"batch {batch}", medians, times=times)
