@@ -53,8 +53,9 @@ use_style()
 GPT3 = 175_000_000_000
 memory = {"phone": 8e9, "laptop": 16e9, "one 80 GB accelerator": 80e9, "eight of them": 640e9}
 figure, axes = plt.subplots(figsize=(7, 2.6))
-axes.barh(["GPT-3 in fp32", *memory], [4 * GPT3 / 1e9, *(size / 1e9 for size in memory.values())])
-axes.patches[0].set_color("#D55E00")
+sizes = {"GPT-3 in fp32": 4 * GPT3, **memory}
+axes.plot([size / 1e9 for size in sizes.values()], list(sizes), "o", markersize=9)
+axes.plot(sizes["GPT-3 in fp32"] / 1e9, "GPT-3 in fp32", "o", markersize=9, color="#D55E00")
 axes.invert_yaxis()
 axes.set(xscale="log", xlabel="gigabytes (logarithmic)")
 plain_log_ticks(axes.xaxis)
@@ -65,13 +66,13 @@ plt.show()
 #
 # | need | number | unit |
 # |---|---|---|
-# | size (存储) | bytes of the file and in memory | B |
+# | size (存储大小) | bytes of the file and in memory | B |
 # | compute (计算量) | multiply-accumulates, MACs (乘加次数) | per example |
 # | energy (能耗) | arithmetic plus memory traffic | µJ per example |
-# | quality (精度) | accuracy on data never trained on | % ± sd over seeds |
+# | quality (准确率) | accuracy on data never trained on | % ± sd over seeds |
 #
-# Latency (延迟), the milliseconds a user waits, follows from all of them and from the machine. It is the
-# one that must be *measured*.
+# Latency (延迟), the milliseconds a user waits, follows from size, compute and the machine, in ways that nobody
+# can work out on paper. It is the one that must be *measured*.
 
 # %% [markdown]
 # ## 1 · Size
@@ -80,7 +81,7 @@ plt.show()
 #
 # ### Exercise 1 · Bytes of packed parameters (1 point, about 1 line)
 #
-# The slow, obvious version. Yours should not loop: the last case has 175 billion parameters.
+# The slow, obvious version. It would take hours on a language model; yours needs no loop.
 #
 # ```python
 # def parameter_bytes_spec(parameters, bits):
@@ -128,7 +129,8 @@ Table(
 # ## 2 · Compute
 #
 # One multiply-accumulate (MAC) is $a \leftarrow a + w\,x$. Papers that count FLOPs usually count it as two.
-# A linear layer with $I$ inputs and $O$ outputs does $I\cdot O$ at every position it is applied to. A
+# A linear layer with $I$ inputs and $O$ outputs does $I\cdot O$; applied to a text, it does so at every *position*
+# (every word). A
 # convolution (卷积) uses each of its weights once at every *output* position:
 #
 # $$\text{MACs} = k_h\,k_w \cdot \frac{C_\text{in}}{g} \cdot C_\text{out} \cdot H_\text{out}\,W_\text{out}$$
@@ -369,7 +371,7 @@ fair_time = adopt(fair_time, "measuring.fair_time")
 # %%
 cheaper = predict(
     "64 images in one batch, against 64 times one image: how much cheaper is an image in the batch?",
-    ["about the same", "at least twice", "slower"],
+    ["slower", "less than twice", "at least twice"],
 )
 
 # %%
@@ -380,7 +382,7 @@ for size in (1, 4, 16, 64):
         seconds = fair_time(lambda: network(images), time.perf_counter, 3, 21)
     per_image[size] = 1e6 * seconds / size
 ratio = per_image[1] / per_image[64]
-cheaper.reveal("at least twice" if ratio >= 2 else "about the same" if ratio > 1 else "slower")
+cheaper.reveal("at least twice" if ratio >= 2 else "less than twice" if ratio > 1 else "slower")
 claim("An image is cheaper in a batch of 64 than alone", ratio > 1)
 Table(
     ["batch", "µs per image"],
@@ -417,7 +419,7 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "measuring.roofline", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def roofline(macs, bytes_moved, macs_per_second, bytes_per_second):
-    """Least seconds a layer can take, and "compute" or "memory" for what decides."""
+    """Least seconds a layer can take, and "compute" or "memory" for what decides (a tie: "compute")."""
     ### BEGIN SOLUTION
     compute, memory = macs / macs_per_second, bytes_moved / bytes_per_second
     return max(compute, memory), "compute" if compute >= memory else "memory"
@@ -469,7 +471,7 @@ figure, axes = plt.subplots(figsize=(7, 3.6))
 axes.loglog(BATCHES, 1e3 * np.array(measured), "o-", label="measured")
 axes.loglog(BATCHES, 1e3 * np.array(bounds), "--", color="#D55E00", label="roofline bound")
 knee = kinds.index("compute")
-axes.axvspan(BATCHES[0], BATCHES[knee], alpha=0.12, color="#E69F00", label="memory-bound")
+axes.axvspan(BATCHES[0], BATCHES[knee - 1], alpha=0.12, color="#E69F00", label="memory-bound")
 axes.set(xlabel="batch size", ylabel="milliseconds", title=f"Linear layer {SIDE} x {SIDE}, fp32")
 plain_log_ticks(axes.xaxis)
 plain_log_ticks(axes.yaxis)
@@ -477,8 +479,8 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# On the flat left part the layer reads its weights for so few inputs that arithmetic is free: there,
-# weights of a quarter of the bytes are worth a quarter of the time. That is the case of a language model
+# On the left, where the bound is flat, the layer reads its weights for so few inputs that arithmetic is free:
+# there, weights of a quarter of the bytes take at best a quarter of the time. That is the case of a language model
 # writing one word after another (lab 11).
 #
 # Where does the knee move on another machine? Try it: the measured numbers of this one are the start.
@@ -508,7 +510,9 @@ explore(
 # ## 6 · The table
 #
 # `measure` counts, weighs, times and tests. Bytes are those of a file really written; energy is an
-# *estimate* from published figures per operation (Horowitz 2014), good for comparing, not for billing.
+# *estimate* from published figures per operation (Horowitz 2014; the memory read as in Han et al. 2015), good for
+# comparing, not for billing. BOPs (位运算数) weigh each MAC by the bits of its two operands; *non-zero* counts the
+# parameters that pruning (lab 04) has left.
 
 # %%
 rows = [
@@ -567,12 +571,6 @@ Table(
             "326 GiB",
             f"{widths[16] / 2**30:.0f} GiB",
         ],
-        [
-            "energy, fp32 MAC over int8 MAC",
-            "Horowitz 2014, figure 1.1.9",
-            "(3.7 + 0.9) / (0.2 + 0.1)",
-            f"{measure.mac_picojoules(32, 32) / measure.mac_picojoules(8, 8):.1f}",
-        ],
     ],
     text_columns=2,
 )
@@ -598,4 +596,4 @@ Table(
 # **References.** Brown et al. 2020, *Language models are few-shot learners*, arXiv:2005.14165 · Simonyan and
 # Zisserman 2015, arXiv:1409.1556 · Sze et al. 2017, *Efficient processing of deep neural networks*,
 # arXiv:1703.09039 · Williams, Waterman and Patterson 2009, *Roofline*, doi:10.1145/1498765.1498785 ·
-# Horowitz 2014, *Computing's energy problem*, ISSCC · Frantar et al. 2023, *GPTQ*, arXiv:2210.17323
+# Horowitz 2014, *Computing's energy problem*, ISSCC · Han et al. 2015, arXiv:1506.02626 · Frantar et al. 2023, *GPTQ*, arXiv:2210.17323

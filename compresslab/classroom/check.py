@@ -21,7 +21,7 @@ def check(function: Callable, id: str) -> CheckResult:
     Raises:
         ValueError: if there is no such exercise.
     """
-    result = judge(function, exercise(id))
+    result = verdict(function, id)
     record(id, result.status, result.mistake)
     return result
 
@@ -33,8 +33,19 @@ def adopt(function: Callable, id: str) -> Callable:
         ValueError: if there is no such exercise.
     """
     chosen = exercise(id)
-    if judge(function, chosen).passed:
+    if verdict(function, id).passed:
         print(f"From here on the lab runs on your {function.__name__}.")
         return function
     print(f"From here on the lab runs on the library's own {chosen.reference.__name__}.")
     return chosen.reference
+
+
+def verdict(function: Callable, id: str) -> CheckResult:
+    """As `judge`, after the form that the task asks for: compiled where it says so."""
+    chosen = exercise(id)
+    result = judge(function, chosen)
+    if result.passed and chosen.compiled and not hasattr(function, "py_func"):
+        facts = (("expected", "a function compiled by Numba"), ("got", "a plain Python function"))
+        hint = "The numbers are right. Keep the line @njit above the function."
+        return CheckResult(chosen, "failed", facts, "not compiled", hint)
+    return result

@@ -43,7 +43,7 @@ def _array_difference(
     got: object, expected: np.ndarray | torch.Tensor, tolerance: float
 ) -> str | None:
     if type(got) is not type(expected):
-        return f"expected a {_kind(expected)}, got {_kind(got)}"
+        return f"expected {_article(_kind(expected))}, got {_article(_kind(got))}"
     if got.dtype != expected.dtype:
         return f"expected dtype {expected.dtype}, got {got.dtype}"
     if tuple(got.shape) != tuple(expected.shape):
@@ -52,6 +52,8 @@ def _array_difference(
     same = _close(one, other, tolerance)
     if same.all():
         return None
+    if same.ndim == 0:
+        return f"expected {_number(other[()])}, got {_number(one[()])}"
     wrong = int(same.size - np.count_nonzero(same))
     place = tuple(int(i) for i in np.argwhere(~same)[0])
     return (
@@ -80,11 +82,21 @@ def _scalar_difference(got: object, expected: object, tolerance: float) -> str |
     if isinstance(expected, numbers.Integral):
         if type(got) is bool or not isinstance(got, int | np.integer):
             return f"expected an integer, got {_kind(got)}"
-        return None if int(got) == int(expected) else f"expected {expected:,}, got {got:,}"
+        return (
+            None if int(got) == int(expected) else f"expected {_whole(expected)}, got {_whole(got)}"
+        )
     if type(got) is bool or not isinstance(got, int | float | np.integer | np.floating):
         return f"expected a number, got {_kind(got)}"
+    if isinstance(got, int) and got.bit_length() > 1000:
+        return f"expected {expected:.6g}, got {_whole(got)}"
     close = np.isclose(float(got), float(expected), rtol=tolerance, atol=tolerance, equal_nan=True)
     return None if close else f"expected {expected:.6g}, got {float(got):.6g}"
+
+
+def _whole(number: int) -> str:
+    """Digits in groups of three; of absurdly long numbers only the size."""
+    bits = int(number).bit_length()
+    return f"{int(number):,}" if bits < 400 else f"a number of about {bits * 3 // 10} digits"
 
 
 def identical(one: object, other: object) -> bool:
@@ -123,6 +135,8 @@ def show(value: object) -> str:
         return f"{_kind(value)} {dtype} {list(value.shape)}: [{few}]"
     if isinstance(value, float | np.floating):
         return _number(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _whole(value).replace(",", "_") if value.bit_length() >= 400 else repr(value)
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "…"
 
@@ -133,6 +147,13 @@ def _number(value: object) -> str:
 
 def _numpy(value: np.ndarray | torch.Tensor) -> np.ndarray:
     return value.detach().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _article(kind: str) -> str:
+    """'an array', 'a tensor', 'None (no return?)'."""
+    if kind.startswith("None"):
+        return kind
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _kind(value: object) -> str:

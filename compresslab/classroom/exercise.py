@@ -14,11 +14,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong implementation that people write, and what to tell them."""
+    """A wrong implementation that people write, and what to tell them.
+
+    Attributes:
+        name: in a few words.
+        wrong: the implementation.
+        hint: leads on without giving the answer away.
+        also: other ways to make the same mistake, which differ on some case.
+    """
 
     name: str
     wrong: Callable
     hint: str
+    also: tuple[Callable, ...] = ()
+
+    @property
+    def forms(self) -> tuple[Callable, ...]:
+        """Every implementation of the mistake."""
+        return (self.wrong, *self.also)
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,8 @@ class Exercise:
         tolerance: relative and absolute, of floating-point results.
         harness: where the learner's function takes more than plain values (a clock, a model), turns
             it into one that takes the cases' plain values and returns plain values.
+        compiled: whether the answer must be a function compiled by Numba.
+        returns: what the cases' results mean, if that is not plain from the task.
     """
 
     id: str
@@ -55,6 +70,8 @@ class Exercise:
     lines: int
     tolerance: float = 0.0
     harness: Callable[[Callable], Callable] | None = None
+    compiled: bool = False
+    returns: str = ""
 
     def driven(self, function: Callable) -> Callable:
         """The function as the cases call it."""

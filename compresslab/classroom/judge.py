@@ -114,11 +114,12 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
     worst = min(failures, key=lambda f: compare.size(f.case.args))
     if worst.outcome.error is not None:
         return CheckResult(exercise, "error", _error_facts(worst, reference, function))
-    facts = _failure_facts(worst, reference, len(failures), len(cases))
-    mistake = recognise(exercise, cases, outcomes, failures)
+    facts = _failure_facts(worst, exercise, len(failures), len(cases))
+    mistake, sure = recognise(exercise, cases, outcomes, failures)
     if mistake is None:
         return CheckResult(exercise, "failed", facts)
-    return CheckResult(exercise, "failed", facts, mistake.name, mistake.hint)
+    hint = mistake.hint if sure else f"Perhaps this: {mistake.hint}"
+    return CheckResult(exercise, "failed", facts, mistake.name, hint)
 
 
 def call(function: Callable, case: Case) -> Outcome:
@@ -136,21 +137,29 @@ def recognise(
     cases: Sequence[Case],
     outcomes: Sequence[Outcome],
     failures: Sequence["_Failure"],
-) -> Mistake | None:
-    """The known mistake that gives the same outputs: on every case, else on every failing one."""
+) -> tuple[Mistake | None, bool]:
+    """The known mistake that gives the same outputs, and whether it does so on every failing case.
+
+    First choice is one that agrees on all cases, then on all failing ones, then on at least two and
+    most of them: that is a guess, and shown as one.
+    """
     failing = {id(f.case) for f in failures}
-    partial = None
+    best, agreed = None, 0
     for mistake in exercise.mistakes:
-        wrong = exercise.driven(mistake.wrong)
-        same = [
-            _alike(outcome, call(wrong, case), exercise.tolerance)
-            for case, outcome in zip(cases, outcomes, strict=True)
-        ]
-        if all(same):
-            return mistake
-        if all(s for s, case in zip(same, cases, strict=True) if id(case) in failing):
-            partial = partial or mistake
-    return partial
+        for form in mistake.forms:
+            wrong = exercise.driven(form)
+            same = [
+                _alike(outcome, call(wrong, case), exercise.tolerance)
+                for case, outcome in zip(cases, outcomes, strict=True)
+            ]
+            if all(same):
+                return mistake, True
+            count = sum(s for s, c in zip(same, cases, strict=True) if id(c) in failing)
+            if count > agreed:
+                best, agreed = mistake, count
+    if agreed == len(failures):
+        return best, True
+    return (best, False) if agreed >= 2 and agreed > len(failures) / 2 else (None, False)
 
 
 def _alike(answer: Outcome, mistake: Outcome, tolerance: float) -> bool:
@@ -179,12 +188,13 @@ def _complaint(outcome: Outcome, expected: object, tolerance: float) -> str | No
 
 
 def _failure_facts(
-    failure: _Failure, reference: Callable, failed: int, total: int
+    failure: _Failure, exercise: Exercise, failed: int, total: int
 ) -> tuple[tuple[str, str], ...]:
+    meaning = f" {exercise.returns}" if exercise.returns else ""
     return (
         ("smallest failing case", failure.case.label),
-        *_argument_facts(failure.case, reference),
-        ("expected", compare.show(failure.expected)),
+        *_argument_facts(failure.case, exercise.driven(exercise.reference)),
+        (f"expected{meaning}", compare.show(failure.expected)),
         ("got", compare.show(failure.outcome.value)),
         ("difference", failure.complaint),
         ("failing cases", f"{failed} of {total}"),

@@ -90,6 +90,29 @@ def test_a_mistake_made_only_now_and_then_is_still_recognised():
     assert check(sometimes, ID).mistake == "rounded down"
 
 
+def test_a_mistake_seen_on_most_failing_cases_is_offered_as_a_guess():
+    def mostly(parameters, bits):
+        wrong = rounded_down(parameters, bits)
+        return wrong if parameters != 101 else 7
+
+    result = check(mostly, ID)
+    assert result.mistake == "rounded down"
+    assert result.hint.startswith("Perhaps this:") or "round up" in result.hint
+
+
+def test_an_answer_that_must_be_compiled_has_to_be():
+    def plain(x, inverse, zero, low, high, codes):
+        codes[...] = np.clip(np.rint(x * inverse) + zero, low, high).astype(np.int8)
+
+    result = check(plain, "numbers.quantize_loop")
+    assert not result.passed
+    assert "@njit" in result.hint
+
+
+def test_an_absurd_number_is_shown_by_its_size():
+    assert "digits" in str(check(lambda parameters, bits: 10**9000, ID))
+
+
 # ---- adoption ------------------------------------------------------------------------------------
 def test_a_passed_answer_is_used(capsys):
     assert adopt(right, ID) is right
@@ -146,7 +169,7 @@ def test_the_file_is_plain_json_without_leftovers():
         (1, True, "expected True or False"),
         ("1", 1.0, "expected a number, got str"),
         (None, 1.0, r"got None \(no return\?\)"),
-        (np.zeros(2), torch.zeros(2), "expected a tensor, got array"),
+        (np.zeros(2), torch.zeros(2), "expected a tensor, got an array"),
         (np.zeros(2), np.zeros(2, np.float32), "expected dtype float32, got float64"),
         (np.zeros((2, 1)), np.zeros(2), r"expected shape \(2,\), got \(2, 1\)"),
         (np.array([1, 2]), np.array([1, 3]), r"1 of 2 values differ, the first at \[1\]"),

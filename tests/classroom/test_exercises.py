@@ -11,7 +11,7 @@ from compresslab.classroom.exercises import EXERCISES, exercise
 from compresslab.classroom.judge import judge
 
 every = pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
-MISTAKES = [(e, m) for e in EXERCISES.values() for m in e.mistakes]
+MISTAKES = [(e, m, f) for e in EXERCISES.values() for m in e.mistakes for f in m.forms]
 
 
 @every
@@ -31,9 +31,11 @@ def test_there_are_three_mistakes_with_hints_and_several_cases(e):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("e,mistake", MISTAKES, ids=lambda v: getattr(v, "id", None) or v.name)
-def test_every_mistake_is_rejected_under_its_own_name(e, mistake, seed):
-    result = judge(mistake.wrong, e, seed)
+@pytest.mark.parametrize(
+    "e,mistake,form", MISTAKES, ids=lambda v: getattr(v, "id", getattr(v, "name", ""))
+)
+def test_every_mistake_is_rejected_under_its_own_name(e, mistake, form, seed):
+    result = judge(form, e, seed)
     assert result.status == "failed"
     assert result.mistake == mistake.name
     assert result.hint == mistake.hint
@@ -180,7 +182,7 @@ def test_a_changed_input_is_rejected(e):
     def answer(*arguments):
         kept = copy.deepcopy(arguments)
         result = e.reference(*arguments)
-        next(a for a in arguments if spoil(a))
+        next((a for a in arguments if spoil(a)), None)
         return result if result is not None else kept[-1]
 
     result = judge(answer, e)

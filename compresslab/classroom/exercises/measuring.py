@@ -17,7 +17,7 @@ def _bytes_cases(generator: np.random.Generator) -> list[Case]:
         Case("no weights", (0, 4)),
         Case("an odd number of 4-bit weights", (101, 4)),
         Case("random", (count, 5)),
-        Case("GPT-3 in fp16", (175_000_000_000, 16)),
+        Case("a million weights and three", (1_000_003, 7)),
     ]
 
 
@@ -194,6 +194,10 @@ def _timed_warmup(call: Callable, clock: Callable, warmup: int, repeats: int) ->
     return float(np.median(_durations(call, clock, warmup + repeats)))
 
 
+def _unsorted_middle(call: Callable, clock: Callable, warmup: int, repeats: int) -> float:
+    return measure.call_times(call, clock, warmup, repeats)[repeats // 2]
+
+
 def _upper_median(call: Callable, clock: Callable, warmup: int, repeats: int) -> float:
     return sorted(measure.call_times(call, clock, warmup, repeats))[repeats // 2]
 
@@ -207,6 +211,7 @@ FAIR_TIME = Exercise(
     lines=7,
     tolerance=1e-9,
     harness=_on_fake_machine,
+    returns="(median seconds, calls made)",
     mistakes=(
         Mistake(
             "mean",
@@ -223,6 +228,11 @@ FAIR_TIME = Exercise(
             "timed the warm-up",
             _timed_warmup,
             "The warm-up calls are among the times you averaged. Only the later calls count.",
+        ),
+        Mistake(
+            "not sorted",
+            _unsorted_middle,
+            "The middle of the list is not the median: the times must be in order first.",
         ),
         Mistake(
             "upper median",
@@ -253,6 +263,14 @@ def _shorter_time(m: float, b: float, peak: float, bandwidth: float) -> tuple[fl
     return min(m / peak, b / bandwidth), "compute" if m / peak <= b / bandwidth else "memory"
 
 
+def _tie_to_memory(m: float, b: float, peak: float, bandwidth: float) -> tuple[float, str]:
+    return max(m / peak, b / bandwidth), "compute" if m / peak > b / bandwidth else "memory"
+
+
+def _swapped_rates(m: float, b: float, peak: float, bandwidth: float) -> tuple[float, str]:
+    return max(m / bandwidth, b / peak), "compute" if m / bandwidth >= b / peak else "memory"
+
+
 def _swapped_names(m: float, b: float, peak: float, bandwidth: float) -> tuple[float, str]:
     return max(m / peak, b / bandwidth), "memory" if m / peak >= b / bandwidth else "compute"
 
@@ -278,6 +296,12 @@ ROOFLINE = Exercise(
         Mistake("minimum", _shorter_time, "Both must be finished: the longer one decides."),
         Mistake(
             "names swapped", _swapped_names, "If the arithmetic takes longer, it is compute-bound."
+        ),
+        Mistake("tie", _tie_to_memory, "Right but for a tie: then call it compute-bound."),
+        Mistake(
+            "rates swapped",
+            _swapped_rates,
+            "MACs are done at MACs per second, bytes moved at bytes per second.",
         ),
         Mistake(
             "compared counts",

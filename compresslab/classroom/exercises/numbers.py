@@ -49,14 +49,14 @@ TO_BF16_BITS = Exercise(
         Mistake(
             "ties up",
             lambda bits: (bits + 0x8000) >> 16,
-            "Right except on ties, which must go to the even neighbour: add 0x7FFF, and 1 more only "
-            "if the lowest kept bit is 1.",
+            "Right except on ties, which must go to the even neighbour. What you add must depend on the "
+            "lowest bit that is kept.",
         ),
         Mistake(
             "ties down",
             lambda bits: (bits + 0x7FFF) >> 16,
-            "Right except on ties, which must go to the even neighbour: add 1 more if the lowest "
-            "kept bit is 1.",
+            "Right except on ties, which must go to the even neighbour. What you add must depend on the "
+            "lowest bit that is kept.",
         ),
         Mistake(
             "not shifted",
@@ -86,41 +86,54 @@ def _range_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _or(bound: int | None, default: int) -> int:
+    return default if bound is None else bound
+
+
 def _scale_of(lo: torch.Tensor, hi: torch.Tensor, steps: int) -> torch.Tensor:
     return (hi - lo) / steps
 
 
-def _without_zero(lo: torch.Tensor, hi: torch.Tensor, low: int, high: int) -> tuple:
+def _without_zero(lo, hi, low, high, least=None, most=None) -> tuple:
     scale = _scale_of(lo, hi, high - low).clamp(min=1e-30)
-    return scale, torch.round(low - lo / scale).clamp(low, high).int()
+    return scale, torch.round(low - lo / scale).clamp(_or(least, low), _or(most, high)).int()
 
 
 def _widened(lo: torch.Tensor, hi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return lo.clamp(max=0.0), hi.clamp(min=0.0)
 
 
-def _counted_levels(lo: torch.Tensor, hi: torch.Tensor, low: int, high: int) -> tuple:
+def _counted_levels(lo, hi, low, high, least=None, most=None) -> tuple:
     lo, hi = _widened(lo, hi)
     scale = _scale_of(lo, hi, high - low + 1)
-    return scale, torch.round(low - lo / scale).clamp(low, high).int()
+    return scale, torch.round(low - lo / scale).clamp(_or(least, low), _or(most, high)).int()
 
 
-def _sign_lost(lo: torch.Tensor, hi: torch.Tensor, low: int, high: int) -> tuple:
+def _sign_lost(lo, hi, low, high, least=None, most=None) -> tuple:
     lo, hi = _widened(lo, hi)
     scale = _scale_of(lo, hi, high - low)
-    return scale, torch.round(low + lo / scale).clamp(low, high).int()
+    return scale, torch.round(low + lo / scale).clamp(_or(least, low), _or(most, high)).int()
 
 
-def _low_forgotten(lo: torch.Tensor, hi: torch.Tensor, low: int, high: int) -> tuple:
+def _low_forgotten(lo, hi, low, high, least=None, most=None) -> tuple:
     lo, hi = _widened(lo, hi)
     scale = _scale_of(lo, hi, high - low)
-    return scale, torch.round(-lo / scale).clamp(low, high).int()
+    return scale, torch.round(-lo / scale).clamp(_or(least, low), _or(most, high)).int()
 
 
-def _not_rounded(lo: torch.Tensor, hi: torch.Tensor, low: int, high: int) -> tuple:
+def _not_rounded(lo, hi, low, high, least=None, most=None) -> tuple:
     lo, hi = _widened(lo, hi)
     scale = _scale_of(lo, hi, high - low)
-    return scale, (low - lo / scale).clamp(low, high).int()
+    return scale, (low - lo / scale).clamp(_or(least, low), _or(most, high)).int()
+
+
+def _unclamped(mistake: Callable) -> Callable:
+    """The same mistake by somebody who, with the formula alone, does not clamp the zero point."""
+
+    def made(lo: torch.Tensor, hi: torch.Tensor, low: int, high: int) -> tuple:
+        return mistake(lo, hi, low, high, -(2**30), 2**30)
+
+    return made
 
 
 AFFINE_QPARAMS = Exercise(
@@ -137,6 +150,7 @@ AFFINE_QPARAMS = Exercise(
             _without_zero,
             "0.0 must have a code of its own (padding, ReLU). Widen the range to hold it first: "
             "lo <= 0 <= hi.",
+            (_unclamped(_without_zero),),
         ),
         Mistake(
             "counted levels",
@@ -147,6 +161,7 @@ AFFINE_QPARAMS = Exercise(
             "sign lost",
             _sign_lost,
             "lo must land on the code low: low = lo / s + z. Solve that for z; mind the sign.",
+            (_unclamped(_sign_lost),),
         ),
         Mistake(
             "low forgotten",
@@ -175,9 +190,12 @@ def _code_cases(generator: np.random.Generator) -> list[Case]:
         Case("ties with an odd zero point", (array([-0.75, -0.25, 0.25, 0.75]), 0.5, 3, 0, 15)),
         Case("far outside: saturates", (array([-1e9, 1e9, 300.0]), 0.1, 0, -128, 127)),
         Case("saturates beside a zero point", (array([-3.0, 0.0, 3.0]), 0.1, 10, 0, 15)),
-        Case("infinities", (array([-math.inf, math.inf]), 0.1, 0, -128, 127)),
         Case("two dimensions", (random, 0.07, 5, 0, 15)),
         Case("no numbers", (array([]), 0.1, 0, -8, 7)),
+        Case(
+            "infinities",
+            (array([-math.inf, math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]), 0.1, 0, -8, 7),
+        ),
     ]
 
 
@@ -316,6 +334,7 @@ def _noise_cases(generator: np.random.Generator) -> list[Case]:
         Case("one number", (torch.tensor([4.0]), torch.tensor([3.0]))),
         Case("worse than nothing", (torch.tensor([0.1, 0.2]), torch.tensor([1.0, -1.0]))),
         Case("rounded to integers", (x, torch.round(x))),
+        Case("a convolution's weight", (x.reshape(5, 5, 2, 2), torch.round(x).reshape(5, 5, 2, 2))),
         Case("no error at all: infinite", (x, x.clone())),
     ]
 
@@ -415,7 +434,7 @@ PACK4 = Exercise(
         Mistake(
             "nibbles swapped",
             _swapped,
-            "The first code belongs into the lower four bits: shift the second one.",
+            "The first code belongs in the lower four bits: shift the second one.",
         ),
         Mistake(
             "last code dropped",
@@ -465,6 +484,11 @@ def _loop_cases(generator: np.random.Generator) -> list[Case]:
         Case("ties go to even", (np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32), 1.0, 0, -8, 7)),
         Case("far outside", (np.array([-1e9, 1e9], np.float32), 10.0, 0, -128, 127)),
         Case("a zero point", (random, 0.5, 3, -128, 127)),
+        Case(
+            "ties with an odd zero point",
+            (np.array([0.5, 1.5, -0.5, 2.5], np.float32), 1.0, 3, -8, 7),
+        ),
+        Case("saturates beside a zero point", (np.array([-9.0, 9.0], np.float32), 1.0, 5, -8, 7)),
         Case("no numbers", (np.zeros(0, np.float32), 1.0, 0, -8, 7)),
     ]
 
@@ -491,6 +515,7 @@ QUANTIZE_LOOP = Exercise(
     cases=_loop_cases,
     lines=4,
     harness=_into_new_array,
+    compiled=True,
     mistakes=(
         Mistake(
             "truncated",
@@ -506,6 +531,22 @@ QUANTIZE_LOOP = Exercise(
             "ties up",
             _loop_with(lambda v, z, low, high: min(max(math.floor(v + 0.5) + z, low), high)),
             "Adding 0.5 sends every tie upwards. np.rint sends ties to even.",
+        ),
+        Mistake(
+            "zero point too early",
+            _loop_with(lambda v, z, low, high: min(max(np.rint(v + z), low), high)),
+            "With an odd zero point, adding it before rounding turns ties the other way: round, then add.",
+        ),
+        Mistake(
+            "clipped too early",
+            _loop_with(lambda v, z, low, high: min(max(np.rint(v), low), high) + z),
+            "The sum with the zero point may leave low..high again: compare last.",
+        ),
+        Mistake(
+            "codes not written",
+            lambda x, inverse, zero, low, high, codes: None,
+            "The array `codes` came back as it was. Store each code in codes[i]; returning or "
+            "rebinding it changes nothing for the caller.",
         ),
         Mistake(
             "one short",

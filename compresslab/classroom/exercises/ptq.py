@@ -237,6 +237,7 @@ INTEGER_MATMUL = Exercise(
     reference=integer_matmul,
     cases=_product_cases,
     lines=7,
+    compiled=True,
     mistakes=(
         Mistake(
             "zero point forgotten",
