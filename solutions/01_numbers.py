@@ -391,7 +391,7 @@ claim(
 # ```python
 # def sqnr_db_spec(x, approximation):
 #     signal = noise = 0.0
-#     for a, b in zip(x.tolist(), approximation.tolist()):
+#     for a, b in zip(x.flatten().tolist(), approximation.flatten().tolist()):
 #         signal += a * a
 #         noise += (a - b) ** 2
 #     if noise == 0:

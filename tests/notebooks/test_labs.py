@@ -116,7 +116,7 @@ def test_every_model_answer_passes(path):
 
 def is_small(case):
     return all(
-        compare.size(a) < 200 and (not isinstance(a, int) or abs(a) < SMALL) for a in case.args
+        compare.size(a) < 500 and (not isinstance(a, int) or abs(a) < SMALL) for a in case.args
     )
 
 
