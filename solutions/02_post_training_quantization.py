@@ -751,10 +751,10 @@ Table(
 )
 
 # %% [markdown]
-# Read the table both ways. At batch 64 arithmetic decides and integers win. At batch 1 the whole network takes
-# less time than Python needs to call its layers: ONNX Runtime wins there, in floats too, because it runs the
-# graph in C++ without coming back. A processor with matrix tiles (Intel AMX) gives torch's int8 a further lead that our
-# kernels, which use vector instructions only, do not have.
+# Read the table both ways. In a large batch arithmetic decides. At batch 1 a small network takes less time than
+# Python needs to call its layers, so look at who comes back to Python between layers: torch does, our program
+# does, ONNX Runtime runs the whole graph in C++. And look at the processor: one with matrix tiles (Intel AMX)
+# gives an engine that uses them for convolutions a lead over ours, whose convolutions use vector instructions.
 #
 # ## When *not* to
 #

@@ -18,9 +18,11 @@ column are adjacent, as the byte dot product takes them; K is padded to a multip
 weights. A tile of `rows` x `width` sums stays in 16 vector registers (rows of one for a single input).
 Signed activations are shifted by 128 and counted as unsigned.
 
-Left out: blocking over K (a panel fits the second-level cache up to K = 16,000); Intel's AMX tiles, which
-LLVM reaches only through intrinsics that need a system call first: where a processor has them, torch's
-int8 product is faster than this one.
+Where a processor has matrix tiles (Intel AMX) and there are 32 rows or more, `multiply_tiles` computes blocks
+of 32 x 32 sums with four tiles of sums, two of activations and two of weights, from the same panels, and
+hands them to the same epilogues. It is bound by loading tiles, one for every product of two.
+
+Left out: blocking over K (a panel fits the second-level cache up to K = 16,000); tiles for convolutions.
 """
 
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from compresslab.kernels._jit import kernel
 from compresslab.kernels._threads import split_rows
 from compresslab.kernels.affine import quantize_absmax
 from compresslab.kernels.simd import (
+    TILE_CONFIGURATION,
     Static,
     at,
     bitcast,
@@ -47,6 +50,13 @@ from compresslab.kernels.simd import (
     rint,
     splat,
     store,
+    tile_dot,
+    tile_load,
+    tile_store,
+    tile_zero,
+    tiles_available,
+    tiles_configure,
+    tiles_release,
     u8x16,
     u8x64,
     u32x16,
@@ -57,6 +67,8 @@ from compresslab.kernels.simd import (
 
 LANES = 16
 ONE, SIXTEEN = Static(1), Static(16)
+TILE0, TILE1, TILE2, TILE3, TILE4, TILE5, TILE6, TILE7 = (Static(n) for n in range(8))
+TILED_ROWS = 32
 ROWS = {16: Static(12), 32: Static(8), 64: Static(4)}
 WIDTHS = {16: Static(16), 32: Static(32), 64: Static(64)}
 AHEAD = 4096
@@ -107,8 +119,13 @@ class PackedWeight:
 
     @property
     def words(self) -> int:
-        """Groups of four along K."""
-        return -(-self.inputs // 4)
+        """Groups of four along K, the padding included."""
+        return self.panels.size // (self.sums.size * 4)
+
+    @property
+    def fits_tiles(self) -> bool:
+        """Whether matrix tiles can read the panels: 64 outputs wide, K padded to a multiple of 64."""
+        return self.width == 64 and self.words % 16 == 0
 
     def unpacked(self) -> np.ndarray:
         """The weights as they were packed, int8 [N, K]."""
@@ -185,6 +202,9 @@ def pack_weight(weight: np.ndarray) -> PackedWeight:
     outputs, inputs = weight.shape
     width = 16 if outputs <= 16 else 32 if outputs <= 32 else 64
     panels, words = -(-outputs // width), -(-inputs // 4)
+    for_tiles = -(-inputs // 64) * 16
+    if width == 64 and for_tiles * 4 <= 1.25 * inputs:
+        words = for_tiles
     padded = np.zeros((panels * width, words * 4), np.int8)
     padded[:outputs, :inputs] = weight
     packed = aligned(padded.size, np.int8)
@@ -308,7 +328,7 @@ def _unsigned(x: np.ndarray, weight: PackedWeight) -> np.ndarray:
 
 def _words(x: np.ndarray, weight: PackedWeight) -> np.ndarray:
     """Rows as flat uint32 words of four codes, K padded with zeros where it must be."""
-    if x.shape[1] % 4:
+    if x.shape[1] != 4 * weight.words:
         padded = np.zeros((len(x), 4 * weight.words), np.uint8)
         padded[:, : x.shape[1]] = x
         x = padded
@@ -318,16 +338,24 @@ def _words(x: np.ndarray, weight: PackedWeight) -> np.ndarray:
 def _run(
     words: np.ndarray, weight: PackedWeight, out: np.ndarray, arguments: tuple, threads: int
 ) -> None:
-    rows = ROWS[weight.width] if len(out) >= ROWS[weight.width].number else ONE
-    width = WIDTHS[weight.width]
-    shape = (weight.words, weight.outputs)
-    flat = out.reshape(-1)
+    shape, flat = (weight.words, weight.outputs), out.reshape(-1)
+    if weight.fits_tiles and len(out) >= TILED_ROWS and tiles_available():
+        least = TILED_ROWS
 
-    def run(first: int, last: int) -> None:
-        multiply(words, *arguments, shape, first, last, rows, width, flat)
+        def run(first: int, last: int) -> None:
+            sums = np.empty(TILED_ROWS * TILED_ROWS, np.int32)
+            multiply_tiles(words, *arguments, shape, first, last, TILE_CONFIGURATION, sums, flat)
+
+    else:
+        rows, width = ROWS[weight.width], WIDTHS[weight.width]
+        rows = rows if len(out) >= rows.number else ONE
+        least = rows.number
+
+        def run(first: int, last: int) -> None:
+            multiply(words, *arguments, shape, first, last, rows, width, flat)
 
     work = len(out) * weight.inputs * weight.outputs
-    split_rows(run, len(out), threads if work > SPLIT_MACS else 1, rows.number)
+    split_rows(run, len(out), threads if work > SPLIT_MACS else 1, least)
 
 
 # ---- the loops -----------------------------------------------------------------------------------
@@ -396,6 +424,79 @@ def accumulate(words, base, k_words, panels, panel, start, column, rows, width, 
                 t = r * value(width) + j
                 w = load(panels, panel + (k * value(width) + j) * 4, i8x64)
                 store(tile, t, dot4(load(tile, t, i32x16), x, w))
+
+
+@kernel
+def multiply_tiles(
+    words,
+    panels,
+    start,
+    factor,
+    offset,
+    row_scale,
+    zero,
+    low,
+    high,
+    shape,
+    first,
+    last,
+    configuration,
+    sums,
+    out,
+):
+    """As `multiply`, in blocks of 32 x 32 sums on matrix tiles; last - first is at least 32."""
+    k_words, outputs = shape
+    tiles_configure(configuration)
+    for column in range(0, (outputs + 63) // 64 * 64, TILED_ROWS):
+        panel = column // 64 * 64 * k_words * 4 + column % 64 * 4
+        for row in range(first, last, TILED_ROWS):
+            i = min(row, last - TILED_ROWS)
+            accumulate_tiles(words, i * k_words, k_words, panels, panel, sums)
+            for r in range(TILED_ROWS):
+                for j in range(0, TILED_ROWS, LANES):
+                    if column + j < outputs:
+                        total = load(sums, r * TILED_ROWS + j, i32x16)
+                        total = total + load(start, column + j, i32x16)
+                        place = (i + r) * outputs + column + j
+                        finish(
+                            total,
+                            factor,
+                            offset,
+                            row_scale,
+                            i + r,
+                            column + j,
+                            zero,
+                            low,
+                            high,
+                            outputs,
+                            place,
+                            out,
+                        )
+    tiles_release()
+
+
+@kernel
+def accumulate_tiles(words, base, k_words, panels, panel, sums):
+    """32 x 32 sums of products, without their start."""
+    across, below = k_words * 4, base + 16 * k_words
+    tile_zero(TILE0)
+    tile_zero(TILE1)
+    tile_zero(TILE2)
+    tile_zero(TILE3)
+    for k in range(0, k_words, 16):
+        weights = panel + k * 256
+        tile_load(TILE4, words, base + k, across)
+        tile_load(TILE6, panels, weights, 256)
+        tile_load(TILE7, panels, weights + 64, 256)
+        tile_dot(TILE0, TILE4, TILE6)
+        tile_dot(TILE1, TILE4, TILE7)
+        tile_load(TILE5, words, below + k, across)
+        tile_dot(TILE2, TILE5, TILE6)
+        tile_dot(TILE3, TILE5, TILE7)
+    tile_store(TILE0, sums, 0, 128)
+    tile_store(TILE1, sums, 16, 128)
+    tile_store(TILE2, sums, 512, 128)
+    tile_store(TILE3, sums, 528, 128)
 
 
 def finish(total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out):

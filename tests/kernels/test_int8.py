@@ -80,6 +80,32 @@ def test_a_dynamic_linear_layer_is_near_the_float_one(problem):
     assert (np.abs(got - expected) <= bound * 1.001).all()
 
 
+@pytest.mark.parametrize(
+    "m,n,k", [(32, 64, 64), (33, 65, 64), (95, 130, 120), (64, 100, 256), (200, 64, 250)]
+)
+def test_shapes_that_suit_matrix_tiles_are_exact_with_every_epilogue(m, n, k, monkeypatch):
+    generator = np.random.default_rng(m)
+    x = generator.integers(0, 256, (m, k)).astype(np.uint8)
+    w = generator.integers(-128, 128, (n, k)).astype(np.int8)
+    packed = int8.pack_weight(w)
+    assert packed.fits_tiles
+    factor = generator.uniform(1e-4, 1e-3, n).astype(np.float32)
+    bias = generator.integers(-500, 500, n).astype(np.int32)
+    requantize = packed.requantize(9, bias, factor, 3, 0, 255)
+    dequantize = packed.dequantize(9, factor, factor)
+    rows = generator.uniform(0.5, 2, m).astype(np.float32)
+
+    def results():
+        yield int8.matmul(x, packed)
+        yield int8.matmul_requantize(x, packed, requantize)
+        yield int8.matmul_dequantize(x, packed, dequantize, rows, threads=2)
+
+    with_tiles = list(results())
+    monkeypatch.setattr(int8, "tiles_available", lambda: False)
+    assert np.array_equal(with_tiles[0], exact(x, w))
+    assert all(map(np.array_equal, with_tiles, results()))
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing(threads):
     generator = np.random.default_rng(0)
