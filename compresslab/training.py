@@ -142,7 +142,9 @@ def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> Non
     )
     generator = torch.Generator().manual_seed(seed)
     run.model.train()
-    with tqdm(total=run.steps, desc=label, leave=False, disable=not progress) as bar:
+    # Once a second: faster updates flood a notebook's message queue, which drops what does not fit.
+    bar_options = {"leave": False, "mininterval": 1.0, "disable": not progress}
+    with tqdm(total=run.steps, desc=label, **bar_options) as bar:
         while run.step < run.steps:
             for index in torch.randperm(len(data), generator=generator).split(batch_size):
                 batch = Batch(data.x[index], data.y[index], index)
