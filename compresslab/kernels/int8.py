@@ -22,7 +22,7 @@ Where a processor has matrix tiles (Intel AMX) and there are 32 rows or more, `m
 of 32 x 32 sums with four tiles of sums, two of activations and two of weights, from the same panels, and
 hands them to the same epilogues. It is bound by loading tiles, one for every product of two.
 
-Left out: blocking over K (a panel fits the second-level cache up to K = 16,000); tiles for convolutions.
+Left out: blocking over K (a panel fits the second-level cache up to K = 16,000).
 """
 
 from dataclasses import dataclass

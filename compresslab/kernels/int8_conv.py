@@ -18,6 +18,7 @@ from compresslab.kernels import _checks, int8
 from compresslab.kernels._jit import kernel
 from compresslab.kernels._threads import split_rows
 from compresslab.kernels.simd import (
+    TILE_CONFIGURATION,
     convert,
     f32x16,
     i8x16,
@@ -26,6 +27,7 @@ from compresslab.kernels.simd import (
     rint,
     splat,
     store,
+    tiles_available,
     u8x16,
     u8x64,
     value,
@@ -104,35 +106,30 @@ def conv2d_requantize(
     padded = pad(x, window.padding, zero_point)
     out = np.empty((x.shape[0], height, width, weight.outputs), np.uint8)
     count = x.shape[0] * height * width
-    rows = int8.ROWS[weight.width]
-    rows = rows if count >= rows.number else int8.ONE
-    shape = (weight.words, weight.outputs, height, width)
-    geometry = window.geometry(x.shape)
+    e, flat = epilogue, out.reshape(-1)
+    product = (weight.panels, e.start, e.factor, e.zero, e.low, e.high)
+    shape, geometry = (weight.words, weight.outputs), window.geometry(x.shape)
+    patches = BLOCK * weight.words + SLACK // 4
+    if weight.fits_tiles and count >= int8.TILED_ROWS and tiles_available():
+        least = int8.TILED_ROWS
 
-    def run(first: int, last: int) -> None:
-        buffer = np.zeros(BLOCK * weight.words + SLACK // 4, np.uint32)
-        e = epilogue
-        convolve(
-            padded,
-            weight.panels,
-            e.start,
-            e.factor,
-            e.zero,
-            e.low,
-            e.high,
-            shape,
-            geometry,
-            first,
-            last,
-            rows,
-            int8.WIDTHS[weight.width],
-            buffer,
-            buffer.view(np.uint8),
-            out.reshape(-1),
-        )
+        def run(first: int, last: int) -> None:
+            words, sums = np.zeros(patches, np.uint32), np.empty(least * least, np.int32)
+            part = (shape, first, last, sums, words, flat)
+            convolve_tiles(padded, geometry, (height, width), product, *part)
+
+    else:
+        rows = int8.ROWS[weight.width]
+        rows = rows if count >= rows.number else int8.ONE
+        least = rows.number
+
+        def run(first: int, last: int) -> None:
+            words = np.zeros(patches, np.uint32)
+            part = (shape, first, last, rows, int8.WIDTHS[weight.width], words, flat)
+            convolve(padded, geometry, (height, width), product, *part)
 
     work = count * weight.inputs * weight.outputs
-    split_rows(run, count, threads if work > int8.SPLIT_MACS else 1, rows.number)
+    split_rows(run, count, threads if work > int8.SPLIT_MACS else 1, least)
     return out
 
 
@@ -249,37 +246,29 @@ def gather_patch(padded, source, across, run, kernel_height, buffer, place):
 
 
 @kernel
-def convolve(
-    padded,
-    panels,
-    start,
-    factor,
-    zero,
-    low,
-    high,
-    shape,
-    geometry,
-    first,
-    last,
-    rows,
-    width,
-    words,
-    buffer,
-    out,
-):
-    """Output pixels first..last, a block of patches at a time."""
-    k_words, outputs, out_height, out_width = shape
+def gather_block(padded, begin, end, out_size, geometry, k_words, buffer):
+    """Copy the patches of output pixels begin..end, one after another."""
+    out_height, out_width = out_size
     kernel_height, run, stride, height, across, channels = geometry
-    for begin in range(first, last, BLOCK):
-        end = min(begin + BLOCK, last)
+    for pixel in range(begin, end):
+        b, rest = pixel // (out_height * out_width), pixel % (out_height * out_width)
+        y, x = rest // out_width * stride, rest % out_width * stride
+        source = (b * height + y) * across + x * channels
+        place = (pixel - begin) * k_words * 4
+        gather_patch(padded, source, across, run, kernel_height, buffer, place)
+
+
+@kernel
+def convolve(padded, geometry, out_size, product, shape, first, last, rows, width, words, out):
+    """Output pixels first..last, a block of patches at a time; `product` is what `multiply` takes."""
+    k_words, outputs = shape
+    panels, start, factor, zero, low, high = product
+    buffer = words.view(np.uint8)
+    for block in range(first, last, BLOCK):
+        end = min(block + BLOCK, last)
         # A short last block starts earlier, so that it fills at least one tile.
-        begin = max(min(begin, end - value(rows)), first)
-        for pixel in range(begin, end):
-            b, rest = pixel // (out_height * out_width), pixel % (out_height * out_width)
-            y, x = rest // out_width * stride, rest % out_width * stride
-            source = (b * height + y) * across + x * channels
-            place = (pixel - begin) * k_words * 4
-            gather_patch(padded, source, across, run, kernel_height, buffer, place)
+        begin = max(min(block, end - value(rows)), first)
+        gather_block(padded, begin, end, out_size, geometry, k_words, buffer)
         int8.multiply(
             words,
             panels,
@@ -290,11 +279,40 @@ def convolve(
             zero,
             low,
             high,
-            (k_words, outputs),
+            shape,
             0,
             end - begin,
             rows,
             width,
+            out[begin * outputs :],
+        )
+
+
+@kernel
+def convolve_tiles(padded, geometry, out_size, product, shape, first, last, sums, words, out):
+    """As `convolve`, on matrix tiles; last - first is at least 32."""
+    k_words, outputs = shape
+    panels, start, factor, zero, low, high = product
+    buffer = words.view(np.uint8)
+    for block in range(first, last, BLOCK):
+        end = min(block + BLOCK, last)
+        begin = min(block, end - int8.TILED_ROWS)
+        gather_block(padded, begin, end, out_size, geometry, k_words, buffer)
+        int8.multiply_tiles(
+            words,
+            panels,
+            start,
+            factor,
+            factor,
+            factor,
+            zero,
+            low,
+            high,
+            shape,
+            0,
+            end - begin,
+            TILE_CONFIGURATION,
+            sums,
             out[begin * outputs :],
         )
 

@@ -226,6 +226,24 @@ def test_many_blocks_and_two_threads_give_the_same_image():
     assert np.array_equal(one, two)
 
 
+@pytest.mark.parametrize("side,batch", [(6, 1), (7, 3), (20, 2)])
+def test_convolutions_that_suit_matrix_tiles_are_torchs_too(side, batch, monkeypatch):
+    generator = np.random.default_rng(side)
+    x = generator.integers(0, 256, (batch, side, side, 33)).astype(np.uint8)
+    w = generator.integers(-127, 128, (70, 33, 3, 3)).astype(np.int8)
+    packed = int8.pack_weight(w.transpose(0, 2, 3, 1).reshape(70, -1))
+    assert packed.fits_tiles
+    factor = generator.uniform(1e-4, 1e-3, 70).astype(np.float32)
+    bias = generator.integers(-500, 500, 70).astype(np.int32)
+    epilogue, window = packed.requantize(11, bias, factor, 5, 5, 250), int8_conv.Window(3, 3, 1, 1)
+    expected = codes(in_torch(x, w, window, 11, 1), bias, factor)
+    for tiles in (int8_conv.tiles_available, lambda: False):
+        monkeypatch.setattr(int8_conv, "tiles_available", tiles)
+        for threads in (1, 2):
+            got = int8_conv.conv2d_requantize(x, 11, packed, window, epilogue, threads)
+            assert np.array_equal(got, expected)
+
+
 def test_an_image_smaller_than_the_kernel_is_refused():
     packed = int8.pack_weight(np.ones((3, 9), np.int8))
     epilogue = packed.requantize(0, None, np.ones(3, np.float32), 0, 0, 255)
