@@ -13,7 +13,8 @@ test: .venv/.authors
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/kernels
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope tests --ignore tests/notebooks
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
+	OMP_NUM_THREADS=1 COMPRESSLAB_PROGRESS=$(CURDIR)/.pytest_cache/progress.json \
+		$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=300 labs solutions
 
 lint: .venv/.authors

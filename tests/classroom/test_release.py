@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 
+from compresslab.classroom.progress import read
 from compresslab.classroom.release import ReleaseError, read_solution, release, stub
 
 ID = "measuring.parameter_bytes"
@@ -65,6 +66,7 @@ def test_released_notebooks_run_and_an_unchanged_solution_changes_nothing(tmp_pa
     write(solutions, GOOD)
     changed = release(solutions, labs)
     assert sorted(p.name for p in changed) == ["00_test.ipynb", "00_test.ipynb"]
+    assert read() == {}, "an author's run is no learner's progress"
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")}
     assert release(solutions, labs) == []
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")} == before
