@@ -409,7 +409,7 @@ def multiply(
                     )
 
 
-@kernel
+@kernel(forceinline=True)
 def accumulate(words, base, k_words, panels, panel, start, column, rows, width, tile):
     """tile[r, j] = start[column + j] + sum over k of four products each."""
     for r in range(value(rows)):
@@ -505,7 +505,7 @@ def finish(total, factor, offset, row_scale, row, column, zero, low, high, outpu
     chosen(total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out)
 
 
-@overload(finish)
+@overload(finish, jit_options={"forceinline": True})
 def choose_finish(
     total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out
 ):
@@ -518,7 +518,7 @@ def choose_finish(
     return one
 
 
-@kernel
+@kernel(forceinline=True)
 def finish_sums(
     total, _factor, _offset, _row_scale, _row, column, _zero, _low, _high, outputs, place, out
 ):
@@ -532,7 +532,7 @@ def finish_sums(
         out[place + lane] = rest[lane]
 
 
-@kernel
+@kernel(forceinline=True)
 def finish_reals(
     total, factor, offset, row_scale, row, column, _zero, _low, _high, outputs, place, out
 ):
@@ -548,7 +548,7 @@ def finish_reals(
         out[place + lane] = rest[lane]
 
 
-@kernel
+@kernel(forceinline=True)
 def finish_codes(
     total, factor, _offset, _row_scale, _row, column, zero, low, high, outputs, place, out
 ):

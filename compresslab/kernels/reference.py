@@ -43,6 +43,17 @@ def unpack(packed, bits, count):
     return (planes << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
 
 
+def pack_signs(x):
+    bits = np.zeros((len(x), -(-x.shape[1] // 64) * 64), np.uint8)
+    bits[:, : x.shape[1]] = x >= 0
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
+
+
+def sign_product(x, weight):
+    signs = [np.where(a >= 0, 1, -1) for a in (x, weight)]
+    return signs[0] @ signs[1].T
+
+
 def _like(x: np.ndarray, parameter: np.ndarray, axis: int | None, group: int | None) -> np.ndarray:
     """The scale or zero point of every element, float32 and of x's shape."""
     parameter = np.asarray(parameter, np.float32)

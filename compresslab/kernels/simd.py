@@ -524,6 +524,33 @@ def nan_mask(_typing: object, x: Vector) -> tuple:
     return mask_type(x)(x), generate
 
 
+def _compare_mask(symbol: str) -> Callable:
+    def typing(a: Vector, b: Vector) -> tuple:
+        def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+            return builder.bitcast(compare(builder, symbol, a, *args), ir.IntType(a.lanes))
+
+        return mask_type(a)(a, b), generate
+
+    return typing
+
+
+@operation(lambda a, b: mask_meaning(a >= b))
+def ge_mask(_typing: object, a: Vector, b: Vector) -> tuple:
+    """The integer whose bit l is 1 where a >= b; 0 where a lane is NaN."""
+    return _compare_mask(">=")(a, b)
+
+
+@operation(lambda a, b, x: np.where(a >= b, x, 0).astype(x.dtype))
+def where_ge(_typing: object, a: Vector, b: Vector, x: Vector) -> tuple:
+    """X where a >= b, zero elsewhere and where a lane is NaN."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        chosen = compare(builder, ">=", a, *args[:2])
+        return builder.select(chosen, args[2], ir.Constant(args[2].type, None))
+
+    return x(a, b, x), generate
+
+
 @operation(lambda x: mask_meaning(x != 0))
 def nonzero_mask(_typing: object, x: Vector) -> tuple:
     """The integer whose bit l is 1 where integer lane l is not zero."""
@@ -552,6 +579,22 @@ def where_mask(_typing: object, mask: types.Integer, x: Vector) -> tuple:
 
 
 # ---- across the lanes ----------------------------------------------------------------------------
+@operation(lambda x: x.sum(dtype=x.dtype))
+def hsum(_typing: object, x: Vector) -> tuple:
+    """The sum of all lanes; of floats in the order that suits the machine."""
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        element = llvm_type(x).element
+        if not is_float(x):
+            return call_llvm(builder, "llvm.vector.reduce.add", x, args, element)
+        name = f"llvm.vector.reduce.fadd.v{x.lanes}f{x.element.bitwidth}"
+        function_type = ir.FunctionType(element, [element, args[0].type])
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, [ir.Constant(element, 0), args[0]], fastmath=("reassoc",))
+
+    return x.element(x), generate
+
+
 @operation(np.max)
 def hmax(_typing: object, x: Vector) -> tuple:
     """The largest lane of a float vector."""
@@ -684,7 +727,7 @@ def tile_dot(_typing: object, total: StaticType, a: StaticType, b: StaticType) -
     return types.void(total, a, b), generate
 
 
-f32x16 = Kind(types.float32, 16)
+f32x16, f32x64 = Kind(types.float32, 16), Kind(types.float32, 64)
 i32x16, u32x16 = Kind(types.int32, 16), Kind(types.uint32, 16)
 u16x32 = Kind(types.uint16, 32)
 i8x16, u8x16 = Kind(types.int8, 16), Kind(types.uint8, 16)
