@@ -3,8 +3,9 @@
     dot[b, y, x, n] = sum over (i, j, c) of sign(img[b, y s + i - p, x s + j - p, c]) * sign(w[n, i, j, c])
 
 A sign image is uint64 [batch, height, width, ceil(channels / 64)]: 64 channels of a pixel are one word. The
-word of pixel (y s + i, x s + j) lies where the weight's word (i, j) needs it: the image is its own im2col. A border pixel counts as 0, as zero padding does in floats: taps outside of the image are left
-out of the count, and K is the number of those inside.
+word of pixel (y s + i, x s + j) lies where the weight's word (i, j) needs it, so that no patch is gathered. A
+border pixel counts as 0, as zero padding does in floats: taps outside of the image are left out of the
+count, and K is the number of those inside.
 
 Two float layouts can be packed, channels last and torch's channels first (16 pixels side by side, bit c from
 channel c), each against a threshold a channel, which is how a batch norm in front of the sign disappears:
