@@ -434,15 +434,6 @@ class DynamicInt8Linear(nn.Module):
         return self.packed.inputs * output[0].numel()
 
 
-KINDS = {
-    cls.kind: cls
-    for cls in (
-        *(QuantizeInput, IntLinear, IntConv2d, IntDepthwiseConv2d, IntLogits),
-        *(IntMaxPool, IntMeanPool, IntAdd, IntFlatten),
-    )
-}
-
-
 # ---- codes in files ------------------------------------------------------------------------------
 def describe_out(out: Codes) -> dict[str, float | int]:
     """An output's codes as JSON has them."""

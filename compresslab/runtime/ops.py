@@ -9,7 +9,7 @@ call costs as much as a small layer.
 import numpy as np
 import torch
 
-from compresslab.kernels import int8, int8_conv
+from compresslab.kernels import int8, int8_conv, xnor, xnor_conv
 
 
 def threads() -> int:
@@ -103,6 +103,62 @@ def dynamic_int8_linear(
 @dynamic_int8_linear.register_fake
 def _(x, panels, sums, scale, bias, width):  # noqa: ANN001, ANN202
     return x.new_empty((x.shape[0], scale.shape[0]))
+
+
+@torch.library.custom_op("compresslab::xnor_linear", mutates_args=())
+def xnor_linear(
+    x: torch.Tensor,
+    panels: torch.Tensor,
+    alpha: torch.Tensor,
+    bias: torch.Tensor,
+    width: int,
+    positions: bool,
+) -> torch.Tensor:
+    """A binary linear layer on floats, float32 [..., K] -> [..., N]; see `xnor.linear`."""
+    rows = x.reshape(-1, x.shape[-1]).contiguous().numpy()
+    weight = xnor.PackedSigns(panels.numpy().view(np.uint32), len(alpha), x.shape[-1], width)
+    epilogue = xnor.scales(weight, alpha.numpy(), bias.numpy())
+    out = torch.from_numpy(xnor.linear(rows, weight, epilogue, positions, threads()))
+    return out.reshape(*x.shape[:-1], len(alpha))
+
+
+@xnor_linear.register_fake
+def _(x, panels, alpha, bias, width, positions):  # noqa: ANN001, ANN202
+    return x.new_empty((*x.shape[:-1], alpha.shape[0]))
+
+
+@torch.library.custom_op("compresslab::xnor_conv2d", mutates_args=())
+def xnor_conv2d(
+    x: torch.Tensor,
+    panels: torch.Tensor,
+    alpha: torch.Tensor,
+    bias: torch.Tensor,
+    window: list[int],
+    channels: int,
+    width: int,
+    positions: bool,
+) -> torch.Tensor:
+    """A binary convolution on floats, [b, c, h, w] -> [b, N, h', w']; window = kh, kw, stride, padding."""
+    view = int8_conv.Window(*window)
+    inputs = view.height * view.width * channels
+    weight = xnor.PackedSigns(panels.numpy().view(np.uint32), len(alpha), inputs, width)
+    image = x.contiguous().numpy()
+    signs, means = xnor_conv.pack_image(image, channels_first=True, magnitudes=positions)
+    scale = xnor_conv.position_scales(means, view) if positions else None
+    epilogue = xnor.scales(weight, alpha.numpy(), bias.numpy())
+    arguments = (signs, channels, weight, view, epilogue, scale, threads())
+    out = xnor_conv.conv2d_scaled(*arguments).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(out))
+
+
+@xnor_conv2d.register_fake
+def _(x, panels, alpha, bias, window, channels, width, positions):  # noqa: ANN001, ANN202
+    height, columns, stride, padding = window
+    size = (
+        (x.shape[2] + 2 * padding - height) // stride + 1,
+        (x.shape[3] + 2 * padding - columns) // stride + 1,
+    )
+    return x.new_empty((x.shape[0], alpha.shape[0], *size))
 
 
 def plain(x: torch.Tensor) -> bool:

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from compresslab.data.files import write_whole
-from compresslab.runtime.modules import KINDS, IntegerModule
+from compresslab.runtime.kinds import KINDS
+from compresslab.runtime.modules import IntegerModule
 from compresslab.runtime.program import Program, Step
 
 FORMAT, VERSION = "compresslab.program", "1"
@@ -35,9 +36,30 @@ LIMITS = {
     "stride": (1, 1024),
     "padding": (0, 1024),
     "size": (1, 1024),
+    "pool": (1, 1024),
+    "positions": (0, 1),
+    "channels": (1, 2**31 - 1),
 }
-SCALES = ("scale", "scale_b", "out_scale")
-DTYPES = {"weight": torch.uint8, "multiplier": torch.float32, "scale": torch.float32}
+SCALES = ("scale", "scale_b", "out_scale", "eps")
+DTYPES = {
+    "weight": torch.uint8,
+    "multiplier": torch.float32,
+    "scale": torch.float32,
+    "signs": torch.uint8,
+    "flip": torch.uint8,
+    "alpha": torch.float32,
+}
+PACKED = ("weight", "signs", "flip")
+DIMENSIONS = {
+    "linear": 2,
+    "logits": 2,
+    "conv2d": 4,
+    "depthwise": 3,
+    "xnor_linear": 2,
+    "xnor_linear_signs": 2,
+    "xnor_conv2d": 4,
+    "xnor_conv2d_signs": 4,
+}
 
 
 class FileError(ValueError):
@@ -123,8 +145,9 @@ def _build(about: dict, tensors: dict[str, torch.Tensor]) -> IntegerModule:
     prefix = f"{about['name']}/"
     own = {k[len(prefix) :]: tensors.pop(k) for k in sorted(tensors) if k.startswith(prefix)}
     for name, tensor in own.items():
-        if name in DTYPES and tensor.dtype != DTYPES[name]:
-            raise FileError(f"{prefix}{name} must be {DTYPES[name]}, found {tensor.dtype}")
+        expected = torch.float32 if about["kind"].startswith("float") else DTYPES.get(name)
+        if expected is not None and tensor.dtype != expected:
+            raise FileError(f"{prefix}{name} must be {expected}, found {tensor.dtype}")
     if "shape" in about:
         _check_channels(about, own)
     return KINDS[about["kind"]].build(about, own)
@@ -133,11 +156,11 @@ def _build(about: dict, tensors: dict[str, torch.Tensor]) -> IntegerModule:
 def _check_channels(about: dict, own: dict[str, torch.Tensor]) -> None:
     shape = about["shape"]
     channels = shape[-1] if about["kind"] == "depthwise" else shape[0]
-    dimensions = {"linear": 2, "logits": 2, "conv2d": 4, "depthwise": 3}[about["kind"]]
+    dimensions = DIMENSIONS[about["kind"]]
     if len(shape) != dimensions:
         raise FileError(f"{about['name']}: expected {dimensions} dimensions, found {shape}")
     for name, tensor in own.items():
-        if name != "weight" and tuple(tensor.shape) != (channels,):
+        if name not in PACKED and tuple(tensor.shape) != (channels,):
             raise FileError(
                 f"{about['name']}/{name} must have shape [{channels}], found {list(tensor.shape)}"
             )

@@ -23,6 +23,7 @@ Left out: packed ternary products, more than one bit by residual binarization.
 """
 
 import copy
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import Examples
-from compresslab.training import Hook, Run, logits
+from compresslab.training import Hook, Run
 
 TERNARY_SHARE = 0.7
 
@@ -108,7 +109,7 @@ BINARY_WEIGHTS = BinaryConfig(activations=False)
 XNOR = BinaryConfig()
 
 
-class _Binary(nn.Module):
+class Binary(nn.Module):
     """What the binary layers share; mixed into a layer that has a weight."""
 
     config: BinaryConfig
@@ -135,7 +136,7 @@ class _Binary(nn.Module):
         return sign(x) if self.config.activations else x
 
 
-class BinaryConv2d(_Binary, nn.Conv2d):
+class BinaryConv2d(Binary, nn.Conv2d):
     """A convolution of signs; arguments of nn.Conv2d, and a `BinaryConfig`. Zero padding stays zero."""
 
     def __init__(self, *arguments: object, config: BinaryConfig = XNOR, **options: object) -> None:
@@ -156,7 +157,7 @@ class BinaryConv2d(_Binary, nn.Conv2d):
         return out if self.bias is None else out + self.bias[:, None, None]
 
 
-class BinaryLinear(_Binary, nn.Linear):
+class BinaryLinear(Binary, nn.Linear):
     """A linear layer of signs; arguments of nn.Linear, and a `BinaryConfig`."""
 
     def __init__(self, *arguments: object, config: BinaryConfig = XNOR, **options: object) -> None:
@@ -195,42 +196,34 @@ class XnorNet(nn.Sequential):
         first = edge(nn.Conv2d, BinaryConv2d, shape[0], widths[0], 3, padding=1, bias=False)
         layers = [nn.BatchNorm2d(shape[0])] if binary_edges else []
         layers += [first, nn.MaxPool2d(2)]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.BatchNorm2d(inputs)]
             layers += [BinaryConv2d(inputs, outputs, 3, padding=1, bias=False, config=config)]
             layers += [nn.MaxPool2d(2)]
-        layers += [nn.BatchNorm2d(widths[-1]), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         super().__init__(*layers, edge(nn.Linear, BinaryLinear, widths[-1], classes))
 
 
-def binarize(
-    model: nn.Module, config: BinaryConfig, edges: bool = False, inplace: bool = False
-) -> nn.Module:
+def binarize(model: nn.Module, config: BinaryConfig, edges: bool = False) -> nn.Module:
     """A copy of a network with binary convolutions and linear layers in place of its own.
 
     Args:
         model: any module tree; weights are taken over.
         config: what becomes a bit.
         edges: whether the first and the last layer are replaced too.
-        inplace: change the model itself.
 
     Raises:
         ValueError: if there is nothing to replace, or a convolution has groups or dilation.
     """
-    model = model if inplace else copy.deepcopy(model)
+    model = copy.deepcopy(model)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     inner = layers if edges else layers[1:-1]
     if not inner:
         raise ValueError(f"model must have a layer to binarize, got layers {layers}")
     for name in inner:
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, _binary_twin(getattr_path(model, name), config))
+        setattr(model.get_submodule(parent), child, _binary_twin(model.get_submodule(name), config))
     return model
-
-
-def getattr_path(model: nn.Module, name: str) -> nn.Module:
-    """The submodule of that dotted name."""
-    return model.get_submodule(name)
 
 
 def _binary_twin(layer: nn.Conv2d | nn.Linear, config: BinaryConfig) -> nn.Module:
@@ -251,7 +244,7 @@ class ClipWeights(Hook):
 
     def before_training(self, run: Run) -> None:
         """Find the layers."""
-        self.layers = [m for m in run.model.modules() if isinstance(m, _Binary)]
+        self.layers = [m for m in run.model.modules() if isinstance(m, Binary)]
 
     @torch.no_grad()
     def after_step(self, run: Run) -> None:

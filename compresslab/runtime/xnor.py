@@ -1,0 +1,357 @@
+"""Binary layers that compute on bits: `kernels.xnor` as modules.
+
+    XnorConv2d, XnorLinear              floats (or signs) in, floats out: sign, pack, multiply, alpha, K
+    XnorConv2dSigns, XnorLinearSigns    signs in, signs out: no float in between
+    TakeSigns                           floats in, signs out
+
+The first two stand in for a `techniques.binarize` layer anywhere in a network. The others are what is left of
+a chain convolution, pooling, batch norm, sign: batch norm is monotone in the dot product, so its sign is that
+integer compared with a threshold (see `convert_xnor`), and max pooling before it a logical or after it.
+
+Signs are uint64 words, 64 channels in one: images [b, h, w, ceil(c / 64)], rows [b, ceil(n / 64)]. Files hold
+each weight as one bit, whatever the padding of the words.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from compresslab.kernels import bitpack, xnor, xnor_conv
+from compresslab.kernels.int8_conv import Window
+from compresslab.runtime import ops
+from compresslab.runtime.modules import IntegerModule, Tensors
+from compresslab.techniques.binarize import Binary, BinaryConv2d, BinaryLinear
+
+SIXTEEN = 16
+
+
+# ---- bits in files -------------------------------------------------------------------------------
+def bits_to_file(bits: np.ndarray) -> torch.Tensor:
+    """Booleans of any shape as bytes, eight in one."""
+    return torch.from_numpy(bitpack.pack(np.ascontiguousarray(bits).view(np.uint8), 1))
+
+
+def bits_from_file(packed: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse; refuses a number of bytes that the shape does not take."""
+    count = int(np.prod(shape, dtype=object))
+    if packed.dtype != torch.uint8 or packed.numel() != bitpack.packed_size(count, 1):
+        raise ValueError(f"shape {list(shape)} does not fit {packed.numel()} bytes of bits")
+    return bitpack.unpack(packed.numpy().reshape(-1), 1, count).astype(bool).reshape(shape)
+
+
+def signs_of(layer: Binary) -> np.ndarray:
+    """The weight's signs: bool [N, K], or [N, kh, kw, c].
+
+    Raises:
+        ValueError: if the layer's inputs are not signs, or its weights not of two values.
+    """
+    if not layer.config.activations or layer.config.ternary:
+        raise ValueError(
+            "an XNOR layer needs binary weights and activations, got "
+            f"activations={layer.config.activations}, ternary={layer.config.ternary}"
+        )
+    bits = (layer.binary_weight()[0].detach() > 0).numpy()
+    return np.ascontiguousarray(bits.transpose(0, 2, 3, 1) if bits.ndim == 4 else bits)
+
+
+def scales_of(layer: Binary) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha and bias of every output, float32 [N]."""
+    alpha = layer.binary_weight()[1]
+    alpha = torch.ones(len(layer.weight)) if alpha is None else alpha.detach()
+    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+    return alpha.numpy(), bias.numpy()
+
+
+# ---- what the layers share -----------------------------------------------------------------------
+class _XnorLayer(IntegerModule):
+    weight_bits, activation_bits = 1, 1
+
+    def __init__(self, signs: np.ndarray) -> None:
+        super().__init__()
+        self.shape = signs.shape
+        if signs.ndim == 4:
+            self.packed, self.channels = xnor_conv.pack_weight(signs), signs.shape[3]
+        else:
+            words = np.where(signs, np.float32(1), np.float32(-1))
+            self.packed = xnor.pack_weight(xnor.pack_signs(words), signs.shape[1])
+            self.channels = signs.shape[1]
+        self.register_buffer("panels", torch.from_numpy(self.packed.panels.view(np.int32)))
+
+    def signs(self) -> np.ndarray:
+        """The weight as bool, in its own shape."""
+        words = self.packed.unpacked()
+        bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").astype(bool)
+        if len(self.shape) == 2:
+            return bits[:, : self.channels]
+        outputs, height, width, channels = self.shape
+        across = -(-channels // 32) * 32
+        taps = bits[:, : height * width * across].reshape(outputs, height, width, across)
+        return np.ascontiguousarray(taps[..., :channels])
+
+    def describe(self) -> dict:
+        """The weight's shape."""
+        return {"shape": list(self.shape)}
+
+    def tensors(self) -> Tensors:
+        """The weight's bits."""
+        return {"signs": bits_to_file(self.signs())}
+
+    def macs(self, output: torch.Tensor) -> int:
+        """Bit products of one example."""
+        if len(self.shape) == 2:
+            return self.packed.inputs * self.packed.outputs
+        return self.packed.inputs * self.packed.outputs * self.pixels(output)
+
+    def pixels(self, output: torch.Tensor) -> int:
+        """Positions of one output image [b, N, h, w]."""
+        return output.shape[2] * output.shape[3]
+
+
+class _Scaled(_XnorLayer):
+    """An epilogue of alpha, bias and, if `positions`, K."""
+
+    def __init__(
+        self, signs: np.ndarray, alpha: np.ndarray, bias: np.ndarray, positions: bool
+    ) -> None:
+        super().__init__(signs)
+        self.positions = bool(positions)
+        self.register_buffer("alpha", torch.from_numpy(alpha.astype(np.float32)))
+        self.register_buffer("bias", torch.from_numpy(bias.astype(np.float32)))
+        self.epilogue = xnor.scales(self.packed, self.alpha.numpy(), self.bias.numpy())
+
+    def describe(self) -> dict:
+        """Shape, and whether inputs are weighed."""
+        return {**super().describe(), "positions": int(self.positions)}
+
+    def tensors(self) -> Tensors:
+        """Bits and scales."""
+        return {**super().tensors(), "alpha": self.alpha, "bias": self.bias}
+
+
+class _Thresholded(_XnorLayer):
+    """An epilogue of thresholds."""
+
+    def __init__(self, signs: np.ndarray, at_least: np.ndarray, flip: np.ndarray) -> None:
+        super().__init__(signs)
+        self.register_buffer("at_least", torch.from_numpy(at_least.astype(np.int32)))
+        self.flip = np.asarray(flip, bool)
+
+    def tensors(self) -> Tensors:
+        """Bits, thresholds, flips."""
+        flip = bits_to_file(self.flip)
+        return {**super().tensors(), "at_least": self.at_least, "flip": flip}
+
+
+def _signs_of_file(about: dict, tensors: Tensors) -> np.ndarray:
+    return bits_from_file(tensors["signs"], tuple(about["shape"]))
+
+
+def _thresholds_of_file(about: dict, tensors: Tensors) -> tuple[np.ndarray, ...]:
+    signs = _signs_of_file(about, tensors)
+    if tensors["at_least"].dtype != torch.int32:
+        raise ValueError(f"at_least must be torch.int32, found {tensors['at_least'].dtype}")
+    return signs, tensors["at_least"].numpy(), bits_from_file(tensors["flip"], signs.shape[:1])
+
+
+# ---- convolutions --------------------------------------------------------------------------------
+def as_image(x: torch.Tensor) -> tuple[np.ndarray, bool]:
+    """A float image [b, c, h, w] as its own memory lies: (array, whether channels come first)."""
+    x = x.detach()
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    # Channels first are packed sixteen pixels at a time.
+    if last or x.shape[2] * x.shape[3] < SIXTEEN:
+        return x.permute(0, 2, 3, 1).contiguous().numpy(), False
+    return x.contiguous().numpy(), True
+
+
+class XnorConv2d(_Scaled):
+    """A binary convolution: float [b, c, h, w] or signs [b, h, w, words] -> float [b, N, h', w'].
+
+    With `positions` the input must be floats: their magnitudes are needed.
+    """
+
+    kind = "xnor_conv2d"
+
+    def __init__(self, *arguments: object, stride: int, padding: int) -> None:
+        super().__init__(*arguments)
+        self.window = Window(*self.shape[1:3], stride, padding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Sign, pack, convolve, scale."""
+        if not ops.plain(x):
+            w = self.window
+            window = [w.height, w.width, w.stride, w.padding]
+            numbers = (self.channels, self.packed.width, self.positions)
+            return ops.xnor_conv2d(x, self.panels, self.alpha, self.bias, window, *numbers)
+        return torch.from_numpy(self.run(x)).permute(0, 3, 1, 2)
+
+    def run(self, x: torch.Tensor) -> np.ndarray:
+        """The same as an array [b, h', w', N]."""
+        scale = None
+        if x.dtype == torch.uint64:
+            signs = x.numpy()
+        else:
+            image, first = as_image(x)
+            signs, means = xnor_conv.pack_image(image, first, magnitudes=self.positions)
+            scale = xnor_conv.position_scales(means, self.window) if self.positions else None
+        arguments = (signs, self.channels, self.packed, self.window, self.epilogue, scale)
+        return xnor_conv.conv2d_scaled(*arguments, ops.threads())
+
+    def describe(self) -> dict:
+        """Shape, stride, padding."""
+        window = {"stride": self.window.stride, "padding": self.window.padding}
+        return {**super().describe(), **window}
+
+    @classmethod
+    def of(cls, layer: BinaryConv2d) -> "XnorConv2d":
+        """The same layer on bits."""
+        if isinstance(layer.padding, str) or len({*layer.stride}) + len({*layer.padding}) > 2:
+            raise ValueError(
+                "stride and padding must be one number each, "
+                f"got stride={layer.stride}, padding={layer.padding}"
+            )
+        window = {"stride": layer.stride[0], "padding": layer.padding[0]}
+        return cls(signs_of(layer), *scales_of(layer), layer.config.positions, **window)
+
+    @classmethod
+    def build(cls, about: dict, tensors: Tensors) -> "XnorConv2d":
+        """From a description."""
+        numbers = (tensors["alpha"].numpy(), tensors["bias"].numpy(), bool(about["positions"]))
+        window = {"stride": about["stride"], "padding": about["padding"]}
+        return cls(_signs_of_file(about, tensors), *numbers, **window)
+
+
+class XnorConv2dSigns(_Thresholded):
+    """A binary convolution with what follows it: signs -> signs, max pooling by `pool` included."""
+
+    kind = "xnor_conv2d_signs"
+
+    def __init__(self, *arguments: object, stride: int, padding: int, pool: int) -> None:
+        super().__init__(*arguments)
+        self.window, self.pool = Window(*self.shape[1:3], stride, padding), pool
+        # A square's flips come after its or.
+        inner = np.zeros_like(self.flip) if pool > 1 else self.flip
+        self.epilogue = xnor.thresholds(self.packed, self.at_least.numpy(), inner)
+        self.flips = xnor.flip_words(self.flip)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve, compare, pool."""
+        arguments = (x.numpy(), self.channels, self.packed, self.window, self.epilogue)
+        signs = xnor_conv.conv2d_signs(*arguments, ops.threads())
+        self.positions_seen = signs.shape[1] * signs.shape[2]
+        if self.pool > 1:
+            signs = xnor_conv.or_pool(signs, self.pool, self.flips)
+        return torch.from_numpy(signs)
+
+    def pixels(self, _output: torch.Tensor) -> int:
+        """Positions before pooling, of the last image seen."""
+        return self.positions_seen
+
+    def describe(self) -> dict:
+        """Shape, stride, padding, pooling."""
+        window = {"stride": self.window.stride, "padding": self.window.padding, "pool": self.pool}
+        return {**super().describe(), **window}
+
+    @classmethod
+    def build(cls, about: dict, tensors: Tensors) -> "XnorConv2dSigns":
+        """From a description."""
+        window = {name: about[name] for name in ("stride", "padding", "pool")}
+        return cls(*_thresholds_of_file(about, tensors), **window)
+
+
+# ---- linear layers -------------------------------------------------------------------------------
+class XnorLinear(_Scaled):
+    """A binary linear layer: float [..., K] or signs [b, words] -> float [..., N]."""
+
+    kind = "xnor_linear"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Sign, pack, multiply, scale."""
+        if not ops.plain(x):
+            numbers = (self.packed.width, self.positions)
+            return ops.xnor_linear(x, self.panels, self.alpha, self.bias, *numbers)
+        if x.dtype == torch.uint64:
+            arguments = (x.numpy(), self.packed, self.epilogue, None, ops.threads())
+            return torch.from_numpy(xnor.matmul_scaled(*arguments))
+        rows = x.detach().reshape(-1, x.shape[-1]).contiguous().numpy()
+        out = xnor.linear(rows, self.packed, self.epilogue, self.positions, ops.threads())
+        return torch.from_numpy(out).reshape(*x.shape[:-1], self.packed.outputs)
+
+    @classmethod
+    def of(cls, layer: BinaryLinear) -> "XnorLinear":
+        """The same layer on bits."""
+        return cls(signs_of(layer), *scales_of(layer), layer.config.positions)
+
+    @classmethod
+    def build(cls, about: dict, tensors: Tensors) -> "XnorLinear":
+        """From a description."""
+        numbers = (tensors["alpha"].numpy(), tensors["bias"].numpy(), bool(about["positions"]))
+        return cls(_signs_of_file(about, tensors), *numbers)
+
+
+class XnorLinearSigns(_Thresholded):
+    """A binary linear layer with what follows it: signs [b, words] -> signs [b, words']."""
+
+    kind = "xnor_linear_signs"
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.epilogue = xnor.thresholds(self.packed, self.at_least.numpy(), self.flip)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply and compare."""
+        arguments = (x.numpy(), self.packed, self.epilogue, ops.threads())
+        return torch.from_numpy(xnor.matmul_signs(*arguments))
+
+    @classmethod
+    def build(cls, about: dict, tensors: Tensors) -> "XnorLinearSigns":
+        """From a description."""
+        return cls(*_thresholds_of_file(about, tensors))
+
+
+class TakeSigns(IntegerModule):
+    """Floats to signs, (x >= t) xor flip of each channel, max pooling by `pool` included.
+
+    Float [b, c, h, w] -> [b, h', w', words], or [b, n] -> [b, words].
+    """
+
+    kind = "take_signs"
+
+    def __init__(self, at_least: np.ndarray, flip: np.ndarray, pool: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("at_least", torch.from_numpy(at_least.astype(np.float32)))
+        self.flip, self.pool = np.asarray(flip, bool), pool
+        self.flips = xnor.flip_words(self.flip)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compare, pack, pool."""
+        image, first = as_image(x if x.ndim == 4 else x[:, :, None, None])
+        inner = None if self.pool > 1 else self.flips
+        signs, _ = xnor_conv.pack_image(image, first, self.at_least.numpy(), inner)
+        if self.pool > 1:
+            signs = xnor_conv.or_pool(signs, self.pool, self.flips)
+        signs = torch.from_numpy(signs)
+        return signs if x.ndim == 4 else signs[:, 0, 0]
+
+    def describe(self) -> dict:
+        """Channels and pooling."""
+        return {"channels": len(self.flip), "pool": self.pool}
+
+    def tensors(self) -> Tensors:
+        """Thresholds and flips."""
+        return {"at_least": self.at_least, "flip": bits_to_file(self.flip)}
+
+    @classmethod
+    def build(cls, about: dict, tensors: Tensors) -> "TakeSigns":
+        """From a description."""
+        flip = bits_from_file(tensors["flip"], (about["channels"],))
+        at_least = tensors["at_least"]
+        if at_least.shape != (about["channels"],) or bool(torch.isnan(at_least).any()):
+            raise ValueError(f"at_least must hold {about['channels']} thresholds")
+        return cls(at_least.numpy(), flip, about["pool"])
+
+
+XNOR_LAYERS: dict[type[nn.Module], type[_Scaled]] = {
+    BinaryConv2d: XnorConv2d,
+    BinaryLinear: XnorLinear,
+}
