@@ -34,13 +34,19 @@ class Record:
     fraction_of_limit: float | None
 
 
-def race(runners: Runners, rounds: int = 15, seconds: float = 4.0) -> dict[str, float]:
+def race(
+    runners: Runners,
+    rounds: int = 15,
+    seconds: float = 4.0,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
     """Median CPU seconds of each runner, after one round that does not count.
 
     Args:
         runners: what to run, by name.
         rounds: at most so many rounds.
         seconds: stop earlier, but not before 5 rounds, once so much time has passed.
+        clock: wall-clock time where threads are compared, whose CPU times add up.
     """
     times: dict[str, list[float]] = {name: [] for name in runners}
     for run in runners.values():
@@ -50,9 +56,9 @@ def race(runners: Runners, rounds: int = 15, seconds: float = 4.0) -> dict[str, 
         if number >= 5 and time.perf_counter() - start > seconds:
             break
         for name, run in runners.items():
-            before = time.process_time()
+            before = clock()
             run()
-            times[name].append(time.process_time() - before)
+            times[name].append(clock() - before)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -64,6 +70,15 @@ def repeated(run: Callable[[], object], times: int) -> Callable[[], None]:
             run()
 
     return runs
+
+
+def two_threads(
+    kernel: str, shape: str, run: Callable[[int], object], times: int = 1
+) -> list[Record]:
+    """A record of `run(2)` against `run(1)`, by the wall clock."""
+    runners = {"ours": lambda: run(2), "ours, one thread": lambda: run(1)}
+    runners = {name: repeated(call, times) for name, call in runners.items()}
+    return records(kernel, shape, race(runners, clock=time.perf_counter), threads=2, times=times)
 
 
 def records(

@@ -7,12 +7,12 @@ or matrix tiles where there are any (loading a tile from the cache takes longer 
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import onnxruntime
 import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from benchmarks.harness import Record, race, records, repeated
+from benchmarks.harness import Record, race, records, repeated, two_threads
+from benchmarks.onnx_peers import onnx_product, onnx_session
 from compresslab import models
 from compresslab.kernels import int8
 from compresslab.kernels._jit import kernel
@@ -99,34 +99,14 @@ def _product(side: int) -> Iterator[Record]:
         "torch fp32 (MKL)": lambda: a @ b,
         "torch bf16": lambda: half_a @ half_b,
         "torch._int_mm": lambda: torch._int_mm(x, w),
-        "ONNX Runtime fp32": _onnx_product(a, b),
+        "ONNX Runtime fp32": onnx_product(a, b),
         "peak": run_peak,
     }
     medians = race(runners)
     fraction = side**3 / medians["ours"] / (products / medians["peak"])
     name = f"{side}x{side}x{side}"
     yield from records("int8 matmul", name, medians, 1, fraction, limits=("peak",))
-
-
-def _session(graph: object) -> onnxruntime.InferenceSession:
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def _onnx_product(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:
-    weight = helper.make_tensor(
-        "w", TensorProto.FLOAT, list(b.shape), b.numpy().tobytes(), raw=True
-    )
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, a.shape[1]])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, b.shape[1]])
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    session = _session(helper.make_graph([node], "product", [x], [y], [weight]))
-    feed = {"x": a.numpy()}
-    return lambda: session.run(None, feed)
+    yield from two_threads("int8 matmul", name, lambda n: int8.matmul(codes, packed, n))
 
 
 def _onnx_dynamic(layer: nn.Linear, x: torch.Tensor) -> Callable[[], object]:
@@ -149,7 +129,7 @@ def _onnx_dynamic(layer: nn.Linear, x: torch.Tensor) -> Callable[[], object]:
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, x.shape[1]])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, len(scale)])]
-    session = _session(helper.make_graph(nodes, "linear", inputs, outputs, tensors))
+    session = onnx_session(helper.make_graph(nodes, "linear", inputs, outputs, tensors))
     feed = {"x": x.numpy()}
     return lambda: session.run(None, feed)
 

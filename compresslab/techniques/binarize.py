@@ -200,7 +200,9 @@ class XnorNet(nn.Sequential):
             layers += [nn.BatchNorm2d(inputs)]
             layers += [BinaryConv2d(inputs, outputs, 3, padding=1, bias=False, config=config)]
             layers += [nn.MaxPool2d(2)]
-        layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        # Behind a ReLU a binary last layer would see nothing but +1.
+        layers += [nn.BatchNorm2d(widths[-1])] + ([] if binary_edges else [nn.ReLU()])
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         super().__init__(*layers, edge(nn.Linear, BinaryLinear, widths[-1], classes))
 
 

@@ -1,0 +1,908 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 10 · Binarization
+#
+# **You will** squeeze 64 numbers into one machine word, multiply them with XNOR and a population count, train
+# networks whose weights (and then activations too) are single bits, and run one on bits from end to end.
+# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+#
+# Binarization (二值化) is the end of the road that labs 01 to 03 went down: one bit. It is also where the
+# arithmetic changes its nature. There is nothing left to multiply.
+
+# %%
+import math
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numba import njit
+from torch import nn
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import load
+from compresslab.kernels import xnor
+from compresslab.kernels.simd import instruction_set, popcount
+from compresslab.measure import disk_bytes, time_call
+from compresslab.report import Table, claim, in_bytes, mean_sd, plain_log_ticks, use_style
+from compresslab.runtime import storage
+from compresslab.runtime.convert_xnor import convert_xnor
+from compresslab.techniques.binarize import (
+    BINARY_CONNECT,
+    BINARY_WEIGHTS,
+    XNOR,
+    BinaryConfig,
+    ClipWeights,
+    XnorNet,
+    binarize,
+    reestimate_norms,
+    ternarize,
+)
+from compresslab.training import evaluate, fit, logits, seed_everything
+
+use_style()
+THREADS = torch.get_num_threads()
+
+# %% [markdown]
+# ## A hook: the same product, twice
+#
+# Two matrices of nothing but -1 and +1. Torch multiplies them as floats; our kernel as bits.
+
+# %%
+generator = np.random.default_rng(0)
+left, right = (
+    np.where(generator.random((1024, 1024)) < 0.5, -1, 1).astype(np.float32) for _ in "ab"
+)
+floats = torch.from_numpy(left), torch.from_numpy(right)
+words, weight = xnor.pack_signs(left), xnor.pack_weight(xnor.pack_signs(right), 1024)
+
+as_floats = time_call(lambda: torch.mm(floats[0], floats[1].T))
+as_bits = time_call(lambda: xnor.matmul(words, weight, THREADS))
+claim(
+    "Both give the same numbers, to the last one",
+    np.array_equal(torch.mm(floats[0], floats[1].T).numpy(), xnor.matmul(words, weight)),
+)
+claim("A sign takes a thirty-second of the room of a float", 32 * words.nbytes == left.nbytes)
+claim("The product of bits is the faster one", as_bits.median < as_floats.median)
+Table(
+    ["product of 1024 x 1024 signs", "one operand", "time, median (quartiles)", "ratio"],
+    [
+        ["float32, torch", in_bytes(left.nbytes), str(as_floats), "1"],
+        [
+            "bits, ours",
+            in_bytes(words.nbytes),
+            str(as_bits),
+            f"{as_floats.median / as_bits.median:.1f}",
+        ],
+    ],
+    f"{THREADS} threads, {instruction_set()}; the operands are packed already",
+)
+
+# %% [markdown]
+# ## 1 · XNOR and popcount
+#
+# Let bit 1 stand for +1 and bit 0 for -1. Two equal bits multiply to +1, two different ones to -1, so the product of
+# signs is XNOR (同或, "equal?"). A dot product of $K$ signs adds up $K - d$ times +1 and $d$ times -1, where $d$ counts the
+# places in which they differ:
+#
+# $$a \cdot b = (K - d) - d = K - 2\,\text{popcount}(a \oplus b)$$
+#
+# A processor compares 64 places in one XOR and counts them in one *popcount* (按位计数). That needs signs in words.
+#
+# ### Exercise 1 · Sixty-four signs in a word (2 points, about 4 lines)
+#
+# Element $64w + b$ of a row is bit $b$ of word $w$, least significant first; unused bits of the last word are 0.
+#
+# ```python
+# def pack_signs_spec(x):
+#     rows, count = x.shape
+#     words = np.zeros((rows, -(-count // 64)), np.uint64)
+#     for m in range(rows):
+#         for k in range(count):
+#             if x[m, k] >= 0:
+#                 words[m, k // 64] |= np.uint64(1) << np.uint64(k % 64)
+#     return words
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary.pack_signs", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def pack_signs(x):
+    """float32 [M, K] -> uint64 [M, ceil(K / 64)]."""
+    ### BEGIN SOLUTION
+    bits = np.zeros((len(x), -(-x.shape[1] // 64) * 64), np.uint8)
+    bits[:, : x.shape[1]] = x >= 0
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary.pack_signs-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(pack_signs, "binary.pack_signs")
+
+# %%
+pack_signs = adopt(pack_signs, "binary.pack_signs")
+
+# %% [markdown]
+# Now the product, compiled. `popcount(word)` is imported above and works inside `@njit`; it becomes one instruction.
+# (Assign sums to an int32 array; mixing `int` with `uint64` in Numba gives floats on the way, which is harmless here.)
+#
+# ### Exercise 2 · A matrix product of bits (3 points, about 7 lines)
+#
+# ```python
+# def xnor_matmul_spec(a, b, count):
+#     out = np.zeros((len(a), len(b)), np.int32)
+#     for m in range(len(a)):
+#         for n in range(len(b)):
+#             for k in range(count):
+#                 one = (int(a[m, k // 64]) >> (k % 64)) & 1
+#                 two = (int(b[n, k // 64]) >> (k % 64)) & 1
+#                 out[m, n] += 1 if one == two else -1
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary.xnor_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
+@njit
+def xnor_matmul(a, b, count):
+    """uint64 [M, W], uint64 [N, W], K -> int32 [M, N]: the dot products of K signs."""
+    ### BEGIN SOLUTION
+    out = np.empty((a.shape[0], b.shape[0]), np.int32)
+    for m in range(a.shape[0]):
+        for n in range(b.shape[0]):
+            different = 0
+            for w in range(a.shape[1]):
+                different += popcount(a[m, w] ^ b[n, w])
+            out[m, n] = count - 2 * different
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary.xnor_matmul-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(xnor_matmul, "binary.xnor_matmul")
+
+# %%
+xnor_matmul = adopt(xnor_matmul, "binary.xnor_matmul")
+
+# %% [markdown]
+# The XNOR-Net paper reports a convolution **58 times** faster. Than what? Let us race four products of signs.
+
+# %%
+fair = predict(
+    "Against which opponent is XNOR more than 40 times faster here?",
+    ["a plain loop over floats", "a good BLAS", "both", "neither"],
+)
+
+# %%
+SIDE = 512
+
+
+@njit
+def naive_matmul(x, w):
+    out = np.zeros((x.shape[0], w.shape[0]), np.float32)
+    for m in range(x.shape[0]):
+        for n in range(w.shape[0]):
+            total = np.float32(0)
+            for k in range(x.shape[1]):
+                total += x[m, k] * w[n, k]
+            out[m, n] = total
+    return out
+
+
+x, w = left[:SIDE, :SIDE].copy(), right[:SIDE, :SIDE].copy()
+x_words, w_words = pack_signs(x), pack_signs(w)
+packed = xnor.pack_weight(w_words, SIDE)
+scale = xnor.scales(packed)
+xt, wt = torch.from_numpy(x), torch.from_numpy(w)
+race = {
+    "float, plain loop": time_call(lambda: naive_matmul(x, w), warmup=1, repeats=3),
+    "float, torch's BLAS": time_call(lambda: torch.mm(xt, wt.T)),
+    "bits, your loop": time_call(lambda: xnor_matmul(x_words, w_words, SIDE), repeats=7),
+    "bits, the library": time_call(lambda: xnor.matmul(x_words, packed, THREADS)),
+    "the library from floats: sign, pack, multiply, scale": time_call(
+        lambda: xnor.linear(x, packed, scale, threads=THREADS)
+    ),
+}
+ours = race["bits, the library"].median
+naive_ratio, blas_ratio = (
+    race[n].median / ours for n in ("float, plain loop", "float, torch's BLAS")
+)
+fair.reveal(
+    {(True, False): "a plain loop over floats", (False, True): "a good BLAS"}.get(
+        (naive_ratio > 40, blas_ratio > 40), "both" if blas_ratio > 40 else "neither"
+    )
+)
+claim(
+    "Your loop gives the library's numbers",
+    np.array_equal(xnor_matmul(x_words, w_words, SIDE), xnor.matmul(x_words, packed)),
+)
+claim("Against a plain loop the bits win by more than 58 times", naive_ratio > 58)
+claim("Against a good BLAS they win by less than that, but they win", 1 < blas_ratio < naive_ratio)
+Table(
+    ["512 x 512 x 512 signs", "milliseconds", "times the library's bits"],
+    [[name, f"{1e3 * t.median:.3f}", f"{t.median / ours:.1f}"] for name, t in race.items()],
+    f"{THREADS} threads (the loops: one), {instruction_set()}",
+)
+
+# %% [markdown]
+# So "58x" is a statement about the opponent. A count of instructions explains the rest: with 512-bit registers a
+# processor does 16 float multiply-adds in an instruction, or 512 bit products in three (XOR, popcount, add).
+# That is about a factor of ten against perfect floats, and no kernel can do better on such a machine.
+#
+# Small products lose even that: packing, and the call itself, cost more than they save. Where is break-even?
+
+# %%
+BATCH, SIZES = 64, (16, 32, 64, 128, 256, 512, 1024)
+gains = []
+for size in SIZES:
+    inputs, layer = torch.randn(BATCH, size), nn.Linear(size, size, bias=False)
+    packed = xnor.pack_weight(pack_signs(layer.weight.detach().numpy()), size)
+    scale, rows = xnor.scales(packed), inputs.numpy()
+    with torch.inference_mode():
+        float_time = time_call(lambda: layer(inputs), repeats=51).median
+    gains.append(
+        float_time / time_call(lambda: xnor.linear(rows, packed, scale), repeats=51).median
+    )
+figure, axes = plt.subplots(figsize=(7, 3))
+axes.loglog(SIZES, gains, "o-")
+axes.axhline(1, color="black", lw=1)
+axes.text(SIZES[-1], 1.05, "break-even", ha="right", va="bottom")
+axes.set(xlabel="inputs and outputs of the layer", ylabel="times faster than float", xticks=SIZES)
+plain_log_ticks(axes.xaxis)
+plain_log_ticks(axes.yaxis)
+axes.set_title(f"A binary linear layer, floats in and out, batch {BATCH}")
+plt.show()
+claim("A layer of 16 is faster in floats", gains[0] < 1)
+claim("A layer of 1024 is faster in bits", gains[-1] > 1)
+
+# %% [markdown]
+# ## 2 · The best scale
+#
+# $W \approx \alpha\, s$ with $s = \text{sign}(W)$. Which $\alpha$? Minimise
+#
+# $$J(\alpha) = \lVert W - \alpha s\rVert^2 = W{\cdot}W - 2\alpha\, W{\cdot}s + \alpha^2 n
+# \qquad J'(\alpha) = 0 \;\Rightarrow\; \alpha = \frac{W \cdot s}{n}$$
+#
+# ### Exercise 3 · The best scale for a row of signs (1 point, about 1 line)
+#
+# One scale for each output, that is for each `weight[n]`.
+#
+# ```python
+# def best_scale_spec(weight):
+#     out = np.zeros(len(weight), np.float32)
+#     for n in range(len(weight)):
+#         values = weight[n].ravel().tolist()
+#         out[n] = sum(v * (1 if v >= 0 else -1) for v in values) / len(values)
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary.best_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def best_scale(weight):
+    """float32 [N, ...] -> float32 [N]."""
+    ### BEGIN SOLUTION
+    return np.abs(weight).reshape(len(weight), -1).mean(axis=1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary.best_scale-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(best_scale, "binary.best_scale")
+
+# %%
+best_scale = adopt(best_scale, "binary.best_scale")
+
+# %%
+normal = generator.normal(0, 1, (1, 100_000)).astype(np.float32)
+
+
+def share_lost(scale, signs):
+    """What part of the energy of the weights is lost."""
+    return float(np.square(normal - scale * signs).sum() / np.square(normal).sum())
+
+
+def draw_scale(scale):
+    scales = np.linspace(0, 2, 101)
+    figure, axes = plt.subplots(figsize=(7, 3))
+    axes.plot(scales, [100 * share_lost(s, np.sign(normal)) for s in scales])
+    axes.plot(scale, 100 * share_lost(scale, np.sign(normal)), "o", ms=9, label="the slider")
+    axes.axvline(float(best_scale(normal)[0]), color="#009E73", ls="--", label="mean |W|")
+    axes.set(xlabel="scale α", ylabel="energy lost, %", title="Normal weights, one bit each")
+    axes.legend()
+
+
+explore(draw_scale, scale=(0.0, 2.0, 0.05))
+one_bit = share_lost(float(best_scale(normal)[0]), np.sign(normal))
+ternary_signs, ternary_scale = (t.numpy() for t in ternarize(torch.from_numpy(normal)))
+three_values = share_lost(float(ternary_scale[0]), ternary_signs)
+claim(
+    "One bit keeps all but 1 - 2/π of the energy of normal weights (36 %)",
+    abs(one_bit - (1 - 2 / math.pi)) < 0.01,
+)
+claim(
+    "A third value, 0, halves the loss or nearly (ternary weights, 三值)",
+    three_values < 0.6 * one_bit,
+)
+
+# %% [markdown]
+# A third of the energy gone, in every layer. Such weights must be *trained* to be good.
+#
+# ## 3 · Training what has no gradient
+#
+# The sign is a staircase with one step; its derivative is 0. As in lab 03 the straight-through estimator pretends
+# the slope is 1, and here it must stop where $|x| > 1$ (clipped STE; Hubara et al. 2016).
+#
+# ### Exercise 4 · A sign that can be trained (2 points, about 2 lines)
+#
+# Value and gradient are both checked. `clamp` has the gradient you want, and `detach()` makes a constant.
+#
+# ```python
+# def binary_sign_spec(x):
+#     class Slow(torch.autograd.Function):
+#         @staticmethod
+#         def forward(ctx, x):
+#             ctx.save_for_backward(x)
+#             return torch.tensor([1.0 if v >= 0 else -1.0 for v in x.flatten()]).reshape(x.shape)
+#
+#         @staticmethod
+#         def backward(ctx, grad):
+#             return grad * (ctx.saved_tensors[0].abs() <= 1)
+#
+#     return Slow.apply(x)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary.sign", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def binary_sign(x):
+    """float32 tensor -> -1.0 or +1.0 of its shape, differentiable straight through."""
+    ### BEGIN SOLUTION
+    slope = x.clamp(-1, 1)
+    return slope + (torch.where(x >= 0, 1.0, -1.0) - slope).detach()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary.sign-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(binary_sign, "binary.sign")
+
+# %%
+binary_sign = adopt(binary_sign, "binary.sign")
+
+# %% [markdown]
+# BinaryConnect (Courbariaux et al. 2015) trains with two copies of a weight: the sign, used forward and backward, and a
+# real number, which takes the step and remembers it. The real one is clipped to $[-1, 1]$ *after* the step.
+#
+# ### Exercise 5 · A step of BinaryConnect (1 point, about 1 line)
+#
+# ```python
+# def connect_step_spec(weight, gradient, lr):
+#     out = weight.clone()
+#     for i in range(weight.numel()):
+#         moved = weight.view(-1)[i] - lr * gradient.view(-1)[i]
+#         out.view(-1)[i] = max(-1.0, min(1.0, float(moved)))
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary.connect_step", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def connect_step(weight, gradient, lr):
+    """Real weights, the gradient that reached their signs, the learning rate -> new real weights."""
+    ### BEGIN SOLUTION
+    return (weight - lr * gradient).clamp(-1, 1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary.connect_step-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(connect_step, "binary.connect_step")
+
+# %%
+connect_step = adopt(connect_step, "binary.connect_step")
+
+# %% [markdown]
+# Your two functions train a classifier with 640 one-bit weights. The control keeps no real weights: its signs
+# take the step themselves, and are signs again.
+
+# %%
+digits = load("digits")
+pixels = digits.train.x.flatten(1)
+
+
+def train_bits(step, steps=150, lr=0.05):
+    real = torch.rand(10, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    accuracies = []
+    for _ in range(steps):
+        real.requires_grad_(True)
+        loss = F.cross_entropy(0.5 * pixels @ binary_sign(real).T, digits.train.y)
+        (gradient,) = torch.autograd.grad(loss, real)
+        real = step(real.detach(), 20 * gradient, lr)
+        guesses = (digits.test.x.flatten(1) @ binary_sign(real).T).argmax(1)
+        accuracies.append(100 * float((guesses == digits.test.y).float().mean()))
+    return accuracies
+
+
+with_memory = train_bits(connect_step)
+without = train_bits(lambda real, g, lr: binary_sign(binary_sign(real) - lr * g).detach())
+figure, axes = plt.subplots(figsize=(7, 3))
+axes.plot(with_memory, label="real weights remember (BinaryConnect)")
+axes.plot(without, "--", label="signs only")
+axes.set(xlabel="step", ylabel="test accuracy, %", ylim=(0, 100), title="Digits, 640 bits")
+axes.legend()
+plt.show()
+claim("640 bits tell more than three quarters of the digits apart", with_memory[-1] > 75)
+claim("Without the memory they are more than 20 points worse", without[-1] < with_memory[-1] - 20)
+
+# %% [markdown]
+# ## 4 · Networks of bits
+#
+# Now the convolutional network of the earlier labs. **BinaryConnect**: the weights of all inner layers are bits,
+# activations stay float. **XNOR-Net** (Rastegari et al. 2016): activations too, so that the kernel of section 1 does the
+# work. Its blocks have another order, *batch norm → sign → convolution → pooling*: the norm centres what the
+# sign will cut. The first layer (one input channel) and the last (26 outputs) stay float.
+
+# %%
+guess = predict(
+    "Weights of one bit, then activations too: how much accuracy does each cost?",
+    ["each under 3 points", "weights under 3, both more than 3", "each more than 3"],
+)
+
+# %%
+data = load(size=16, train_size=8_000)
+SEEDS, EPOCHS, WIDTHS = (0, 1, 2), 4, (32, 64, 128)
+FLOAT_RATE, BINARY_RATE = 0.005, 0.02  # of Adam; the float network gets its best recipe, SGD at 0.2
+
+
+def float_network():
+    return models.VGGLike(data.shape, len(data.classes), WIDTHS)
+
+
+def xnor_network(config=XNOR, **options):
+    return XnorNet(data.shape, len(data.classes), WIDTHS, config, **options)
+
+
+def trained(build, rate, epochs, label, hooks=(), adam=True):
+    """The same network from every seed, channels last (the faster layout here)."""
+    networks = []
+    for seed in SEEDS:
+        seed_everything(seed)
+        network = build().to(memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(network.parameters(), rate) if adam else None
+        options = {"optimizer": optimizer, "hooks": hooks, "seed": seed}
+        fit(network, data.train, epochs, rate, label=f"{label}, seed {seed}", **options)
+        networks.append(network)
+    return networks
+
+
+def accuracy(networks):
+    values = [evaluate(network, data.test) for network in networks]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+float_networks = trained(float_network, 0.2, EPOCHS, "float", adam=False)
+
+# %%
+connected = trained(
+    lambda: binarize(float_network(), BINARY_CONNECT),
+    BINARY_RATE,
+    EPOCHS,
+    "BinaryConnect",
+    [ClipWeights()],
+)
+
+# %%
+xnor_networks = trained(xnor_network, BINARY_RATE, EPOCHS, "XNOR-Net")
+glyphs = {
+    "float": accuracy(float_networks),
+    "BinaryConnect": accuracy(connected),
+    "XNOR-Net": accuracy(xnor_networks),
+}
+weights_cost = glyphs["float"][0] - glyphs["BinaryConnect"][0]
+both_cost = glyphs["float"][0] - glyphs["XNOR-Net"][0]
+guess.reveal(
+    "each more than 3"
+    if weights_cost > 3
+    else "each under 3 points"
+    if both_cost < 3
+    else "weights under 3, both more than 3"
+)
+claim("One-bit weights cost less than a point", weights_cost < 1)
+claim("One-bit weights and activations cost less than 2.5 points", both_cost < 2.5)
+Table(
+    ["network", "bits of a weight", "bits of an activation", "test accuracy, %"],
+    [
+        [name, bits, activation, mean_sd(*glyphs[name])]
+        for name, bits, activation in (
+            ("float", "32", "32"),
+            ("BinaryConnect", "1", "32"),
+            ("XNOR-Net", "1", "1"),
+        )
+    ],
+    f"glyphs, {EPOCHS} epochs, {len(SEEDS)} seeds; first and last layer float",
+)
+
+# %% [markdown]
+# ### What of it matters?
+#
+# Half as many epochs, one change at a time, always three seeds: a quarter of the learning rate, no scale $\alpha$, the
+# paper's second scale $K$ (the mean magnitude of the inputs under the window), and the first and last layer binary
+# like the rest. Beside it the float network with both learning rates, all with Adam.
+
+# %%
+culprit = predict(
+    "Which change hurts most?",
+    ["a quarter of the learning rate", "no α", "binary first and last layers"],
+)
+
+# %%
+SHORT = EPOCHS // 2
+controls = {
+    "XNOR-Net": accuracy(trained(xnor_network, BINARY_RATE, SHORT, "XNOR-Net")),
+    "a quarter of the learning rate": accuracy(
+        trained(xnor_network, FLOAT_RATE, SHORT, "smaller rate")
+    ),
+    "no α": accuracy(
+        trained(lambda: xnor_network(BinaryConfig(alpha=False)), BINARY_RATE, SHORT, "no α")
+    ),
+    "α and K": accuracy(
+        trained(lambda: xnor_network(BinaryConfig(positions=True)), BINARY_RATE, SHORT, "α and K")
+    ),
+    "binary first and last layers": accuracy(
+        trained(lambda: xnor_network(binary_edges=True), BINARY_RATE, SHORT, "binary edges")
+    ),
+}
+float_rates = {
+    rate: accuracy(trained(float_network, rate, SHORT, f"float, Adam {rate}"))
+    for rate in (FLOAT_RATE, BINARY_RATE)
+}
+base = controls["XNOR-Net"][0]
+losses = {name: base - mean for name, (mean, _) in controls.items()}
+culprit.reveal(max(culprit.choices, key=losses.get))
+claim(
+    "A quarter of the learning rate costs XNOR-Net more than 3 points",
+    losses["a quarter of the learning rate"] > 3,
+)
+claim(
+    "It costs the float network less than half of that",
+    float_rates[BINARY_RATE][0] - float_rates[FLOAT_RATE][0]
+    < losses["a quarter of the learning rate"] / 2,
+)
+claim(
+    "Binary first and last layers cost more than 5 points",
+    losses["binary first and last layers"] > 5,
+)
+claim(
+    "Neither α nor K moves the result by 3 points: the batch norm behind them rescales anyway",
+    max(abs(losses["no α"]), abs(losses["α and K"])) < 3,
+)
+Table(
+    ["change", "test accuracy, %", "against XNOR-Net"],
+    [[name, mean_sd(*controls[name]), f"{-losses[name]:+.1f}"] for name in controls]
+    + [[f"float, Adam at {rate}", mean_sd(*float_rates[rate]), ""] for rate in float_rates],
+    f"{SHORT} epochs, {len(SEEDS)} seeds; XNOR-Net with Adam at {BINARY_RATE}",
+)
+
+# %% [markdown]
+# A bit turns only when its real weight crosses 0, so small steps are lost for longer: that is why the rate matters. The
+# paper found $\alpha$ worth ten points on ImageNet (its table 3a). Here every binary layer stands before a batch
+# norm, whose own scale is trained: $\alpha$ is one number too many. An ablation belongs to its network.
+#
+# ### Why train at all?
+#
+# What if a trained float network is binarized afterwards? Its weights change by a third of their energy, so the
+# batch norms' statistics no longer hold. Those can be re-estimated from images without labels.
+
+# %%
+afterwards = [binarize(network, BINARY_WEIGHTS) for network in float_networks]
+collapsed = accuracy(afterwards)
+mended = accuracy([reestimate_norms(network, data.train) for network in afterwards])
+both = accuracy([reestimate_norms(binarize(n, XNOR), data.train) for n in float_networks])
+lost, regained = glyphs["float"][0] - collapsed[0], mended[0] - collapsed[0]
+claim("Binarized after training, the network loses more than 10 points", lost > 10)
+claim("New batch-norm statistics alone bring back more than half of that", regained > lost / 2)
+claim(
+    "With binary activations nothing helps: a ReLU is never negative, all signs are +1",
+    both[0] < 20,
+)
+Table(
+    ["binarized after training", "test accuracy, %"],
+    [
+        ["float", mean_sd(*glyphs["float"])],
+        ["weights", mean_sd(*collapsed)],
+        ["weights, norms re-estimated", mean_sd(*mended)],
+        ["weights and activations, norms re-estimated", mean_sd(*both)],
+        ["weights, trained so (BinaryConnect)", mean_sd(*glyphs["BinaryConnect"])],
+    ],
+)
+
+# %% [markdown]
+# ## 5 · No float in between
+#
+# Between two binary convolutions stand a pooling, a batch norm and a sign. All of them are monotone in the integer
+# dot product $d$, so their result is a comparison:
+#
+# $$\text{sign}\!\left(\gamma\,\frac{\alpha d - \mu}{\sigma} + \beta\right) = +1 \iff
+# \begin{cases} d \ge b & \gamma > 0\\ d \le b & \gamma < 0\end{cases}\qquad b = \frac{\mu - \beta\sigma/\gamma}{\alpha}$$
+#
+# $d$ is whole, so $b$ becomes a whole threshold $t$. One comparison must do, so the second case is written as
+# *not* ($d \ge t$): `flip` says where.
+#
+# ### Exercise 6 · A batch norm and a sign in one comparison (3 points, about 5 lines)
+#
+# `deviation` is $\sigma$; no gain is 0. `count` is $K$: the spec needs it, you do not.
+#
+# ```python
+# def sign_threshold_spec(alpha, gain, shift, mean, deviation, count):
+#     first, flip = np.zeros(len(alpha), np.int64), np.zeros(len(alpha), bool)
+#     for n in range(len(alpha)):
+#         signs = [
+#             gain[n] * (alpha[n] * d - mean[n]) / deviation[n] + shift[n] >= 0
+#             for d in range(-count, count + 1)
+#         ]
+#         flip[n] = signs[0]  # +1 for the lowest dot product: the gain is negative
+#         first[n] = signs.index(not flip[n]) - count
+#     return first, flip
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary.sign_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def sign_threshold(alpha, gain, shift, mean, deviation, count):
+    """Five float64 [N], int -> (int64 [N] thresholds, bool [N] flips): +1 where (d >= t) != flip."""
+    ### BEGIN SOLUTION
+    border = (mean - shift * deviation / gain) / alpha
+    flip = gain < 0
+    first = np.where(flip, np.floor(border) + 1, np.ceil(border))
+    return first.astype(np.int64), flip
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary.sign_threshold-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(sign_threshold, "binary.sign_threshold")
+
+# %%
+sign_threshold = adopt(sign_threshold, "binary.sign_threshold")
+
+# %% [markdown]
+# `convert_xnor` does this to a whole network: bits from the first sign to the last binary layer. Max pooling of
+# signs is a logical *or*. Your thresholds against the library's, for the network you just trained:
+
+# %%
+network = xnor_networks[0]
+program = convert_xnor(network)
+layer = next(step for step in program.layers if step.kind == "xnor_conv2d_signs")
+norm = network[5]
+numbers = (
+    best_scale(network[3].weight.detach().numpy()),
+    norm.weight,
+    norm.bias,
+    norm.running_mean,
+)
+numbers = [
+    np.asarray(v.detach() if isinstance(v, torch.Tensor) else v, np.float64) for v in numbers
+]
+deviation = np.sqrt(norm.running_var.double().numpy() + norm.eps)
+reach = 9 * WIDTHS[0]
+thresholds, flips = sign_threshold(*numbers, deviation, reach)
+claim(
+    "Your thresholds are the library's",
+    np.array_equal(thresholds.clip(-reach, reach + 1), layer.at_least.numpy())
+    and np.array_equal(flips, layer.flip),
+)
+simulated, on_bits = logits(network, data.test.x), logits(program, data.test.x)
+claim(
+    "On bits, every prediction of the test set is the simulation's",
+    torch.equal(simulated.argmax(1), on_bits.argmax(1)),
+)
+claim("and the logits agree to 1e-4", torch.allclose(simulated, on_bits, atol=1e-4))
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    xnor_bytes = storage.save(program, Path(folder) / "xnor.safetensors")
+float_bytes = disk_bytes(float_networks[0])
+binary_weights = sum(
+    layer.packed.inputs * layer.packed.outputs
+    for layer in program.layers
+    if hasattr(layer, "packed")
+)
+claim("The whole file is more than 8 times smaller", float_bytes > 8 * xnor_bytes)
+claim("but not 32 times", float_bytes < 32 * xnor_bytes)
+Table(
+    ["", "float", "XNOR-Net", "ratio"],
+    [
+        [
+            "the two binary layers",
+            in_bytes(4 * binary_weights),
+            in_bytes(binary_weights / 8),
+            "32.0",
+        ],
+        [
+            "the whole file",
+            in_bytes(float_bytes),
+            in_bytes(xnor_bytes),
+            f"{float_bytes / xnor_bytes:.1f}",
+        ],
+    ],
+    "the rest: float edges, thresholds, scales, and the file's list of steps",
+)
+
+# %%
+quicker = predict(
+    "End to end at batch 64, how much faster than the float network is the one on bits?",
+    ["less than 2 times", "2 to 10 times", "more than 10 times"],
+)
+
+# %%
+plain_network = float_network().eval()
+plain_network.load_state_dict(float_networks[0].state_dict())
+
+
+def network_time(network, batch, layout=torch.contiguous_format):
+    inputs = data.test.x[:batch].contiguous(memory_format=layout)
+    with torch.inference_mode():
+        return time_call(lambda: network(inputs), repeats=31).median
+
+
+times = {
+    batch: {
+        "float": network_time(plain_network, batch),
+        "float, channels last": network_time(float_networks[0], batch, torch.channels_last),
+        "on bits": network_time(program, batch),
+    }
+    for batch in (1, 64)
+}
+best_float = min(times[64]["float"], times[64]["float, channels last"])
+end_to_end = best_float / times[64]["on bits"]
+quicker.reveal(
+    "less than 2 times"
+    if end_to_end < 2
+    else "2 to 10 times"
+    if end_to_end <= 10
+    else "more than 10 times"
+)
+claim(
+    "At batch 64 the network on bits is faster than the float one in its best layout",
+    end_to_end > 1,
+)
+Table(
+    ["network", "batch 1, ms", "batch 64, ms", "times faster than float at 64"],
+    [
+        [
+            name,
+            f"{1e3 * times[1][name]:.2f}",
+            f"{1e3 * times[64][name]:.2f}",
+            f"{times[64]['float'] / times[64][name]:.1f}",
+        ]
+        for name in times[1]
+    ],
+    f"{THREADS} threads, {instruction_set()}; glyphs 16x16, channels {WIDTHS}",
+)
+
+# %%
+steps, value = [], data.test.x[:64]
+with torch.inference_mode():
+    for step in program.layers:
+        steps.append((step.kind, time_call(lambda: step(value), repeats=15).median))
+        value = step(value)
+total = sum(t for _, t in steps)
+colours = ["#0072B2" if "xnor" in kind or "signs" in kind else "#D55E00" for kind, _ in steps]
+figure, axes = plt.subplots(figsize=(8, 3.4))
+axes.barh(
+    [f"{i} {kind}" for i, (kind, _) in enumerate(steps)], [1e3 * t for _, t in steps], color=colours
+)
+axes.invert_yaxis()
+axes.set(xlabel="milliseconds at batch 64", title="Step by step (blue: on bits, orange: float)")
+plt.show()
+edges = sum(t for kind, t in steps if kind.startswith("float")) / total
+claim("The float steps, first and last layer, take a quarter of the time or more", edges > 0.25)
+print(f"Float steps: {100 * edges:.0f} % of the time, {100 * (1 - edges):.0f} % on bits.")
+
+# %% [markdown]
+# This is Amdahl's law: what stays float sets the limit, however fast the bits are.
+#
+# ## 6 · Which tasks lose what
+#
+# The same three on digits of 8x8 pixels, an easier task:
+
+
+# %%
+def on_digits(build, rate, hooks=()):
+    values = []
+    for seed in SEEDS:
+        seed_everything(seed)
+        network = build()
+        adam = torch.optim.Adam(network.parameters(), rate)
+        fit(network, digits.train, 8, rate, optimizer=adam, hooks=hooks, seed=seed, progress=False)
+        values.append(evaluate(network, digits.test))
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def small_float():
+    return models.VGGLike(digits.shape, 10, (16, 32, 64))
+
+
+easy = {
+    "float": on_digits(small_float, FLOAT_RATE),
+    "BinaryConnect": on_digits(
+        lambda: binarize(small_float(), BINARY_CONNECT), BINARY_RATE, [ClipWeights()]
+    ),
+    "XNOR-Net": on_digits(lambda: XnorNet(digits.shape, 10, (16, 32, 64)), BINARY_RATE),
+}
+claim(
+    "On the easy task one bit everywhere costs less than 4 points",
+    easy["float"][0] - easy["XNOR-Net"][0] < 4,
+)
+Table(
+    ["network", "digits 8x8, %", "glyphs 16x16, %"],
+    [[name, mean_sd(*easy[name]), mean_sd(*glyphs[name])] for name in easy],
+    f"{len(SEEDS)} seeds; on digits half the channels and 8 short epochs",
+)
+
+# %% [markdown]
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["finding", "source", "paper", "here"],
+    [
+        [
+            "XNOR convolution, times faster than float",
+            "Rastegari et al. 2016, section 4.1",
+            "58 (a loop without BLAS)",
+            f"{naive_ratio:.0f} (plain loop), {blas_ratio:.1f} (BLAS), products of {SIDE}",
+        ],
+        [
+            "smaller weights",
+            "Rastegari et al. 2016, section 4.1",
+            "about 32",
+            f"32 a layer, {float_bytes / xnor_bytes:.1f} the file",
+        ],
+        [
+            "points lost, weights",
+            "Rastegari et al. 2016, table 1 (AlexNet, BWN)",
+            "-0.2",
+            f"{weights_cost:.1f}",
+        ],
+        [
+            "points lost, weights and activations",
+            "Rastegari et al. 2016, table 1 (AlexNet)",
+            "12.4",
+            f"{both_cost:.1f}",
+        ],
+        [
+            "points lost without α",
+            "Rastegari et al. 2016, table 3a (a learned scale a layer)",
+            "10.6",
+            f"{losses['no α']:.1f}",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.binary_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# A colleague wants to binarize a network for a microcontroller without a popcount instruction, with 64 KB of flash and
+# layers of 24 channels. Name two things from this lab that speak for it, two against, and what you would
+# measure first.
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - A dot product of signs is $K - 2\,\text{popcount}(a \oplus b)$; batch norm and sign fold into a whole-number threshold.
+# - Real weights remember small steps; the learning rate matters more than the scale in front of a batch norm.
+# - Say *than what* you are faster: a plain loop, a good BLAS, or the whole network with its float edges.
+#
+# **Do not use it** for small layers (break-even above), for a first or last layer, or where an int8 engine already
+# keeps up: with matrix tiles the gap between 8 bits and 1 is small.
+#
+# **Back:** [Lab 03 · Quantization-aware training and fine-tuning](03_quantization_aware_training.ipynb)
+#
+# **References.** Courbariaux et al. 2015, *BinaryConnect*, arXiv:1511.00363 · Hubara et al. 2016, *Binarized neural
+# networks*, arXiv:1602.02830 · Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279 · Li et al. 2016, *Ternary weight
+# networks*, arXiv:1605.04711
