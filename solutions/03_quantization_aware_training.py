@@ -35,7 +35,7 @@ from compresslab.runtime import storage
 from compresslab.runtime.convert import convert
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.qat import toward_teacher, tune, with_quantized_gradients
-from compresslab.techniques.quantizer import QuantConfig
+from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.training import evaluate, fit, logits, seed_everything
 
 use_style()
@@ -46,10 +46,8 @@ use_style()
 # %%
 data = load(size=16, train_size=10_000)
 SEEDS, classes, calibration = (0, 1, 2), len(data.classes), data.train.x[:500]
-FLOAT_EPOCHS, EDGES = (
-    4,
-    8,
-)  # the image, the first and the last layer keep 8 bits, as in the LSQ paper
+FLOAT_EPOCHS = 4
+EDGES = 8  # bits of the image, the first and the last layer, as in the LSQ paper
 
 
 def build(seed):
@@ -79,13 +77,15 @@ Table(
 )
 
 # %% [markdown]
-# A 2-bit weight is one of -1, 0, +1 times a scale. The network above was never asked to work with that. Let us ask.
+# A 2-bit weight is one of -1, 0, +1 times a scale (the grid without its lowest code, so that it is symmetric; where a
+# figure below shows codes from $-2^{b-1}$ on, it is the full one). The network above was never asked to work with that. Let us ask.
 #
 # ## 1 · The gradient of a staircase
 #
 # Training needs $\partial x'/\partial x$ of $x' = \text{round}(x/s)\,s$. That is a staircase: its derivative is 0
 # almost everywhere, so nothing would ever learn. The straight-through estimator (STE, 直通估计; Bengio et al. 2013)
-# takes the staircase's *trend* instead: slope 1 inside the range, slope 0 where $x$ is clipped.
+# takes the staircase's *trend* instead: slope 1 as long as $x$ rounds to a code there is, so up to half a step beyond the last one, and slope 0 where it is
+# clipped.
 
 
 # %%
@@ -96,7 +96,11 @@ def draw_staircase(bits, scale):
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
     axes[0].plot(x, (x / scale).round().clamp(-high, high) * scale, label="forward")
     axes[0].plot(
-        x, x.clamp(-high * scale, high * scale), "--", color="#D55E00", label="what backward sees"
+        x,
+        x.clamp(-(high + 0.5) * scale, (high + 0.5) * scale),
+        "--",
+        color="#D55E00",
+        label="what backward sees",
     )
     axes[0].set(xlabel="x", ylabel="x'")
     axes[0].legend()
@@ -144,7 +148,7 @@ ste_gradient = adopt(ste_gradient, "qat.ste_gradient")
 #
 # ### Exercise 2 · Fake quantization that can be trained (3 points, about 3 lines)
 #
-# Value and gradient are both checked. (At the very edge of the range, clamp's own gradient will do.)
+# Value and gradient are both checked, the gradient as in exercise 1: it stops where the *rounded* code is outside.
 #
 # ```python
 # def fake_quantize_spec(x, scale, low, high):
@@ -179,6 +183,10 @@ check(fake_quantize, "qat.fake_quantize")
 
 # %%
 fake_quantize = adopt(fake_quantize, "qat.fake_quantize")
+x = torch.randn(1000, generator=torch.Generator().manual_seed(2), requires_grad=True)
+(by_autograd,) = torch.autograd.grad(fake_quantize(x, 0.3, -4, 3).sum(), x)
+by_rule = ste_gradient(x.detach(), 0.3, -4, 3, torch.ones(1000))
+claim("Autograd finds the gradient of exercise 1", torch.allclose(by_autograd, by_rule))
 
 # %% [markdown]
 # Does it learn? A line fitted with weights of 3 bits: once straight through, once with the true derivative.
@@ -224,7 +232,7 @@ claim(
 # Three contestants at equal epochs, and a control:
 #
 # - **PTQ**: nothing trained. **QAF**: trained network, one more epoch through the quantizers.
-# - **QAT**: from scratch, *all* epochs through the quantizers.
+# - **QAT**: from scratch, *all* epochs through the quantizers (it joins in section 3, with learned steps).
 # - **Control**: the fp32 network, one more epoch in fp32. If that gained as much, the bits would have nothing to do with it.
 
 # %%
@@ -405,6 +413,10 @@ claim(
     starts > learning,
 )
 claim(
+    "From scratch, with as many epochs in all, QAT stays below QAF",
+    contest["QAT from scratch, learned steps, all epochs"][0] < lsq[0],
+)
+claim(
     "Learned steps from a good start beat fixed min-max steps",
     lsq[0] > contest["QAF, fixed min-max steps"][0],
 )
@@ -417,13 +429,14 @@ Table(
 # %% [markdown]
 # Compare the rows in pairs: within one epoch, where the steps *start* matters more than whether they are learned.
 # Steps that start at min-max learn too slowly to catch up. (The LSQ paper starts at $2\,\overline{|w|}/\sqrt{q_\max}$,
-# a good start too, and trains for ninety epochs.) Neither costs anything at run time.
+# a good start too, and trains for ninety epochs.) Neither costs anything at run time. And starting from a trained network
+# beats starting from nothing: with 2 bits from the first step on, the early, large steps are mostly rounding noise.
 
 # %% [markdown]
-# ## 4 · A teacher helps
+# ## 4 · Does a teacher help?
 #
 # The float network knows more than the labels: which letters *resemble* each other. Training the quantized network
-# toward its outputs is distillation (蒸馏, lab 08). The control has the same steps without the teacher.
+# toward its outputs is distillation (蒸馏). The control has the same steps without the teacher.
 
 # %%
 taught = []
@@ -460,8 +473,18 @@ claim(
 )
 
 # %% [markdown]
-# ## 5 · Four things to quantize
+# The papers that report gains from a teacher train for long. In one epoch a 2-bit student is still busy finding codes that
+# work at all, and softer targets give it a weaker signal. Lab 08 (to come) is about when a teacher does help.
 #
+# ## 5 · Four things to quantize
+
+# %%
+survive = predict(
+    "Training with gradients of 4 bits: which rounding trains the network?",
+    ["both", "only at random", "neither"],
+)
+
+# %% [markdown]
 # Weights and activations make inference cheap. Training also moves *gradients*: of weights and of activations.
 # They are different: most are tiny, few are large, and rounding to the nearest would turn most into 0, always
 # in the same direction. Rounding at random, up with the probability of the fraction, is right on average:
@@ -503,12 +526,6 @@ averages = (
 claim(
     "Rounded to the nearest, a fifth is 0 on average; rounded at random, it is a fifth",
     averages[0] == 0 and abs(averages[1] - 0.2) < 0.01,
-)
-
-# %%
-survive = predict(
-    "Training with gradients of 4 bits: which rounding trains the network?",
-    ["both", "only at random", "neither"],
 )
 
 # %%
@@ -590,6 +607,24 @@ check(requantization, "qat.requantization")
 
 # %%
 requantization = adopt(requantization, "qat.requantization")
+prepared = lsq_networks[0]
+outputs = [m for m in prepared.modules() if isinstance(m, ActivationQuantizer)]
+layers = [m for m in prepared.modules() if isinstance(m, Quantized)]
+norm = next(m for m in prepared.modules() if isinstance(m, torch.nn.BatchNorm2d))
+scales = [float(quantizer.qparams().scale) for quantizer in outputs[:2]]
+multiplier, bias = requantization(
+    scales[0],
+    layers[0].weight_quantizer.qparams().scale,
+    scales[1],
+    *(v.detach() for v in (norm.weight, norm.bias, norm.running_mean, norm.running_var)),
+    norm.eps,
+)
+first_layer = convert(prepared).layers[1]
+claim(
+    "Your multipliers and biases are those of the converted network's first layer",
+    torch.allclose(multiplier, first_layer.multiplier, rtol=1e-4)
+    and int((bias - first_layer.bias).abs().max()) <= 1,
+)
 
 # %%
 rows = []
@@ -634,8 +669,9 @@ Table(
 )
 
 # %% [markdown]
-# A few predictions differ from the simulated ones where bits are few: a sum that lies exactly between two codes
-# is rounded either way by the last bit of a float, and one code of a 2-bit activation is a third of its range.
+# Some predictions differ from the simulated ones where bits are few. The integer bias is the reason: it is rounded
+# (exercise 5), which moves a result by up to half a *multiplier*. At 8 bits that is a small part of a code; with 2-bit
+# weights and activations a unit of the sum is a visible part of one, and one code of a 2-bit activation a third of its range.
 #
 # ## When *not* to
 #
@@ -654,12 +690,6 @@ Table(
             "Esser et al. 2020, table 1 (ResNet-18, top-1)",
             "2.9",
             f"{distance:.1f}",
-        ],
-        [
-            "3-bit LSQ below fp32, points",
-            "the same",
-            "0.3",
-            f"{fp32[0] - qaf[3][0]:.1f} (fixed steps)",
         ],
         [
             "distilled 2-bit, gain over labels",
@@ -683,10 +713,10 @@ Table(
 # ## Recap
 #
 # - Rounding has no gradient; straight through is right on average, and 0 where values are clipped.
-# - At few bits the step size decides: start it well and let it learn.
+# - At few bits the step size decides: start it well. Learning it adds little in one epoch.
 # - Every gain stands beside its control: longer fp32 training, fixed steps, labels alone.
 #
-# **Back:** [Lab 02 · Post-training quantization](02_post_training_quantization.ipynb)
+# **Back:** [Lab 02 · Post-training quantization](02_post_training_quantization.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
 #
 # **References.** Bengio et al. 2013, *Estimating or propagating gradients through stochastic neurons*, arXiv:1308.3432 ·
 # Esser et al. 2020, *Learned step size quantization*, arXiv:1902.08153 · Zhou et al. 2016, *DoReFa-Net*,

@@ -6,10 +6,12 @@ answer with them, so that a learner hears which mistake was made. The same list 
 mistake must be rejected under its own name.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Mistake:
     def forms(self) -> tuple[Callable, ...]:
         """Every implementation of the mistake."""
         return (self.wrong, *self.also)
+
+
+@functools.cache
+def with_bounds(function: Callable) -> Callable:
+    """Compiled so that an index out of range is an error: without that it writes over other memory."""
+    return njit(function, boundscheck=True)
 
 
 @dataclass(frozen=True)
@@ -74,5 +82,7 @@ class Exercise:
     returns: str = ""
 
     def driven(self, function: Callable) -> Callable:
-        """The function as the cases call it."""
+        """The function as the cases call it; compiled code with its indices checked."""
+        if self.compiled and hasattr(function, "py_func"):
+            function = with_bounds(function.py_func)
         return self.harness(function) if self.harness else function

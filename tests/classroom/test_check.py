@@ -8,8 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 
 from compresslab.classroom import adopt, check, compare
+from compresslab.classroom.exercises import exercise
+from compresslab.classroom.judge import judge
 from compresslab.classroom.progress import progress_file, read, summary
 from compresslab.measure import parameter_bytes
 
@@ -199,3 +202,16 @@ def test_one_other_value_is_a_difference(values, data):
     other[data.draw(st.integers(0, len(values) - 1))] += 1
     assert compare.difference(other, x, 1e-9) is not None
     assert not compare.identical(other, x)
+
+
+def test_an_index_out_of_range_in_compiled_code_is_an_error_and_not_a_crash():
+    @njit
+    def answer(x, zero_point, weight, bias):
+        acc = np.zeros((x.shape[0], weight.shape[0]), np.int32)
+        for n in range(weight.shape[1] + 1000):
+            acc[0, n] = 1
+        return acc
+
+    result = judge(answer, exercise("ptq.integer_matmul"))
+    assert result.status == "error"
+    assert "IndexError" in str(result)

@@ -336,6 +336,7 @@ def _budget_cases(generator: np.random.Generator) -> list[Case]:
         Case("one layer", (np.array([[0.0, 1.0]]), np.array([[100, 50]]), 60)),
         Case("two layers: squeeze the patient one", (cheap, np.array([[100, 50], [100, 50]]), 150)),
         Case("everything fits", (cheap, np.array([[100, 50], [100, 50]]), 200)),
+        Case("equals: the first", (np.zeros((2, 2)), np.array([[9, 5], [9, 5]]), 14)),
         Case("four layers", (loss, size, int(size.sum(axis=0)[1]))),
         Case("four layers, tight", (loss, size, int(size.min(axis=1).sum()) + 200)),
     ]
@@ -370,6 +371,13 @@ SPEND_BUDGET = Exercise(
             "one width for all",
             _same_everywhere,
             "Layers may have different widths: that is the point of mixed precision.",
+        ),
+        Mistake(
+            "the last of equals",
+            lambda loss, size, budget: (
+                loss.shape[1] - 1 - mixed.exhaustive(loss[:, ::-1], size[:, ::-1], budget)
+            ),
+            "Several choices lose equally little: keep the first in order, so compare with <.",
         ),
         Mistake(
             "largest layer only",

@@ -120,6 +120,11 @@ def _detached(x, s, low, high, keep: str):
     return (v.clamp(low, high) * s).detach() + 0 * x
 
 
+def _clamped_first(x, s, low, high, *, reals=False):
+    y = x.clamp(low * s, high * s) / s if reals else _steps(x, s).clamp(low, high)
+    return (y + (y.round() - y).detach()) * s
+
+
 FAKE_QUANTIZE = Exercise(
     id="qat.fake_quantize",
     title="Fake quantization that can be trained",
@@ -141,6 +146,13 @@ FAKE_QUANTIZE = Exercise(
             lambda x, s, low, high: _detached(x, s, low, high, "everything"),
             "The gradient also passes where x is clipped. Let torch differentiate clamp(), and detach "
             "the rounding only.",
+        ),
+        Mistake(
+            "clamped before rounding",
+            _clamped_first,
+            "The numbers are right. But up to half a step beyond the last code x still rounds inside, and "
+            "clamp stops the gradient there already: decide by the rounded code.",
+            also=(lambda x, s, low, high: _clamped_first(x, s, low, high, reals=True),),
         ),
         Mistake(
             "not rounded",
@@ -269,6 +281,12 @@ STOCHASTIC_ROUND = Exercise(
             lambda x, u: np.where(u < x - np.floor(x), np.floor(x), np.ceil(x)),
             "The larger the fraction, the more often it must go up.",
         ),
+        Mistake(
+            "the other half of the noise",
+            lambda x, u: np.floor(x) + (u < x - np.floor(x)),
+            "Right on average too! Here, so that answers can be compared, noise of 1 - fraction or more goes "
+            "up: add the noise before you round down.",
+        ),
     ),
 )
 
@@ -292,7 +310,7 @@ def requantization(
 
 
 def _norm_cases(generator: np.random.Generator) -> list[Case]:
-    def case(label: str, channels: int, **fixed: torch.Tensor) -> Case:
+    def case(label: str, channels: int, epsilon: float = 1e-5, **fixed: torch.Tensor) -> Case:
         def numbers(low: float, high: float) -> torch.Tensor:
             return torch.from_numpy(generator.uniform(low, high, channels).astype(np.float32))
 
@@ -305,13 +323,14 @@ def _norm_cases(generator: np.random.Generator) -> list[Case]:
         } | fixed
         order = ("gain", "shift", "mean", "variance")
         rest = tuple(values[name] for name in order)
-        return Case(label, (0.02, values["scale_w"], 0.05, *rest, 1e-5))
+        return Case(label, (0.02, values["scale_w"], 0.05, *rest, epsilon))
 
     return [
         case("one channel", 1),
         case("a negative gain", 2, gain=torch.tensor([-1.0, 1.5])),
         case("no mean, unit variance", 2, mean=torch.zeros(2), variance=torch.ones(2)),
         case("eight channels", 8),
+        case("a large epsilon", 3, epsilon=0.5),
     ]
 
 
@@ -353,6 +372,11 @@ REQUANTIZATION = Exercise(
             "mean forgotten",
             lambda *a: _requantization(*a, mean=False),
             "The norm subtracts its mean first: the bias is shift - mean * factor.",
+        ),
+        Mistake(
+            "epsilon forgotten",
+            lambda *a: _requantization(*a[:-1], 0.0),
+            "Batch norm divides by the root of variance + epsilon.",
         ),
         Mistake(
             "truncated",
