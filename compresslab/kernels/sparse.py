@@ -8,7 +8,7 @@ Three ways to write the nonzeros down; each trades freedom for speed:
     2:4          2 of every 4       values [N, K / 2] and one byte a group: first column + 4 * second column
     blocks       whole BR x BK      block row I owns blocks[starts[I] : starts[I + 1]], values [BK, BR] each
 
-A nonzero multiplies a whole row of X: 16 columns of the batch in one register, several registers side by side,
+A nonzero multiplies a whole row of X: 16 columns of the batch in a register, several registers side by side,
 so the sums of one output stay in registers while its nonzeros stream by. A dense product reuses every loaded
 number several times; CSR loads a row of X for each nonzero: it wins only where most of the weights are gone,
 and blocks, which share what they load, win earlier. So that those rows come from the first-level cache, X

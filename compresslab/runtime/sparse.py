@@ -1,0 +1,149 @@
+"""Pruned networks that are smaller on disk, and linear layers that skip their zeros.
+
+A file holds each tensor with enough zeros as one bit a weight (is it there?) and the values that are:
+
+    n / 8 + 4 * nonzeros bytes instead of 4 n        less wherever more than 1 in 32 weights is 0
+
+A `SparseLinear` computes with one of the forms of `kernels.sparse`. Left out: sparse convolutions (a pruned
+convolution is stored sparse and computed dense; structured pruning is what makes it faster).
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from compresslab.data.files import write_whole
+from compresslab.kernels import sparse
+from compresslab.runtime import ops
+from compresslab.runtime.storage import FileError
+from compresslab.runtime.xnor import bits_from_file, bits_to_file
+
+FORMAT = "compresslab.sparse"
+FORMS = {"csr": sparse.Csr.of, "2:4": sparse.TwoOfFour.of, "blocks": sparse.Blocks.of}
+
+
+class SparseLinear(nn.Module):
+    """An nn.Linear that multiplies with its nonzero weights only.
+
+    Args:
+        layer: with zeros in its weight.
+        form: "csr", "2:4" or "blocks" (8 x 16).
+
+    Raises:
+        ValueError: for another form, or a weight that has not its pattern.
+    """
+
+    def __init__(self, layer: nn.Linear, form: str = "csr") -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form must be {', '.join(FORMS)}, got {form!r}")
+        self.form, self.in_features, self.out_features = form, layer.in_features, layer.out_features
+        weight = layer.weight.detach().contiguous().numpy()
+        self.packed = FORMS[form](weight)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., K] -> float32 [..., N]."""
+        rows = x.detach().reshape(-1, x.shape[-1])
+        out = sparse.matmul(self.packed, np.ascontiguousarray(rows.numpy().T), ops.threads())
+        out = torch.from_numpy(out.T)
+        if self.bias is not None:
+            out = out + self.bias
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    def macs(self, output: torch.Tensor) -> int:
+        """Multiply-accumulates of one example: one a stored value."""
+        return self.packed.values.size * output[0].numel() // self.out_features
+
+
+def with_sparse_layers(model: nn.Module, form: str = "csr") -> nn.Module:
+    """A copy with every nn.Linear that has the form's pattern as a SparseLinear; others stay."""
+    model = copy.deepcopy(model).eval()
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear:
+            parent, _, child = name.rpartition(".")
+            try:
+                setattr(model.get_submodule(parent), child, SparseLinear(module, form))
+            except ValueError:
+                if form not in FORMS:
+                    raise
+    return model
+
+
+def save(model: nn.Module, path: Path) -> int:
+    """Write parameters and buffers, zeros as bits where that is smaller; returns the bytes on disk."""
+    path, tensors, shapes = Path(path), {}, {}
+    for name, value in model.state_dict().items():
+        value = value.contiguous()
+        nonzero = int(value.count_nonzero())
+        if value.dtype == torch.float32 and value.numel() // 8 + 4 * nonzero < 4 * value.numel():
+            shapes[name] = list(value.shape)
+            tensors[f"{name}/bits"] = bits_to_file((value != 0).numpy())
+            tensors[f"{name}/values"] = value[value != 0]
+        else:
+            tensors[name] = value.clone()
+    metadata = {"format": FORMAT, "version": "1", "shapes": json.dumps(shapes)}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+    return path.stat().st_size
+
+
+def load(model: nn.Module, path: Path) -> nn.Module:
+    """Read a file back into a model of the same shapes, in place.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileError: if it is truncated, of another format, or does not fit the model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise FileError(f"expected format {FORMAT!r}, found {metadata.get('format')!r}")
+            names = set(file.keys())
+            shapes = json.loads(metadata["shapes"])
+            state = {}
+            for name, expected in model.state_dict().items():
+                state[name] = _read(file, names, name, shapes.get(name), expected.shape)
+        if names:
+            raise FileError(f"tensors that the model has not: {', '.join(sorted(names))}")
+        model.load_state_dict(state)
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        raise FileError(f"{path} does not hold this model: {error}") from error
+    return model
+
+
+def _read(
+    file: safe_open, names: set[str], name: str, shape: list[int] | None, expected: torch.Size
+) -> torch.Tensor:
+    """One tensor, taken off the list of names."""
+    if shape is None:
+        names.discard(name)
+        return file.get_tensor(name)
+    if shape != list(expected):
+        raise FileError(f"{name} must have shape {list(expected)}, found {shape}")
+    names -= {f"{name}/bits", f"{name}/values"}
+    bits = bits_from_file(file.get_tensor(f"{name}/bits"), tuple(shape))
+    values = file.get_tensor(f"{name}/values")
+    if values.dtype != torch.float32 or values.shape != (int(bits.sum()),):
+        raise FileError(
+            f"{name} must have {int(bits.sum())} float32 values, found {list(values.shape)}"
+        )
+    full = torch.zeros(shape)
+    full[torch.from_numpy(bits)] = values
+    return full

@@ -1,0 +1,285 @@
+"""The lottery ticket hypothesis (彩票假设; Frankle and Carbin 2019, https://arxiv.org/abs/1803.03635).
+
+    A dense network contains a subnetwork that, trained alone *from its own initial weights*,
+    matches the dense one in at most as many steps.
+
+Found by iterative magnitude pruning: (1) initialise, (2) train, (3) remove the smallest weights that are
+left, (4) rewind the others to where they started, (5) repeat. What the ticket owes to its mask and what
+to its initial weights, controls tell:
+
+    winning          the mask, the own initial weights
+    rewound          the mask, the weights after a few steps of the dense training (Frankle et al. 2020,
+                     https://arxiv.org/abs/1912.05671)
+    signs            the mask, the own initial signs at one magnitude a layer (Zhou et al. 2019,
+                     https://arxiv.org/abs/1905.01067)
+    reinitialised    the mask, new initial weights
+    random           a random mask with as many weights in each layer, the own initial weights
+
+One `Trial` is one variant from one seed and fills one file, so that many run side by side on any
+`concurrent.futures.Executor`, and an interrupted set goes on with what is missing.
+"""
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from compresslab import models
+from compresslab.data import Split, load
+from compresslab.data.files import write_whole
+from compresslab.techniques.prune import KeepMask, Mask, select
+from compresslab.techniques.scores import magnitude, prunable
+from compresslab.training import Hook, Run, evaluate, fit, seed_everything
+
+VARIANTS = ("winning", "rewound", "signs", "reinitialised", "random")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant from one seed.
+
+    Attributes:
+        variant: one of VARIANTS.
+        seed: of the weights, the batches and the random masks.
+        remaining: shares of the weights left at which the variant is trained and tested, falling.
+        dataset: name for `load`.
+        size: image size.
+        train_size: training images.
+        network: a class of `models` by name.
+        epochs: of every training.
+        lr: of every training.
+        rewind: epochs of dense training to which "rewound" goes back.
+
+    Raises:
+        ValueError: for an unknown variant, or shares that do not fall within 0..1.
+    """
+
+    variant: str
+    seed: int
+    remaining: tuple[float, ...]
+    dataset: str = "glyphs"
+    size: int = 16
+    train_size: int = 10_000
+    network: str = "MLP"
+    epochs: float = 4
+    lr: float = 0.1
+    rewind: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        shares = [1.0, *self.remaining]
+        if any(not 0 < b < a for a, b in itertools.pairwise(shares)):
+            raise ValueError(f"remaining must fall from below 1 to above 0, got {self.remaining}")
+
+    @property
+    def file_name(self) -> str:
+        """A name of its own for every set of values."""
+        values = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.variant}-{self.seed}-{hashlib.sha256(values.encode()).hexdigest()[:12]}.json"
+
+
+def find_masks(
+    build: Callable[[], nn.Module],
+    train: Callable[[nn.Module, Sequence[Hook]], None],
+    remaining: Sequence[float],
+    start: dict[str, torch.Tensor],
+) -> list[Mask]:
+    """Iterative magnitude pruning: the mask at each share of weights left.
+
+    Args:
+        build: makes the network.
+        train: trains it in place with hooks.
+        remaining: shares left after each round, falling.
+        start: the state to which every round rewinds.
+    """
+    masks: list[Mask] = []
+    for share in remaining:
+        network = build()
+        network.load_state_dict(start)
+        train(network, [KeepMask(masks[-1])] if masks else [])
+        masks.append(next_mask(network, masks[-1] if masks else None, share))
+    return masks
+
+
+def next_mask(network: nn.Module, mask: Mask | None, remaining: float) -> Mask:
+    """Keep a share of all weights: the largest of those that are left."""
+    scores = magnitude(network)
+    if mask is not None:
+        # What is gone stays gone, whatever its score.
+        scores = {n: torch.where(mask.keep[n], s, -1.0) for n, s in scores.items()}
+    return select(scores, 1 - remaining)
+
+
+def shuffled(mask: Mask, seed: int) -> Mask:
+    """A random mask with as many weights in each layer."""
+    generator = torch.Generator().manual_seed(seed)
+    keep = {}
+    for name, kept in mask.keep.items():
+        order = torch.randperm(kept.numel(), generator=generator)
+        keep[name] = kept.flatten()[order].reshape(kept.shape)
+    return Mask(keep)
+
+
+@torch.no_grad()
+def with_signs_only(
+    state: dict[str, torch.Tensor], names: Iterable[str]
+) -> dict[str, torch.Tensor]:
+    """Each weight's sign times the layer's root mean square."""
+    state = {name: value.clone() for name, value in state.items()}
+    for name in names:
+        weight = state[f"{name}.weight"]
+        weight.copy_(torch.sign(weight) * weight.square().mean().sqrt())
+    return state
+
+
+def mask_distance(one: Mask, other: Mask) -> float:
+    """The share of weights on which two masks differ (Hamming distance; You et al. 2020, Early-Bird)."""
+    different = sum(int((one.keep[n] ^ other.keep[n]).sum()) for n in one.keep)
+    return different / sum(k.numel() for k in one.keep.values())
+
+
+class EarlyBird(Hook):
+    """Stop looking when the ticket is found: the mask of each epoch, and when it has settled.
+
+    Settled means that the last `patience` distances are all below `limit` (You et al. 2020,
+    https://arxiv.org/abs/1909.11957, section 3.2; there with channels and a limit of 0.1).
+    """
+
+    def __init__(self, remaining: float, limit: float = 0.1, patience: int = 3) -> None:
+        """Args: share of weights in the ticket, the limit, how many distances in a row."""
+        self.remaining, self.limit, self.patience = remaining, limit, patience
+        self.masks: list[Mask] = []
+        self.distances: list[float] = []
+        self.found: int | None = None
+
+    def after_epoch(self, run: Run) -> None:
+        """Draw the mask and compare it with the last."""
+        self.masks.append(next_mask(run.model, None, self.remaining))
+        if len(self.masks) > 1:
+            self.distances.append(mask_distance(*self.masks[-2:]))
+        recent = self.distances[-self.patience :]
+        if self.found is None and len(recent) == self.patience and max(recent) < self.limit:
+            self.found = run.epoch
+
+
+def run_trial(trial: Trial) -> list[tuple[float, float]]:
+    """(share of weights left, test accuracy in per cent) of the dense network and every ticket."""
+    data = load(trial.dataset, size=trial.size, train_size=trial.train_size)
+    return _Search(trial, data).run()
+
+
+class _Search:
+    def __init__(self, trial: Trial, data: Split) -> None:
+        self.trial, self.data = trial, data
+        seed_everything(trial.seed)
+        self.start = copy.deepcopy(self.build().state_dict())
+        self.origin = self.rewound() if trial.variant == "rewound" else self.start
+
+    def build(self) -> nn.Module:
+        return getattr(models, self.trial.network)(self.data.shape, len(self.data.classes))
+
+    def train(self, network: nn.Module, hooks: Sequence[Hook] = ()) -> None:
+        t = self.trial
+        fit(network, self.data.train, t.epochs, t.lr, hooks=hooks, seed=t.seed, progress=False)
+
+    def rewound(self) -> dict[str, torch.Tensor]:
+        """The state after a part of the dense training, on its own schedule."""
+        network = self.build()
+        network.load_state_dict(self.start)
+        snapshot = _Snapshot(self.trial.rewind / self.trial.epochs)
+        self.train(network, [snapshot])
+        return snapshot.state
+
+    def run(self) -> list[tuple[float, float]]:
+        """Dense first; then the masks, and the variant's own training at each."""
+        dense = self.build()
+        dense.load_state_dict(self.start)
+        self.train(dense)
+        results = [(1.0, evaluate(dense, self.data.test))]
+        masks = find_masks(self.build, self.train, self.trial.remaining, self.origin)
+        for share, mask in zip(self.trial.remaining, masks, strict=True):
+            network, mask = self.variant(mask)
+            self.train(network, [KeepMask(mask)])
+            results.append((share, evaluate(network, self.data.test)))
+        return results
+
+    def variant(self, mask: Mask) -> tuple[nn.Module, Mask]:
+        kind, network = self.trial.variant, self.build()
+        if kind == "reinitialised":
+            seed_everything(self.trial.seed + 10_000)
+            return self.build(), mask
+        state = self.origin
+        if kind == "signs":
+            state = with_signs_only(state, prunable(network))
+        network.load_state_dict(state)
+        return network, shuffled(mask, self.trial.seed) if kind == "random" else mask
+
+
+class _Snapshot(Hook):
+    """Keep the weights of one moment."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.state: dict[str, torch.Tensor] = {}
+
+    def after_step(self, run: Run) -> None:
+        if run.step + 1 == max(1, round(self.share * run.steps)):
+            self.state = copy.deepcopy(run.model.state_dict())
+
+
+def run_all(
+    trials: Sequence[Trial],
+    folder: Path,
+    executor: Executor,
+    label: str = "tickets",
+    progress: bool = True,
+) -> dict[Trial, list[tuple[float, float]]]:
+    """Every trial's results, those already in the folder read and the others run on the executor.
+
+    Args:
+        trials: what to run.
+        folder: one JSON file a trial; made if it is not there.
+        executor: whose `submit` runs `run_trial`: a process pool, or a cluster's.
+        label: what the progress bar says.
+        progress: whether to show it.
+
+    Raises:
+        Exception: that of the first trial that failed, once all others are kept.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {t: stored for t in trials if (stored := _read(folder / t.file_name)) is not None}
+    waiting = {executor.submit(run_trial, t): t for t in trials if t not in results}
+    failed = None
+    for done in tqdm(
+        as_completed(waiting), desc=label, total=len(waiting), leave=False, disable=not progress
+    ):
+        trial = waiting[done]
+        if done.exception() is not None:
+            # What the others have found is kept first.
+            failed = failed or done.exception()
+            continue
+        results[trial] = done.result()
+        text = json.dumps({"trial": asdict(trial), "results": results[trial]})
+        write_whole(folder / trial.file_name, lambda path, text=text: path.write_text(text))
+    if failed is not None:
+        raise failed
+    return {trial: results[trial] for trial in trials}
+
+
+def _read(path: Path) -> list[tuple[float, float]] | None:
+    """A trial's results, or None if there is no whole file."""
+    try:
+        return [(float(a), float(b)) for a, b in json.loads(path.read_text())["results"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

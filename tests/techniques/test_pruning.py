@@ -1,0 +1,366 @@
+"""Masks by brute force, torch's own pruning, the papers' formulas; surgery against the masked network."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from compresslab import models
+from compresslab.data import load
+from compresslab.techniques import prune, regularize, scores, surgery
+from compresslab.training import evaluate, fit, seed_everything
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+def small(seed=0):
+    seed_everything(seed)
+    return models.VGGLike(SHAPE, 10, (8, 12, 16))
+
+
+# ---- scores --------------------------------------------------------------------------------------
+def test_taylor_is_the_weight_times_the_mean_magnitude_of_its_gradient(digits):
+    model, data = small(), digits.train.first(300)
+    got = scores.taylor(model, data, batch_size=100)
+    model.eval()
+    for name, layer in scores.prunable(model).items():
+        total = 0
+        for x, y in zip(data.x.split(100), data.y.split(100), strict=True):
+            model.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            total = total + layer.weight.grad.abs()
+        assert torch.allclose(got[name], layer.weight.abs() * total / 3, atol=1e-7)
+
+
+def test_activation_scores_watch_the_relu_behind_a_layer(digits):
+    model, data = small(), digits.train.first(50)
+    model.eval()
+    first = model[0]
+    behind = torch.relu(first[1](first[0](data.x)))
+    got = scores.activation(model, data)["0.0"]
+    assert torch.allclose(got[:, 0, 0, 0], behind.mean((0, 2, 3)), atol=1e-6)
+    share = scores.apoz(model, data)["0.0"]
+    assert torch.allclose(share[:, 0, 1, 2], (behind > 0).float().mean((0, 2, 3)))
+
+
+def test_norm_scores_are_the_gains_of_the_norm_behind():
+    model = small()
+    with torch.no_grad():
+        model[2][1].weight.copy_(torch.linspace(-1, 1, 12))
+    got = scores.norm_scale(model)
+    assert torch.equal(got["2.0"][:, 3, 1, 1], torch.linspace(-1, 1, 12).abs())
+    assert set(got) == {"0.0", "2.0", "4.0"}
+
+
+def test_random_scores_are_repeatable():
+    one, two, other = (scores.random(small(), seed) for seed in (1, 1, 2))
+    assert all(torch.equal(one[n], two[n]) and not torch.equal(one[n], other[n]) for n in one)
+
+
+# ---- masks ---------------------------------------------------------------------------------------
+@given(st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_global_selection_keeps_the_largest_scores_of_all_layers(sparsity, seed):
+    generator = torch.Generator().manual_seed(seed)
+    made = {
+        "a": torch.rand(5, 4, generator=generator),
+        "b": torch.rand(3, 2, 3, 3, generator=generator),
+    }
+    mask = prune.select(made, sparsity)
+    everything = torch.cat([v.flatten() for v in made.values()])
+    kept = torch.cat([mask.keep[n].flatten() for n in made])
+    assert int((~kept).sum()) == round(sparsity * everything.numel())
+    if 0 < int(kept.sum()) < len(kept):
+        assert everything[kept].min() >= everything[~kept].max()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_selection_agrees_with_torchs_own_pruning(share):
+    ours, theirs = small(), small()
+    prune.select(scores.magnitude(ours), share).apply(ours)
+    layers = [(m, "weight") for m in scores.prunable(theirs).values()]
+    torch_prune.global_unstructured(layers, torch_prune.L1Unstructured, amount=share)
+    for layer in scores.prunable(theirs).values():
+        torch_prune.remove(layer, "weight")
+    want = theirs.state_dict()
+    assert all(torch.equal(value, want[name]) for name, value in ours.state_dict().items())
+
+
+def test_layerwise_selection_takes_the_same_share_of_every_layer():
+    mask = prune.select(scores.magnitude(small()), 0.5, scope="layer")
+    assert all(abs(s - 0.5) < 0.01 for s in mask.of_layers().values())
+    uneven = prune.select(scores.magnitude(small()), 0.5).of_layers().values()
+    assert max(uneven) - min(uneven) > 0.1
+
+
+@pytest.mark.parametrize(
+    "granularity,axes",
+    [("row", (1, 2, 3)), ("channel", (1, 2, 3)), ("column", (0, 2, 3)), ("kernel", (2, 3))],
+)
+def test_a_group_falls_as_a_whole_by_its_mean_score(granularity, axes):
+    score = {"w": torch.rand(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))}
+    keep = prune.select(score, 0.5, granularity).keep["w"]
+    means = score["w"].mean(axes)
+    kept = keep.float().mean(axes)
+    assert set(kept.unique().tolist()) == {0.0, 1.0}
+    assert means[kept == 1].min() > means[kept == 0].max()
+
+
+def test_blocks_fall_as_a_whole_and_must_divide():
+    score = {"w": torch.rand(16, 32)}
+    keep = prune.select(score, 0.5, "block", block=(8, 16)).keep["w"]
+    parts = keep.view(2, 8, 2, 16).float().mean((1, 3))
+    assert sorted(parts.flatten().tolist()) == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match=r"divide the matrix 16 x 32, got \(5, 16\)"):
+        prune.select(score, 0.5, "block", block=(5, 16))
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_two_of_four_keeps_the_best_of_every_group(n, seed):
+    score = torch.rand(3, 4, 2, 2, generator=torch.Generator().manual_seed(seed))
+    keep = prune.select_n_of_m({"w": score}, n, 4).keep["w"].reshape(-1, 4)
+    assert (keep.sum(1) == n).all()
+    for row, kept in zip(score.reshape(-1, 4), keep, strict=True):
+        assert sorted(row[kept].tolist()) == sorted(row.tolist())[4 - n :]
+
+
+@pytest.mark.parametrize(
+    "call,words",
+    [
+        (lambda: prune.select({"w": torch.rand(2, 2)}, 1.5), "sparsity must lie in 0..1"),
+        (lambda: prune.select({"w": torch.rand(2, 2)}, 0.5, scope="all"), "scope must be"),
+        (lambda: prune.select({"w": torch.rand(2, 2)}, 0.5, "filter"), "granularity must be"),
+        (lambda: prune.select({"w": torch.full((2, 2), torch.nan)}, 0.5), "must not contain NaN"),
+        (lambda: prune.select_n_of_m({"w": torch.rand(2, 3)}), "multiple of m = 4"),
+        (lambda: prune.select_n_of_m({"w": torch.rand(2, 4)}, 5, 4), "0 < n <= m"),
+        (lambda: prune.Mask({"w": torch.ones(2)}), "must be a bool tensor, got torch.float32"),
+        (lambda: prune.Mask({"w": torch.ones(2) > 0}).apply(small()), "name layers of the model"),
+        (lambda: prune.Mask({"0.0": torch.ones(2) > 0}).apply(small()), r"shape \(8, 1, 3, 3\)"),
+        (lambda: prune.Mask.from_torch(small()), "no weight_mask"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_masks_go_to_torch_and_come_back():
+    model = small()
+    mask = prune.select(scores.magnitude(model), 0.6)
+    again = prune.Mask.from_torch(mask.to_torch(copy.deepcopy(model)))
+    assert all(torch.equal(mask.keep[n], again.keep[n]) for n in mask.keep)
+    zeros = prune.Mask.of_zeros(mask.apply(model))
+    assert zeros.sparsity == pytest.approx(mask.sparsity)
+
+
+def test_a_held_mask_survives_momentum_and_weight_decay(digits):
+    model = small()
+    mask = prune.select(scores.magnitude(model), 0.7)
+    fit(model, digits.train, 1, 0.1, hooks=[prune.KeepMask(mask)], progress=False)
+    assert all((m.weight[~mask.keep[n]] == 0).all() for n, m in scores.prunable(model).items())
+
+
+def test_rounds_keep_the_same_share_each_and_end_at_the_goal():
+    made = prune.rounds(0.9, 4)
+    kept = [1, *(1 - s for s in made)]
+    assert made[-1] == pytest.approx(0.9)
+    assert np.allclose([b / a for a, b in itertools.pairwise(kept)], 0.1 ** (1 / 4))
+
+
+def test_the_cubic_schedule_is_that_of_zhu_and_gupta():
+    assert [prune.cubic(t, 10, 0.8) for t in (0, 5, 10, 99)] == pytest.approx([0, 0.7, 0.8, 0.8])
+
+
+def test_gradual_pruning_arrives_and_holds(digits):
+    model = small()
+    hook = prune.PruneGradually(0.75, every=3)
+    fit(model, digits.train, 2, 0.1, hooks=[hook], progress=False)
+    zeros = sum(int((m.weight == 0).sum()) for m in scores.prunable(model).values())
+    total = sum(m.weight.numel() for m in scores.prunable(model).values())
+    assert zeros / total == pytest.approx(0.75, abs=0.001)
+
+
+def test_pruning_and_tuning_keeps_most_of_the_accuracy_where_random_scores_do_not(digits):
+    model = small()
+    fit(model, digits.train, 6, 0.1, progress=False)
+    dense, kept = evaluate(model, digits.test), {}
+    for name, score in (("magnitude", scores.magnitude), ("random", scores.random)):
+        pruned = copy.deepcopy(model)
+        arguments = (prune.rounds(0.8, 2), 4, score)
+        mask = prune.prune_and_tune(pruned, digits.train, *arguments, progress=False)
+        assert mask.sparsity == pytest.approx(0.8, abs=0.001)
+        kept[name] = evaluate(pruned, digits.test)
+    assert dense - kept["magnitude"] < 6
+    assert kept["magnitude"] > kept["random"]
+
+
+# ---- regularisers --------------------------------------------------------------------------------
+def test_penalties_are_their_formulas():
+    model = small()
+    layers = [m.weight.detach() for m in scores.prunable(model).values()]
+    assert regularize.l1(model).item() == pytest.approx(
+        sum(float(w.detach().abs().sum()) for w in layers), rel=1e-5
+    )
+    lasso = sum(float(w[0].numel() ** 0.5 * w.flatten(1).norm(dim=1).sum()) for w in layers[:-1])
+    assert regularize.group_lasso(model).item() == pytest.approx(lasso, rel=1e-5)
+    assert regularize.slimming(model).item() == pytest.approx(8 + 12 + 16)
+    for penalty in (regularize.slimming, regularize.l0):
+        with pytest.raises(ValueError, match="got none"):
+            penalty(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_the_expected_number_of_open_gates_is_what_sampling_gives():
+    torch.manual_seed(0)
+    gate = regularize.HardConcrete(torch.Size([4000]), 0.5).train()
+    with torch.no_grad():
+        gate.logits.fill_(-0.7)
+    open_share = float((gate(torch.ones(4000)) != 0).float().mean())
+    assert float(gate.expected()) / 4000 == pytest.approx(open_share, abs=0.03)
+
+
+def test_gates_close_under_an_l0_penalty_and_leave_zeros(digits):
+    seed_everything(0)
+    model = regularize.gated(small(), 0.7)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    loss = regularize.penalized(regularize.l0, 3e-3)
+    fit(model, digits.train, 10, 0.1, loss=loss, optimizer=optimizer, progress=False)
+    plain = regularize.ungated(model)
+    assert torch.allclose(plain(digits.test.x), model(digits.test.x), atol=1e-5)
+    assert prune.Mask.of_zeros(plain).sparsity > 0.3
+    assert evaluate(plain, digits.test) > 50
+
+
+# ---- surgery -------------------------------------------------------------------------------------
+def trained_like(model, seed=0):
+    """Running statistics and gains of a network that has seen something."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            with torch.no_grad():
+                module.bias.normal_(generator=generator)
+    return model.eval()
+
+
+class Flat(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(96, 20),
+            nn.ReLU(),
+            nn.Linear(20, 10),
+        )
+
+
+BUILDS = {
+    "VGG-like": lambda: models.VGGLike(SHAPE, 10, (8, 12, 16)),
+    "ResNet-8": lambda: models.ResNet8(SHAPE, 10, (8, 12, 16)),
+    "depthwise": lambda: models.DepthwiseNet(SHAPE, 10, (8, 12, 16)),
+    "flatten and linear": Flat,
+    "MLP": lambda: models.MLP(SHAPE, 10, (30, 20)),
+}
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_shrunk_network_is_the_silenced_one_and_smaller(name):
+    seed_everything(0)
+    model = trained_like(BUILDS[name]())
+    layers = list(scores.prunable(model, last=False))
+    generator = torch.Generator().manual_seed(1)
+    keep = {
+        n: torch.rand(len(model.get_submodule(n).weight), generator=generator) < 0.5 for n in layers
+    }
+    if name == "ResNet-8":
+        # A residual channel goes only where every layer that adds to it is silent.
+        for block in ("1", "2", "3"):
+            side = f"{block}.shortcut.0"
+            for twin in (side, "0.0" if block == "1" else side):
+                if twin in keep:
+                    keep[twin] = keep[f"{block}.second.0"]
+    surgery.silence(model, keep)
+    x = torch.rand(5, *SHAPE)
+    small_model = surgery.shrink(model)
+    assert torch.allclose(small_model(x), model(x), atol=1e-5)
+    count = [sum(p.numel() for p in m.parameters()) for m in (small_model, model)]
+    assert count[0] < 0.6 * count[1]
+    # Trainable, and a network like any other.
+    small_model.train()(x).sum().backward()
+    again = surgery.shrink(small_model)
+    assert torch.allclose(again(x), small_model.eval()(x), atol=1e-5)
+
+
+def test_a_silent_side_of_an_addition_alone_changes_nothing():
+    model = trained_like(models.ResNet8(SHAPE, 10, (8, 12, 16)))
+    surgery.silence(model, {"1.second.0": torch.arange(8) < 4})
+    shrunk = surgery.shrink(model)
+    assert shrunk.get_submodule("1.second.0").weight.shape[0] == 8
+    assert torch.equal(shrunk(torch.ones(1, *SHAPE)), model(torch.ones(1, *SHAPE)))
+
+
+def test_a_zero_filter_in_front_of_a_norm_with_a_shift_is_not_silent():
+    model = trained_like(small())
+    with torch.no_grad():
+        model[0][0].weight[:4] = 0
+    assert surgery.shrink(model)[0][0].out_channels == 8
+
+
+def test_one_channel_stays_even_if_all_are_silent():
+    model = trained_like(small())
+    surgery.silence(model, {"2.0": torch.zeros(12, dtype=torch.bool)})
+    shrunk, x = surgery.shrink(model), torch.rand(2, *SHAPE)
+    assert shrunk[2][0].out_channels == 1
+    assert torch.allclose(shrunk(x), model(x), atol=1e-5)
+
+
+class Sigmoid(nn.Module):
+    def __init__(self, tail):
+        super().__init__()
+        self.conv, self.tail, self.out = nn.Conv2d(1, 4, 3), tail, nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.out(self.tail(self.conv(x)))
+
+
+class Concatenated(Sigmoid):
+    def forward(self, x):
+        y = self.conv(x)
+        return torch.cat([y, y], 1)
+
+
+@pytest.mark.parametrize(
+    "model,words",
+    [
+        (Sigmoid(nn.Sigmoid()), "Sigmoid"),
+        (Sigmoid(nn.GroupNorm(2, 4)), "GroupNorm"),
+        (Sigmoid(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4))), "norm"),
+        (Sigmoid(nn.Conv2d(4, 4, 3, groups=2)), "grouped"),
+        (Concatenated(nn.Identity()), "cat"),
+    ],
+)
+def test_what_may_not_keep_a_zero_is_refused_by_name(model, words):
+    surgery.silence(model, {"conv": torch.tensor([True, False, True, True])})
+    with pytest.raises(surgery.SurgeryError, match=words):
+        surgery.shrink(model)
+    with torch.no_grad():
+        model.conv.weight[1], model.conv.bias[1] = 1, 1
+    surgery.shrink(model)
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"bool of shape \[8\]"):
+        surgery.silence(small(), {"0.0": torch.ones(7, dtype=torch.bool)})
