@@ -119,11 +119,11 @@ def grouping(granularity: str, shape: torch.Size, block: tuple[int, int] = (8, 1
     Raises:
         ValueError: for another granularity, or a block that does not divide.
     """
+    if granularity == "weight":
+        return torch.arange(shape.numel()).view(shape)
     outputs, inputs = shape[0], shape[1]
     tail = [1] * (len(shape) - 2)
     row, column = torch.arange(outputs).view(-1, 1, *tail), torch.arange(inputs).view(1, -1, *tail)
-    if granularity == "weight":
-        return torch.arange(shape.numel()).view(shape)
     if granularity in ("row", "channel"):
         return row.expand(shape)
     if granularity == "column":

@@ -15,15 +15,15 @@ to its initial weights, controls tell:
     reinitialised    the mask, new initial weights
     random           a random mask with as many weights in each layer, the own initial weights
 
-One `Trial` is one variant from one seed and fills one file, so that many run side by side on any
-`concurrent.futures.Executor`, and an interrupted set goes on with what is missing.
+One `Trial` is one seed: the search, and every variant on the masks it finds. It fills one file, so that many
+run side by side on any `concurrent.futures.Executor`, and an interrupted set goes on with what is missing.
 """
 
 import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,16 +40,18 @@ from compresslab.techniques.scores import magnitude, prunable
 from compresslab.training import Hook, Run, evaluate, fit, seed_everything
 
 VARIANTS = ("winning", "rewound", "signs", "reinitialised", "random")
+Results = dict[str, list[tuple[float, float]]]
+"""By variant: (share of weights left, test accuracy in per cent); "dense" has the share 1."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One variant from one seed.
+    """One seed, with all variants on the same masks.
 
     Attributes:
-        variant: one of VARIANTS.
         seed: of the weights, the batches and the random masks.
-        remaining: shares of the weights left at which the variant is trained and tested, falling.
+        remaining: shares of the weights left at which tickets are trained and tested, falling.
+        variants: some of VARIANTS.
         dataset: name for `load`.
         size: image size.
         train_size: training images.
@@ -59,12 +61,12 @@ class Trial:
         rewind: epochs of dense training to which "rewound" goes back.
 
     Raises:
-        ValueError: for an unknown variant, or shares that do not fall within 0..1.
+        ValueError: for unknown variants, or shares that do not fall within 0..1.
     """
 
-    variant: str
     seed: int
     remaining: tuple[float, ...]
+    variants: tuple[str, ...] = ("winning", "reinitialised", "random")
     dataset: str = "glyphs"
     size: int = 16
     train_size: int = 10_000
@@ -75,8 +77,8 @@ class Trial:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        if not self.variants or not set(self.variants) <= set(VARIANTS):
+            raise ValueError(f"variants must be some of {', '.join(VARIANTS)}, got {self.variants}")
         shares = [1.0, *self.remaining]
         if any(not 0 < b < a for a, b in itertools.pairwise(shares)):
             raise ValueError(f"remaining must fall from below 1 to above 0, got {self.remaining}")
@@ -85,16 +87,16 @@ class Trial:
     def file_name(self) -> str:
         """A name of its own for every set of values."""
         values = json.dumps(asdict(self), sort_keys=True)
-        return f"{self.variant}-{self.seed}-{hashlib.sha256(values.encode()).hexdigest()[:12]}.json"
+        return f"seed-{self.seed}-{hashlib.sha256(values.encode()).hexdigest()[:12]}.json"
 
 
-def find_masks(
+def search(
     build: Callable[[], nn.Module],
     train: Callable[[nn.Module, Sequence[Hook]], None],
     remaining: Sequence[float],
     start: dict[str, torch.Tensor],
-) -> list[Mask]:
-    """Iterative magnitude pruning: the mask at each share of weights left.
+) -> Iterator[tuple[float, Mask | None, nn.Module]]:
+    """Iterative magnitude pruning: (share left, mask, the network trained with it), the dense one first.
 
     Args:
         build: makes the network.
@@ -102,13 +104,14 @@ def find_masks(
         remaining: shares left after each round, falling.
         start: the state to which every round rewinds.
     """
-    masks: list[Mask] = []
-    for share in remaining:
+    mask, network = None, build()
+    for share in (1.0, *remaining):
+        if share < 1:
+            mask = next_mask(network, mask, share)
         network = build()
         network.load_state_dict(start)
-        train(network, [KeepMask(masks[-1])] if masks else [])
-        masks.append(next_mask(network, masks[-1] if masks else None, share))
-    return masks
+        train(network, [KeepMask(mask)] if mask else [])
+        yield share, mask, network
 
 
 def next_mask(network: nn.Module, mask: Mask | None, remaining: float) -> Mask:
@@ -172,18 +175,19 @@ class EarlyBird(Hook):
             self.found = run.epoch
 
 
-def run_trial(trial: Trial) -> list[tuple[float, float]]:
-    """(share of weights left, test accuracy in per cent) of the dense network and every ticket."""
+def run_trial(trial: Trial) -> Results:
+    """The dense network and every ticket of one seed."""
     data = load(trial.dataset, size=trial.size, train_size=trial.train_size)
-    return _Search(trial, data).run()
+    return _Laboratory(trial, data).run()
 
 
-class _Search:
+class _Laboratory:
+    """What the variants of a trial share: the data, the start, the training."""
+
     def __init__(self, trial: Trial, data: Split) -> None:
         self.trial, self.data = trial, data
         seed_everything(trial.seed)
         self.start = copy.deepcopy(self.build().state_dict())
-        self.origin = self.rewound() if trial.variant == "rewound" else self.start
 
     def build(self) -> nn.Module:
         return getattr(models, self.trial.network)(self.data.shape, len(self.data.classes))
@@ -192,33 +196,45 @@ class _Search:
         t = self.trial
         fit(network, self.data.train, t.epochs, t.lr, hooks=hooks, seed=t.seed, progress=False)
 
+    def run(self) -> Results:
+        """The search is the winning ticket's own training; the others train once a mask."""
+        results: Results = {"dense": []}
+        for share, mask, network in self.search_from(self.start):
+            accuracy = evaluate(network, self.data.test)
+            results.setdefault("winning" if mask else "dense", []).append((share, accuracy))
+            for kind in self.trial.variants if mask else ():
+                if kind not in ("winning", "rewound"):
+                    results.setdefault(kind, []).append((share, self.accuracy_of(kind, mask)))
+        if "rewound" in self.trial.variants:
+            found = list(self.search_from(self.rewound()))[1:]
+            results["rewound"] = [(s, evaluate(n, self.data.test)) for s, _, n in found]
+        return {kind: results[kind] for kind in ("dense", *self.trial.variants)}
+
+    def search_from(
+        self, state: dict[str, torch.Tensor]
+    ) -> Iterator[tuple[float, Mask | None, nn.Module]]:
+        return search(self.build, self.train, self.trial.remaining, state)
+
     def rewound(self) -> dict[str, torch.Tensor]:
-        """The state after a part of the dense training, on its own schedule."""
+        """The state after the first part of the dense training."""
         network = self.build()
         network.load_state_dict(self.start)
         snapshot = _Snapshot(self.trial.rewind / self.trial.epochs)
         self.train(network, [snapshot])
         return snapshot.state
 
-    def run(self) -> list[tuple[float, float]]:
-        """Dense first; then the masks, and the variant's own training at each."""
-        dense = self.build()
-        dense.load_state_dict(self.start)
-        self.train(dense)
-        results = [(1.0, evaluate(dense, self.data.test))]
-        masks = find_masks(self.build, self.train, self.trial.remaining, self.origin)
-        for share, mask in zip(self.trial.remaining, masks, strict=True):
-            network, mask = self.variant(mask)
-            self.train(network, [KeepMask(mask)])
-            results.append((share, evaluate(network, self.data.test)))
-        return results
+    def accuracy_of(self, kind: str, mask: Mask) -> float:
+        network, mask = self.control(kind, mask)
+        self.train(network, [KeepMask(mask)])
+        return evaluate(network, self.data.test)
 
-    def variant(self, mask: Mask) -> tuple[nn.Module, Mask]:
-        kind, network = self.trial.variant, self.build()
+    def control(self, kind: str, mask: Mask) -> tuple[nn.Module, Mask]:
+        """The network and the mask from which a control starts."""
         if kind == "reinitialised":
             seed_everything(self.trial.seed + 10_000)
             return self.build(), mask
-        state = self.origin
+        network = self.build()
+        state = self.start
         if kind == "signs":
             state = with_signs_only(state, prunable(network))
         network.load_state_dict(state)
@@ -243,7 +259,7 @@ def run_all(
     executor: Executor,
     label: str = "tickets",
     progress: bool = True,
-) -> dict[Trial, list[tuple[float, float]]]:
+) -> dict[Trial, Results]:
     """Every trial's results, those already in the folder read and the others run on the executor.
 
     Args:
@@ -277,9 +293,10 @@ def run_all(
     return {trial: results[trial] for trial in trials}
 
 
-def _read(path: Path) -> list[tuple[float, float]] | None:
+def _read(path: Path) -> Results | None:
     """A trial's results, or None if there is no whole file."""
     try:
-        return [(float(a), float(b)) for a, b in json.loads(path.read_text())["results"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = json.loads(path.read_text())["results"]
+        return {kind: [(float(a), float(b)) for a, b in pairs] for kind, pairs in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

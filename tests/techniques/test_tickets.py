@@ -10,7 +10,7 @@ import torch
 from compresslab import models
 from compresslab.data import load
 from compresslab.techniques import tickets as t
-from compresslab.techniques.prune import KeepMask, Mask
+from compresslab.techniques.prune import Mask
 from compresslab.techniques.scores import magnitude, prunable
 from compresslab.training import fit, seed_everything
 
@@ -44,7 +44,13 @@ def test_masks_are_nested_and_have_the_shares_asked_for():
     def train(model, hooks):
         fit(model, data.train, 1, 0.1, hooks=hooks, progress=False)
 
-    masks = t.find_masks(network, train, (0.6, 0.36, 0.1), {k: v.clone() for k, v in start.items()})
+    found = list(
+        t.search(network, train, (0.6, 0.36, 0.1), {k: v.clone() for k, v in start.items()})
+    )
+    assert found[0][:2] == (1.0, None)
+    masks = [mask for _, mask, _ in found[1:]]
+    for _, mask, trained in found[1:]:
+        assert all((m.weight[~mask.keep[n]] == 0).all() for n, m in prunable(trained).items())
     for mask, share in zip(masks, (0.6, 0.36, 0.1), strict=True):
         assert 1 - mask.sparsity == pytest.approx(share, abs=0.001)
     for early, late in itertools.pairwise(masks):
@@ -100,39 +106,44 @@ def test_an_early_bird_stops_when_its_masks_have_settled():
     assert t.EarlyBird(0.3, limit=0.0).found is None
 
 
-@pytest.mark.parametrize("variant", t.VARIANTS)
-def test_every_variant_runs_and_is_repeatable(variant):
-    trial = t.Trial(variant, seed=1, **QUICK)
+def test_every_variant_runs_and_is_repeatable():
+    trial = t.Trial(1, variants=t.VARIANTS, **QUICK)
     results = t.run_trial(trial)
-    assert [share for share, _ in results] == [1.0, 0.5, 0.2]
-    assert results[0][1] > 50
+    assert list(results) == ["dense", *t.VARIANTS]
+    assert all([share for share, _ in results[kind]] == [0.5, 0.2] for kind in t.VARIANTS)
+    assert results["dense"][0][1] > 50
     assert results == t.run_trial(trial)
 
 
-def test_a_winning_ticket_starts_from_its_own_weights():
-    search = t._Search(t.Trial("winning", seed=3, **QUICK), load("digits"))
-    mask = t.next_mask(network(), None, 0.5)
-    search.build = network
-    seed_everything(3)
-    origin = {k: v.clone() for k, v in network(3).state_dict().items()}
-    search.origin = origin
-    model, kept = search.variant(mask)
+def test_controls_change_what_their_names_say_and_nothing_else():
+    lab = t._Laboratory(t.Trial(3, **QUICK), load("digits"))
+    mask = t.next_mask(lab.build(), None, 0.5)
+    model, kept = lab.control("random", mask)
+    assert all(map(torch.equal, model.state_dict().values(), lab.start.values()))
+    assert kept.of_layers() == mask.of_layers()
+    assert t.mask_distance(kept, mask) > 0.3
+    model, kept = lab.control("reinitialised", mask)
     assert kept is mask
-    assert all(map(torch.equal, model.state_dict().values(), origin.values()))
-    KeepMask(mask).mask.apply(model)
+    assert not torch.equal(model.state_dict()["1.weight"], lab.start["1.weight"])
+    model, kept = lab.control("signs", mask)
+    assert kept is mask
+    assert torch.equal(model.state_dict()["1.weight"].sign(), lab.start["1.weight"].sign())
 
 
 @pytest.mark.parametrize(
     "values,words",
-    [({"variant": "lucky"}, "variant must be"), ({"remaining": (0.5, 0.6)}, "remaining must fall")],
+    [
+        ({"variants": ("lucky",)}, "variants must be"),
+        ({"remaining": (0.5, 0.6)}, "remaining must fall"),
+    ],
 )
 def test_a_trial_that_cannot_be_run_is_refused(values, words):
     with pytest.raises(ValueError, match=words):
-        t.Trial(**({"variant": "winning", "seed": 0, "remaining": (0.5,)} | values))
+        t.Trial(**({"seed": 0, "remaining": (0.5,)} | values))
 
 
 def test_work_goes_on_where_it_was_interrupted(tmp_path):
-    trials = [t.Trial("winning", seed, **QUICK) for seed in (0, 1, 2)]
+    trials = [t.Trial(seed, **QUICK) for seed in (0, 1, 2)]
     with pytest.raises(KeyboardInterrupt):
         t.run_all(trials, tmp_path, Here(fail_after=2), progress=False)
     assert 1 <= len(list(tmp_path.glob("*.json"))) <= 2
@@ -145,10 +156,10 @@ def test_work_goes_on_where_it_was_interrupted(tmp_path):
 
 
 def test_a_torn_file_is_run_again(tmp_path):
-    trial = t.Trial("winning", 0, **QUICK)
+    trial = t.Trial(0, **QUICK)
     results = t.run_all([trial], tmp_path, Here(), progress=False)
     path = tmp_path / trial.file_name
-    assert json.loads(path.read_text())["trial"]["variant"] == "winning"
+    assert json.loads(path.read_text())["trial"]["seed"] == 0
     path.write_text(path.read_text()[:20])
     executor = Here()
     assert t.run_all([trial], tmp_path, executor, progress=False) == results

@@ -3,9 +3,9 @@
 import difflib
 
 from compresslab.classroom.exercise import Exercise
-from compresslab.classroom.exercises import binary, measuring, numbers, ptq, qat
+from compresslab.classroom.exercises import binary, measuring, numbers, pruning, ptq, qat, tickets
 
-SUBJECTS = (measuring, numbers, ptq, qat, binary)
+SUBJECTS = (measuring, numbers, ptq, qat, pruning, tickets, binary)
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 
 
