@@ -10,7 +10,7 @@ lab: .venv/.course
 test: .venv/.authors
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/kernels
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -n 2 tests/kernels
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope tests --ignore tests/notebooks
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/notebooks
 	OMP_NUM_THREADS=1 COMPRESSLAB_PROGRESS=$(CURDIR)/.pytest_cache/progress.json \

@@ -10,11 +10,11 @@ import typer
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from benchmarks import affine, bitpack, int8, xnor
+from benchmarks import affine, bitpack, int8, sparse, xnor
 from benchmarks.harness import Record
 from compresslab.report import Table
 
-FAMILIES = {"affine": affine, "bitpack": bitpack, "int8": int8, "xnor": xnor}
+FAMILIES = {"affine": affine, "bitpack": bitpack, "int8": int8, "xnor": xnor, "sparse": sparse}
 
 
 def main(

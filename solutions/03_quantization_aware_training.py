@@ -716,7 +716,7 @@ Table(
 # - At few bits the step size decides: start it well. Learning it adds little in one epoch.
 # - Every gain stands beside its control: longer fp32 training, fixed steps, labels alone.
 #
-# **Back:** [Lab 02 · Post-training quantization](02_post_training_quantization.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+# **Back:** [Lab 02 · Post-training quantization](02_post_training_quantization.ipynb) · **Next:** [Lab 04 · Pruning](04_pruning.ipynb)
 #
 # **References.** Bengio et al. 2013, *Estimating or propagating gradients through stochastic neurons*, arXiv:1308.3432 ·
 # Esser et al. 2020, *Learned step size quantization*, arXiv:1902.08153 · Zhou et al. 2016, *DoReFa-Net*,

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import config
 
 from compresslab.kernels import reference, xnor, xnor_conv
 from compresslab.kernels.int8_conv import Window
@@ -222,6 +223,7 @@ def test_a_convolution_refuses_what_does_not_fit():
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other targets are x86-64 processors")
 @pytest.mark.skipif("COMPRESSLAB_TARGET_TEST" in os.environ, reason="this is the inner run")
+@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="without the JIT there is no target")
 @pytest.mark.parametrize("cpu,features", [("x86-64", "+sse2"), ("x86-64-v3", "+avx2,+popcnt,+fma")])
 def test_the_same_source_runs_on_a_lesser_processor(cpu, features, tmp_path):
     environment = os.environ | {

@@ -144,6 +144,13 @@ XNOR_MATMUL = Exercise(
             "A row has several words: add their counts up before you use the sum.",
         ),
         Mistake(
+            "and instead of xor",
+            lambda a, b, k: (
+                k - 2 * np.bitwise_count(a[:, None] & b[None]).astype(np.int64).sum(2)
+            ).astype(np.int32),
+            "AND counts places where both are +1. XOR finds those that differ.",
+        ),
+        Mistake(
             "sign turned",
             lambda a, b, k: _bit_product(a, b, k, lambda d, k, w: 2 * d - k),
             "Where bits differ the product is -1: that must lower the sum.",
@@ -238,6 +245,7 @@ def _gradient_cases(generator: np.random.Generator) -> list[Case]:
         Case("small numbers", (torch.tensor([0.3, -0.4, 0.9]),)),
         Case("zero", (torch.tensor([0.0, 0.5, -0.5]),)),
         Case("beyond one on both sides", (torch.tensor([-1.5, 0.2, 1.5, -7.0]),)),
+        Case("hardly below zero", (torch.tensor([-1e-7, 1e-7, -0.2]),)),
         Case("random, two dimensions", (random,)),
     ]
 
@@ -352,6 +360,16 @@ CONNECT_STEP = Exercise(
             "Keep the real weight: it is the memory in which small steps add up. The forward pass binarizes.",
         ),
         Mistake(
+            "learning rate forgotten",
+            lambda w, g, lr: (w - g).clamp(-1, 1),
+            "The step is the learning rate times the gradient.",
+        ),
+        Mistake(
+            "gradient clipped",
+            lambda w, g, lr: w - lr * g.clamp(-1, 1),
+            "It is the weight that must stay within -1 and 1, not the gradient.",
+        ),
+        Mistake(
             "gradient stopped at the border",
             lambda w, g, lr: (w - lr * g * (w.abs() < 1)).clamp(-1, 1),
             "A weight at the border may come back: clip after the step, not the gradient.",
@@ -405,6 +423,10 @@ def _threshold(a, g, b, m, s, k, *, scale=True, turned="right", rounding="right"
     up, down = np.ceil(border), np.floor(border) + 1
     if rounding == "floor":
         up = down = np.floor(border)
+    if rounding == "trunc":
+        up, down = np.trunc(border), np.trunc(border)
+    if rounding == "floor for flips":
+        return np.where(g > 0, up, np.floor(border)).astype(np.int64), g < 0
     if rounding == "rint":
         up = down = np.rint(border)
     if turned == "right" and rounding == "right":
@@ -435,6 +457,21 @@ SIGN_THRESHOLD = Exercise(
             lambda *v: _threshold(*v, turned="ceil"),
             "For a negative gain, +1 holds up to the border itself: the flipped comparison starts at the "
             "next whole number *above* it, floor(border) + 1.",
+        ),
+        Mistake(
+            "flip inverted",
+            lambda *v: (_threshold(*v)[0], ~_threshold(*v)[1]),
+            "The thresholds are right. flip is True where the gain is negative.",
+        ),
+        Mistake(
+            "truncated",
+            lambda *v: _threshold(*v, rounding="trunc"),
+            "astype cuts towards 0, which for a negative border is the wrong way: round up first.",
+        ),
+        Mistake(
+            "down for negative gains",
+            lambda *v: _threshold(*v, rounding="floor for flips"),
+            "floor(border) itself still gives +1 there: the flipped comparison starts one above it.",
         ),
         Mistake(
             "rounded down",

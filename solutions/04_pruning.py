@@ -1,0 +1,884 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 04 · Pruning
+#
+# **You will** remove most of a network's weights, find out which of them mattered and who can tell, and see why ninety
+# per cent zeros need not be faster, and what is.
+# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+#
+# Pruning (剪枝) sets weights to zero and leaves them there. Three decisions make a method: a *score* (how much
+# does a weight matter?), a *granularity* (what falls together: single weights, blocks, whole channels?) and a
+# *schedule* (all at once, in rounds, or while training?).
+
+# %%
+import copy
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from numba import njit
+from torch.nn.utils import prune as torch_prune
+from tqdm.auto import tqdm
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import load
+from compresslab.kernels import sparse
+from compresslab.kernels.simd import instruction_set
+from compresslab.measure import count_layers, disk_bytes, time_call
+from compresslab.report import Table, claim, in_bytes, in_units, mean_sd, use_style
+from compresslab.runtime import sparse as sparse_files
+from compresslab.techniques import scores
+from compresslab.techniques.prune import Mask, PruneGradually, prune_and_tune, rounds, select
+from compresslab.techniques.regularize import l1, penalized, slimming
+from compresslab.techniques.surgery import channels_of, shrink, silence
+from compresslab.training import evaluate, fit, seed_everything
+
+use_style()
+
+# %% [markdown]
+# ## A hook: half of it is not needed
+
+# %%
+data = load(size=16, train_size=12_000)
+SEEDS, CLASSES = (0, 1, 2), len(data.classes)
+EPOCHS, TUNE = 10, 2
+
+
+def trained(build, epochs, label, lr=0.1, images=data.train, **options):
+    networks = []
+    for seed in SEEDS:
+        seed_everything(seed)
+        network = build()
+        fit(network, images, epochs, lr, seed=seed, label=f"{label}, seed {seed}", **options)
+        networks.append(network)
+    return networks
+
+
+def mean_and_sd(networks):
+    values = [evaluate(network, data.test) for network in networks]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+networks = trained(lambda: models.MLP(data.shape, CLASSES), EPOCHS, "MLP")
+dense = mean_and_sd(networks)
+halved = [select(scores.magnitude(n), 0.5).apply(copy.deepcopy(n)) for n in networks]
+half = mean_and_sd(halved)
+weights = torch.cat([m.weight.detach().flatten() for m in scores.prunable(networks[0]).values()])
+border = float(weights.abs().median())
+figure, axes = plt.subplots(figsize=(7, 3))
+axes.hist(weights.numpy(), 200, color="#0072B2")
+axes.axvspan(-border, border, color="#E69F00", alpha=0.4, label="the smaller half of the weights")
+axes.set(xlabel="weight", ylabel="how many", title="A trained network: most weights are small")
+axes.legend()
+plt.show()
+claim(
+    "Without its smaller half the network loses less than 2 points, untuned", dense[0] - half[0] < 2
+)
+print(f"dense {mean_sd(*dense)} %, half of the weights at 0: {mean_sd(*half)} %")
+
+# %% [markdown]
+# ## 1 · Who may go?
+#
+# *Magnitude* is the simplest score: small weights do little. All layers compete in one list (*global* pruning), since a
+# share that suits one layer cripples another.
+#
+# ### Exercise 1 · The smallest weights of the whole network (3 points, about 6 lines)
+#
+# Of all n weights, `round(sparsity * n)` go, those of the smallest magnitude first (of equals, the first in order).
+#
+# ```python
+# def global_mask_spec(weights, sparsity):
+#     places = [(abs(float(v)), i, j) for i, w in enumerate(weights) for j, v in enumerate(w.ravel())]
+#     masks = [np.ones(w.size, bool) for w in weights]
+#     for _, i, j in sorted(places)[: round(sparsity * len(places))]:
+#         masks[i][j] = False
+#     return tuple(m.reshape(w.shape) for m, w in zip(masks, weights))
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "prune.global_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def global_mask(weights, sparsity):
+    """A tuple of float32 arrays, a share -> a tuple of bool arrays of the same shapes; True stays."""
+    ### BEGIN SOLUTION
+    sizes = np.concatenate([np.abs(w).ravel() for w in weights])
+    keep = np.ones(sizes.size, bool)
+    keep[np.argsort(sizes, kind="stable")[: round(sparsity * sizes.size)]] = False
+    cuts = np.cumsum([w.size for w in weights])[:-1]
+    return tuple(k.reshape(w.shape) for k, w in zip(np.split(keep, cuts), weights))
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "prune.global_mask-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(global_mask, "prune.global_mask")
+
+# %%
+global_mask = adopt(global_mask, "prune.global_mask")
+
+# %%
+layers = scores.prunable(networks[0])
+yours = global_mask(tuple(m.weight.detach().numpy() for m in layers.values()), 0.9)
+mask = Mask({name: torch.from_numpy(keep) for name, keep in zip(layers, yours)})
+claim("Your mask holds nine tenths of all weights at 0", abs(mask.sparsity - 0.9) < 1e-4)
+figure, axes = plt.subplots(figsize=(7, 2.6))
+axes.bar(list(mask.of_layers()), [100 * s for s in mask.of_layers().values()], color="#0072B2")
+axes.axhline(90, color="#D55E00", ls="--", label="all together")
+axes.set(xlabel="layer, by its name", ylabel="zeros, %", ylim=(0, 105))
+axes.set_title("One list for all: each layer gives what it can spare")
+axes.legend(loc="lower left")
+plt.show()
+
+# %% [markdown]
+# Torch can do it too. Four calls, on a copy: prune, look at the mask it keeps, make it permanent; and a mask of our own
+# handed over.
+
+# %%
+copied = copy.deepcopy(networks[0])
+parameters = [(layer, "weight") for layer in scores.prunable(copied).values()]
+torch_prune.global_unstructured(parameters, torch_prune.L1Unstructured, amount=0.9)
+claim(
+    "torch.nn.utils.prune finds the same mask",
+    all(torch.equal(Mask.from_torch(copied).keep[name], mask.keep[name]) for name in mask.keep),
+)
+print(
+    "what torch keeps in a layer:",
+    [name for name, _ in copied[1].named_buffers()],
+    [n for n, _ in copied[1].named_parameters()],
+)
+for layer, name in parameters:
+    torch_prune.remove(layer, name)
+ours_in_torch = mask.to_torch(copy.deepcopy(networks[0]))
+claim(
+    "Made permanent, both are the same network",
+    torch.equal(copied(data.test.x[:50]), ours_in_torch(data.test.x[:50])),
+)
+
+# %% [markdown]
+# ### Better informed than by size?
+#
+# The loss itself should know. To first order, removing $w$ changes it by $-w\,\partial L/\partial w$ (Taylor 泰勒; Molchanov et
+# al. 2016).
+#
+# ### Exercise 2 · What the loss says about a weight (2 points, about 1 line)
+#
+# `gradients[b]` is the gradient of batch b. At a minimum they point both ways.
+#
+# ```python
+# def taylor_score_spec(weight, gradients):
+#     out = np.zeros_like(weight)
+#     for place in np.ndindex(weight.shape):
+#         out[place] = sum(abs(weight[place] * g[place]) for g in gradients) / len(gradients)
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "prune.taylor_score", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def taylor_score(weight, gradients):
+    """float32 [...], float32 [batches, ...] -> float32 [...]."""
+    ### BEGIN SOLUTION
+    return np.abs(weight) * np.abs(gradients).mean(axis=0)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "prune.taylor_score-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(taylor_score, "prune.taylor_score")
+
+# %%
+taylor_score = adopt(taylor_score, "prune.taylor_score")
+batches = list(zip(data.train.x[:1024].split(128), data.train.y[:1024].split(128)))
+
+
+def your_taylor(model):
+    """Your score on every layer of a network, over eight batches."""
+    named = scores.prunable(model)
+    parameters = [m.weight for m in named.values()]
+    losses = (torch.nn.functional.cross_entropy(model(x), y) for x, y in batches)
+    by_batch = [torch.autograd.grad(loss, parameters) for loss in losses]
+    stacked = [torch.stack(g).numpy() for g in zip(*by_batch)]
+    weights = [p.detach().numpy() for p in parameters]
+    return {n: torch.from_numpy(taylor_score(w, g)) for n, w, g in zip(named, weights, stacked)}
+
+
+# %%
+best_score = predict(
+    "90 % of the weights removed at once, then two epochs of training: which score does best?",
+    ["magnitude", "Taylor", "mean activation", "they are all alike"],
+)
+
+# %% [markdown]
+# Every score prunes every network once (*one shot*), and the survivors train on for two epochs. Random scores are the
+# control: how much of it is the score, how much the training? Another control: the dense network, trained as much longer.
+
+# %%
+SHARES = (0.5, 0.8, 0.9, 0.95)
+SCORES = {
+    "magnitude": scores.magnitude,
+    "magnitude, each layer alone": scores.magnitude,
+    "Taylor (yours)": your_taylor,
+    "mean activation, each layer alone": lambda n: scores.activation(n, data.train.first(1000)),
+    "random": scores.random,
+}
+
+
+def one_shot(network, score, share, scope):
+    pruned = copy.deepcopy(network)
+    arguments = (data.train, [share], TUNE, score)
+    prune_and_tune(pruned, *arguments, scope=scope, progress=False)
+    return pruned
+
+
+results = {}
+for name, score in tqdm(SCORES.items(), desc="scores", leave=False):
+    scope = "layer" if "alone" in name else "global"
+    for share in SHARES:
+        results[name, share] = mean_and_sd([one_shot(n, score, share, scope) for n in networks])
+longer = []
+for network in networks:
+    longer.append(copy.deepcopy(network))
+    fit(longer[-1], data.train, TUNE, 0.05, progress=False)
+longer = mean_and_sd(longer)
+
+# %%
+figure, axes = plt.subplots(figsize=(7.5, 3.6))
+for name, marker in zip(SCORES, "osD^v"):
+    mean, sd = (np.array(v) for v in zip(*(results[name, s] for s in SHARES)))
+    axes.errorbar([100 * s for s in SHARES], mean, sd, marker=marker, capsize=3, label=name)
+axes.axhline(longer[0], color="black", ls=":", label="dense, trained as much longer")
+axes.set(
+    xlabel="weights removed, %",
+    ylabel="test accuracy, %",
+    xticks=[100 * s for s in SHARES],
+    ylim=(0, 100),
+)
+axes.legend(fontsize=9, loc="lower left")
+plt.show()
+at90 = {name: results[name, 0.9][0] for name in SCORES}
+spread = max(results[n, 0.9][1] for n in ("magnitude", "Taylor (yours)"))
+choices = {
+    "magnitude": at90["magnitude"],
+    "Taylor": at90["Taylor (yours)"],
+    "mean activation": at90["mean activation, each layer alone"],
+}
+best_score.reveal(
+    "they are all alike"
+    if max(choices.values()) - min(choices.values()) < 2
+    else max(choices, key=choices.get)
+)
+claim(
+    "80 % zeros cost less than 3 points against the dense network trained as long",
+    longer[0] - results["magnitude", 0.8][0] < 3,
+)
+claim(
+    "At 90 %, random pruning is more than 30 points worse than magnitude",
+    at90["magnitude"] - at90["random"] > 30,
+)
+claim(
+    "At 90 % and above, one list for all layers beats the same share of each",
+    all(
+        results["magnitude", s][0] > results["magnitude, each layer alone", s][0]
+        for s in (0.9, 0.95)
+    ),
+)
+claim(
+    "No score here beats magnitude by more than a point", max(at90.values()) - at90["magnitude"] < 1
+)
+Table(
+    ["score", *(f"{100 * s:.0f} %" for s in SHARES)],
+    [[name, *(mean_sd(*results[name, s]) for s in SHARES)] for name in SCORES],
+    f"one shot, {TUNE} epochs of tuning, {len(SEEDS)} seeds; dense {mean_sd(*dense)}, trained longer {mean_sd(*longer)} %",
+)
+
+# %% [markdown]
+# Magnitude is the score to beat, and hard to beat. The mean activation of a neuron says little about single weights.
+#
+# ## 2 · When?
+#
+# All at once is a shock. *Iterative* pruning takes the same share of what is left in every round and trains in between;
+# *gradual* pruning follows a curve while training goes on (Zhu and Gupta 2017):
+#
+# $$s_t = s - s\left(1 - \frac{t}{T}\right)^3$$
+#
+# ### Exercise 3 · Much at first, little at the end (1 point, about 2 lines)
+#
+# After step T the sparsity stays at `final`.
+#
+# ```python
+# def cubic_sparsity_spec(step, steps, final):
+#     rest = 1.0
+#     for _ in range(3):
+#         rest *= max(0.0, (steps - step) / steps)
+#     return final - final * rest
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "prune.cubic_sparsity", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def cubic_sparsity(step, steps, final):
+    """Two ints and a share -> the share of weights removed at that step."""
+    ### BEGIN SOLUTION
+    done = min(step / steps, 1)
+    return final - final * (1 - done) ** 3
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "prune.cubic_sparsity-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(cubic_sparsity, "prune.cubic_sparsity")
+
+# %%
+cubic_sparsity = adopt(cubic_sparsity, "prune.cubic_sparsity")
+
+
+def draw_schedules(final, rounds_made):
+    steps = np.arange(0, 101)
+    figure, axes = plt.subplots(figsize=(7, 2.8))
+    axes.plot(
+        steps, [100 * cubic_sparsity(int(t), 60, final) for t in steps], label="gradual, until 60 %"
+    )
+    levels = [0, *rounds(final, rounds_made)]
+    axes.step(
+        np.linspace(0, 100, len(levels)),
+        [100 * v for v in levels],
+        "--",
+        where="post",
+        label="rounds",
+    )
+    axes.axhline(100 * final, color="black", lw=0.8, ls=":", label="one shot")
+    axes.set(xlabel="training done, %", ylabel="weights removed, %", ylim=(0, 105))
+    axes.legend(loc="lower right")
+
+
+explore(draw_schedules, final=(0.5, 0.99, 0.01), rounds_made=(2, 8))
+
+# %%
+schedule = predict(
+    "99 % removed, four epochs of tuning for everybody: how much do rounds gain over one shot?",
+    ["nothing", "1 to 10 points", "more than 10 points"],
+)
+
+# %%
+BUDGET = 4
+
+
+def in_schedule(network, kind, share):
+    pruned = copy.deepcopy(network)
+    if kind == "gradual":
+        fit(pruned, data.train, BUDGET, 0.05, hooks=[PruneGradually(share)], progress=False)
+    else:
+        levels = [share] if kind == "one shot" else rounds(share, BUDGET)
+        prune_and_tune(pruned, data.train, levels, BUDGET, scores.magnitude, progress=False)
+    return pruned
+
+
+timing = {}
+for share in tqdm((0.9, 0.99), desc="schedules", leave=False):
+    for kind in ("one shot", "rounds", "gradual"):
+        timing[kind, share] = mean_and_sd([in_schedule(n, kind, share) for n in networks])
+gain = timing["rounds", 0.99][0] - timing["one shot", 0.99][0]
+schedule.reveal(
+    "nothing" if gain < 1 else "1 to 10 points" if gain <= 10 else "more than 10 points"
+)
+claim("At 99 %, rounds beat one shot at the same budget", gain > 0)
+claim("and so does gradual pruning", timing["gradual", 0.99][0] > timing["one shot", 0.99][0])
+Table(
+    ["schedule", "90 % removed", "99 % removed"],
+    [
+        [k, *(mean_sd(*timing[k, s]) for s in (0.9, 0.99))]
+        for k in ("one shot", "rounds", "gradual")
+    ],
+    f"{BUDGET} epochs of tuning in all, {len(SEEDS)} seeds, magnitude, global",
+)
+
+# %% [markdown]
+# ## 3 · Ninety per cent zeros: why is it not faster?
+
+# %%
+quick = predict(
+    "torch multiplies with a weight of which 90 % are 0, stored as usual. How much faster than without zeros?",
+    ["10 times", "2 to 5 times", "not at all"],
+)
+
+# %%
+SIDE = 1024
+generator = np.random.default_rng(0)
+
+
+def with_zeros(share, block=(1, 1)):
+    kept = generator.random((SIDE // block[0], SIDE // block[1])) >= share
+    made = generator.normal(0, 1, (SIDE, SIDE)) * np.kron(kept, np.ones(block))
+    return made.astype(np.float32)
+
+
+inputs = torch.randn(SIDE, 32)
+full, holes = torch.from_numpy(with_zeros(0.0)), torch.from_numpy(with_zeros(0.9))
+torch.set_num_threads(1)
+pair = [time_call(lambda w=w: w @ inputs, repeats=101).median for w in (full, holes)]
+ratio = pair[0] / pair[1]
+quick.reveal("not at all" if ratio < 2 else "2 to 5 times" if ratio <= 5 else "10 times")
+claim("A dense product takes its time, whatever the numbers are", 0.5 < ratio < 2)
+
+# %% [markdown]
+# Zeros are multiplied like any other number. To skip them one must *know where the others are*: in CSR (compressed sparse
+# rows) each row lists its nonzeros, `values[starts[n] : starts[n + 1]]`, each with its column.
+#
+# ### Exercise 4 · Multiply the nonzeros only (3 points, about 6 lines)
+#
+# ```python
+# def csr_matvec_spec(starts, columns, values, x):
+#     dense = np.zeros((len(starts) - 1, len(x)), np.float32)
+#     for n in range(len(dense)):
+#         for p in range(starts[n], starts[n + 1]):
+#             dense[n, columns[p]] = values[p]
+#     return (dense @ x).astype(np.float32)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "prune.csr_matvec", "locked": false, "schema_version": 3, "solution": true, "task": false}
+@njit
+def csr_matvec(starts, columns, values, x):
+    """int64 [N + 1], int32 [nonzeros], float32 [nonzeros], float32 [K] -> float32 [N]."""
+    ### BEGIN SOLUTION
+    out = np.zeros(len(starts) - 1, np.float32)
+    for n in range(len(out)):
+        for p in range(starts[n], starts[n + 1]):
+            out[n] += values[p] * x[columns[p]]
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "prune.csr_matvec-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(csr_matvec, "prune.csr_matvec")
+
+# %%
+csr_matvec = adopt(csr_matvec, "prune.csr_matvec")
+
+# %% [markdown]
+# A middle way that hardware likes is 2:4: two of every four neighbours stay (Mishra et al. 2021). The place of a nonzero then
+# takes two bits, and every row has equally many.
+#
+# ### Exercise 5 · Two of every four (2 points, about 5 lines)
+#
+# ```python
+# def two_of_four_spec(weight):
+#     keep = np.zeros(weight.shape, bool)
+#     for n in range(weight.shape[0]):
+#         for first in range(0, weight.shape[1], 4):
+#             group = [(-abs(float(weight[n, k])), k) for k in range(first, first + 4)]
+#             for _, k in sorted(group)[:2]:
+#                 keep[n, k] = True
+#     return keep
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "prune.two_of_four", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def two_of_four(weight):
+    """float32 [N, K], K a multiple of 4 -> bool [N, K]: the two largest magnitudes of every four."""
+    ### BEGIN SOLUTION
+    groups = np.abs(weight).reshape(len(weight), -1, 4)
+    best = np.argsort(-groups, axis=2, kind="stable")[..., :2]
+    keep = np.zeros(groups.shape, bool)
+    np.put_along_axis(keep, best, True, axis=2)
+    return keep.reshape(weight.shape)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "prune.two_of_four-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(two_of_four, "prune.two_of_four")
+
+# %%
+two_of_four = adopt(two_of_four, "prune.two_of_four")
+
+# %% [markdown]
+# Now the race, over the share of zeros: your CSR loop (one input at a time), the library's CSR, blocks of 8 x 16 that are zero
+# as a whole, and 2:4, all against the dense product. Where is break-even?
+
+# %%
+LEVELS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+def times_faster(batch):
+    x = generator.normal(0, 1, (SIDE, batch)).astype(np.float32)
+    dense_w, xt = torch.from_numpy(with_zeros(0.0)), torch.from_numpy(x)
+    rows = xt.T.contiguous()
+    ways = (lambda: dense_w @ xt, lambda: rows @ dense_w.T)  # torch may prefer either
+    yardstick = min(time_call(way, repeats=31).median for way in ways)
+    curves = {"CSR": [], "blocks 8 x 16": []}
+    for share in LEVELS:
+        csr, blocks = sparse.Csr.of(with_zeros(share)), sparse.Blocks.of(with_zeros(share, (8, 16)))
+        for name, weight in zip(curves, (csr, blocks)):
+            curves[name].append(
+                yardstick / time_call(lambda w=weight: sparse.matmul(w, x), repeats=15).median
+            )
+    weight = with_zeros(0.0)
+    pairs = sparse.TwoOfFour.of(weight * two_of_four(weight))
+    curves["2:4"] = yardstick / time_call(lambda: sparse.matmul(pairs, x), repeats=15).median
+    return curves
+
+
+curves = {batch: times_faster(batch) for batch in tqdm((1, 32, 256), desc="batches", leave=False)}
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True)
+for axes, (batch, curve) in zip(panels, curves.items()):
+    for name, marker in (("CSR", "o"), ("blocks 8 x 16", "s")):
+        axes.semilogy([100 * s for s in LEVELS], curve[name], marker=marker, ms=4, label=name)
+    axes.semilogy(50, curve["2:4"], "D", color="#009E73", label="2:4")
+    axes.axhline(1, color="black", lw=1)
+    axes.set(
+        xlabel="zeros, %",
+        title=f"batch {batch}",
+        yticks=[0.25, 0.5, 1, 2, 4, 8],
+        yticklabels=["¼", "½", "1", "2", "4", "8"],
+    )
+    axes.minorticks_off()
+panels[0].set_ylabel("times faster than dense")
+panels[0].legend(fontsize=9)
+plt.show()
+
+
+def break_even(curve):
+    """The first share of zeros at which sparse is not slower, in per cent."""
+    return next((f"{100 * s:.0f} %" for s, r in zip(LEVELS, curve) if r >= 1), "never")
+
+
+x = generator.normal(0, 1, (SIDE, 1)).astype(np.float32)
+csr = sparse.Csr.of(with_zeros(0.9))
+claim(
+    "Your loop computes what the dense product does",
+    np.allclose(
+        csr_matvec(csr.starts, csr.columns, csr.values, x[:, 0]), csr.dense() @ x[:, 0], atol=1e-3
+    ),
+)
+claim(
+    "With no zeros at all CSR loses, at every batch", all(c["CSR"][0] < 1 for c in curves.values())
+)
+claim(
+    "With 90 % zeros it wins, at every batch",
+    all(c["CSR"][LEVELS.index(0.9)] > 1 for c in curves.values()),
+)
+claim(
+    "At batch 256 blocks win more than single weights do",
+    curves[256]["blocks 8 x 16"][LEVELS.index(0.7)] > curves[256]["CSR"][LEVELS.index(0.7)],
+)
+Table(
+    ["form", *(f"break-even, batch {b}" for b in curves), "90 % zeros, batch 32"],
+    [
+        [
+            name,
+            *(break_even(c[name]) for c in curves.values()),
+            f"{curves[32][name][LEVELS.index(0.9)]:.1f} times",
+        ]
+        for name in ("CSR", "blocks 8 x 16")
+    ],
+    f"1024 x 1024, one thread, {instruction_set()}, dense: torch; 2:4 at batch 1, 32, 256: "
+    + ", ".join(f"{c['2:4']:.2f}" for c in curves.values())
+    + " times dense",
+)
+
+# %% [markdown]
+# CSR loads a row of inputs for every single weight; a dense kernel reuses what it loads. That is worth a factor of two, so
+# half of the weights must go before anything is gained. Two of four removes just half, and on a processor (which has no
+# instruction for it) it gains little or nothing; graphics processors have one.
+#
+# ## 4 · Channels really removed
+#
+# Whole channels (structured pruning 结构化剪枝) leave a smaller dense network: no format, no kernel. But then everybody who
+# reads a channel must be cut too.
+#
+# ### Exercise 6 · Channels really removed (2 points, about 3 lines)
+#
+# A convolution, its norm (gain and shift), a flatten, and a linear layer. Flattened, a channel is several neighbouring
+# features.
+#
+# ```python
+# def cut_channels_spec(first, gain, shift, second, keep):
+#     pixels = second.shape[1] // len(keep)
+#     channels = [c for c in range(len(keep)) if keep[c]]
+#     features = [c * pixels + p for c in channels for p in range(pixels)]
+#     return first[channels], gain[channels], shift[channels], second[:, features]
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "prune.cut_channels", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def cut_channels(first, gain, shift, second, keep):
+    """float32 [N, C, h, w], [N], [N], [M, N * pixels], bool [N] -> the first four without some channels."""
+    ### BEGIN SOLUTION
+    wide = np.repeat(keep, second.shape[1] // len(keep))
+    return first[keep], gain[keep], shift[keep], second[:, wide]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "prune.cut_channels-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(cut_channels, "prune.cut_channels")
+
+# %%
+cut_channels = adopt(cut_channels, "prune.cut_channels")
+
+# %% [markdown]
+# `silence` makes channels zero, `shrink` follows the network's graph and cuts them out, residual additions and norms included.
+# On a convolutional network: two thirds of the channels of every layer go, chosen by magnitude or at random; then
+# four epochs. Controls: the same slim network from scratch, with those four epochs, and with *all* epochs that pruning has used.
+
+# %%
+chosen = predict(
+    "Two thirds of the channels gone, four epochs of tuning: what matters most?",
+    [
+        "the score",
+        "starting from the trained network",
+        "neither: from scratch with all epochs is best",
+    ],
+)
+
+# %%
+SHAPE, WIDE, DENSE_EPOCHS, SLIM_EPOCHS = data.shape, (32, 64, 96), 4, 4
+few = data.train.first(5000)
+torch.set_num_threads(2)
+
+
+def vgg(widths=WIDE):
+    return models.VGGLike(SHAPE, CLASSES, widths).to(memory_format=torch.channels_last)
+
+
+vggs = trained(vgg, DENSE_EPOCHS, "VGG-like", 0.2, few)
+vgg_dense = mean_and_sd(vggs)
+
+
+def slimmed(network, score, share=0.65):
+    """A smaller network without the least important channels of every layer but the last."""
+    inner = scores.prunable(network, last=False)
+    wanted = {name: s for name, s in score(network).items() if name in inner}
+    mask = select(wanted, share, "channel", "layer")
+    small = shrink(silence(copy.deepcopy(network), channels_of(mask)))
+    return small.to(memory_format=torch.channels_last)
+
+
+def tuned(network, seed, epochs=SLIM_EPOCHS, **options):
+    fit(network, few, epochs, 0.15, seed=seed, label=f"tuning, seed {seed}", **options)
+    return network
+
+
+structured, untuned = {}, {}
+for name, score in {
+    "magnitude": scores.magnitude,
+    "random channels": scores.random,
+}.items():
+    small = [slimmed(n, score) for n in vggs]
+    untuned[name] = mean_and_sd(small)
+    structured[name] = [tuned(n, s) for n, s in zip(small, SEEDS)]
+
+# %%
+slim_widths = tuple(
+    m.out_channels for m in structured["magnitude"][0].modules() if isinstance(m, torch.nn.Conv2d)
+)
+structured["from scratch, the tuning's epochs"] = trained(
+    lambda: vgg(slim_widths), SLIM_EPOCHS, "slim, short", 0.2, few
+)
+structured["from scratch, all epochs"] = trained(
+    lambda: vgg(slim_widths), DENSE_EPOCHS + SLIM_EPOCHS, "slim, long", 0.2, few
+)
+sharpened = trained(vgg, DENSE_EPOCHS, "slimming", 0.2, few, loss=penalized(slimming, 0.005))
+small = [slimmed(n, scores.norm_scale) for n in sharpened]
+untuned["slimming: norms trained towards 0"] = mean_and_sd(small)
+structured["slimming: norms trained towards 0"] = [tuned(n, s) for n, s in zip(small, SEEDS)]
+reached = {name: mean_and_sd(found) for name, found in structured.items()}
+
+
+# %%
+def latency_ms(network):
+    images = data.test.x[:64].contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        return 1e3 * time_call(lambda: network(images), repeats=31).median
+
+
+torch.set_num_threads(1)
+slim = structured["magnitude"][0]
+before, after = latency_ms(vggs[0]), latency_ms(slim)
+torch.set_num_threads(2)
+macs = [sum(c.macs for c in count_layers(n, SHAPE)) for n in (vggs[0], slim)]
+scores_apart = abs(reached["magnitude"][0] - reached["random channels"][0])
+scratch_wins = reached["from scratch, all epochs"][0] - reached["magnitude"][0]
+start_gain = reached["magnitude"][0] - reached["from scratch, the tuning's epochs"][0]
+chosen.reveal(
+    "neither: from scratch with all epochs is best"
+    if scratch_wins > 0
+    else "the score"
+    if scores_apart > start_gain
+    else "starting from the trained network"
+)
+claim("The slim network costs at most 2 points", vgg_dense[0] - reached["magnitude"][0] < 2)
+claim("and takes at most two thirds of the time, on one thread", after < before / 1.5)
+claim("Random channels do as well as the largest ones, to within 1.5 points", scores_apart < 1.5)
+claim(
+    "Given all epochs, the same network from scratch makes up more than a third of its distance",
+    reached["from scratch, all epochs"][0] - reached["from scratch, the tuning's epochs"][0]
+    > start_gain / 3,
+)
+Table(
+    ["slim network", "before tuning, %", "after, %", "below dense"],
+    [
+        [
+            n,
+            mean_sd(*untuned[n]) if n in untuned else "-",
+            mean_sd(*r),
+            f"{vgg_dense[0] - r[0]:.1f}",
+        ]
+        for n, r in reached.items()
+    ],
+    f"channels {WIDE} to {slim_widths}; MACs {in_units(macs[0])} to {in_units(macs[1])}; batch 64 on one thread "
+    f"{before:.2f} to {after:.2f} ms ({before / after:.1f} times); file {in_bytes(disk_bytes(vggs[0]))} to "
+    f"{in_bytes(disk_bytes(slim))}; dense {mean_sd(*vgg_dense)} %, {len(SEEDS)} seeds",
+)
+
+# %% [markdown]
+# Compare the last rows with the first. Liu et al. (2019) found on ImageNet that with the whole budget the slim network from
+# scratch is *as good*: what structured pruning finds is an architecture, not better weights. How much of the distance goes away
+# here depends on the data (let `few` be all of it and see). Pruning is the cheaper way when a trained network is already there.
+# And MACs fall faster than milliseconds: small layers are all overhead.
+#
+# ## 5 · The other road: training towards zero
+#
+# Instead of removing weights after the fact, make the loss want zeros: L1 (Lasso) pulls every weight towards 0 with the same
+# force however small it is; L2 lets go of small ones.
+
+# %%
+pulled = trained(lambda: models.MLP(data.shape, CLASSES), EPOCHS, "L1", loss=penalized(l1, 2e-4))
+
+
+def smallest(network, share=0.9):
+    return mean_and_sd(
+        [select(scores.magnitude(n), share).apply(copy.deepcopy(n)) for n in network]
+    )
+
+
+roads = {"L2 only (weight decay)": smallest(networks), "L1 as well": smallest(pulled)}
+claim(
+    "At 90 %, untuned, a network trained with L1 survives better",
+    roads["L1 as well"][0] > roads["L2 only (weight decay)"][0],
+)
+Table(
+    ["trained with", "dense, %", "90 % removed, untuned, %"],
+    [
+        ["L2 only (weight decay)", mean_sd(*dense), mean_sd(*roads["L2 only (weight decay)"])],
+        ["L1 as well", mean_sd(*mean_and_sd(pulled)), mean_sd(*roads["L1 as well"])],
+    ],
+    f"{len(SEEDS)} seeds; the same number of epochs",
+)
+
+# %% [markdown]
+# ## 6 · Your task: a quarter of the file
+#
+# **The MLP in at most 25 % of its bytes, within one point of the dense network trained as long.** A sparse file stores one bit
+# a weight and the nonzeros. How much may go, how does each layer bear it, and how long must
+# it train?
+
+
+# %%
+def sensitivity(network, share=0.9):
+    """Points lost if one layer alone loses that share (validation images)."""
+    base, lost = evaluate(network, data.val), {}
+    for name, score in scores.magnitude(network).items():
+        pruned = select({name: score}, share).apply(copy.deepcopy(network))
+        lost[name] = base - evaluate(pruned, data.val)
+    return lost
+
+
+lost = sensitivity(networks[0])
+figure, axes = plt.subplots(figsize=(6, 2.6))
+axes.bar(list(lost), list(lost.values()), color="#0072B2")
+axes.set(
+    xlabel="the only pruned layer, by its name",
+    ylabel="points lost",
+    title="90 % of one layer removed, untuned",
+)
+plt.show()
+
+# %%
+SHARE, MORE, UNTIL = (
+    0.8,
+    6,
+    0.5,
+)  # change these: share removed, epochs, and the share of them until it is reached
+candidates, same_budget = [], []
+for network in tqdm(networks, desc="a quarter of the file", leave=False):
+    for hooks, kept in (([PruneGradually(SHARE, until=UNTIL)], candidates), ([], same_budget)):
+        kept.append(copy.deepcopy(network))
+        fit(kept[-1], data.train, MORE, 0.1, hooks=hooks, progress=False)
+goal, found = mean_and_sd(same_budget), mean_and_sd(candidates)
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "pruned.safetensors"
+    size = sparse_files.save(candidates[0], path)
+    back = sparse_files.load(models.MLP(data.shape, CLASSES), path)
+claim(
+    "The file holds the network exactly",
+    evaluate(back, data.test) == evaluate(candidates[0], data.test),
+)
+claim("It takes at most a quarter of the bytes", size <= disk_bytes(networks[0]) / 4)
+claim("Accuracy is within a point of the dense network trained as long", goal[0] - found[0] < 1)
+print(
+    f"{in_bytes(disk_bytes(networks[0]))} -> {in_bytes(size)}; dense {mean_sd(*goal)} %, pruned {mean_sd(*found)} %"
+)
+
+# %% [markdown]
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["finding", "source", "paper", "here"],
+    [
+        [
+            "weights removed without loss",
+            "Han et al. 2015, table 4 (LeNet-300-100)",
+            "92 %",
+            f"80 %: {goal[0] - found[0]:.1f} points",
+        ],
+        [
+            "gradual pruning at 87.5 %",
+            "Zhu and Gupta 2017, table 1 (InceptionV3, top-1)",
+            "-2.5",
+            f"90 %: {timing['gradual', 0.9][0] - longer[0]:.1f}",
+        ],
+        [
+            "slim from scratch against pruned",
+            "Liu et al. 2019, table 1",
+            "equal or better",
+            f"{scratch_wins:+.1f}",
+        ],
+        [
+            "speed of 2:4",
+            "Mishra et al. 2021, section 4 (GPU)",
+            "up to 2",
+            f"{curves[32]['2:4']:.2f} (CPU, batch 32)",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.pruning_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# A vendor offers a network "pruned to 5 % of its weights, 20 times smaller and faster". Name the three numbers you would ask
+# for, with their controls, before you believe each of the two words.
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Magnitude, one list for all layers, in rounds or gradually: hard to beat, and random pruning shows how much that is worth.
+# - Zeros save bytes at once; they save time only with the right form, and above break-even.
+# - Removing channels makes any engine faster. Compare with the same slim network trained from scratch.
+#
+# **Do not use it** for speed where batch and sparsity lie below break-even, nor structured pruning where you could train
+# the slim network in the first place.
+#
+# **Back:** [Lab 03 · Quantization-aware training](03_quantization_aware_training.ipynb) · **Next:** [Lab 05 · Lottery tickets](05_lottery_tickets.ipynb)
+#
+# **References.** Han et al. 2015, *Learning both weights and connections*, arXiv:1506.02626 · Molchanov et al. 2016, arXiv:1611.06440 ·
+# Zhu and Gupta 2017, *To prune, or not to prune*, arXiv:1710.01878 · Liu et al. 2017, *Network slimming*, arXiv:1708.06519 ·
+# Liu et al. 2019, *Rethinking the value of network pruning*, arXiv:1810.05270 · Mishra et al. 2021, *Accelerating sparse deep
+# neural networks*, arXiv:2104.08378

@@ -1,0 +1,604 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 05 · Lottery tickets
+#
+# **You will** find small subnetworks that train as well as the whole, ask with controls what makes them special, and stop the
+# search early.
+# **Time:** 75 minutes to work through; it runs in about a minute and a half.
+#
+# Lab 04 pruned trained networks. Could one have trained the small network in the first place? Usually not: it ends up worse. The
+# lottery ticket hypothesis (彩票假设; Frankle and Carbin 2019) says: it depends on *where it starts*.
+#
+# > A dense network contains a subnetwork that, trained alone **from its own initial weights**, matches the dense network in at
+# > most as many steps.
+
+# %%
+import copy
+import itertools
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import load
+from compresslab.report import Table, claim, mean_sd, use_style
+from compresslab.techniques import scores
+from compresslab.techniques.prune import KeepMask, Mask
+from compresslab.techniques.tickets import EarlyBird, Trial, run_all
+from compresslab.training import evaluate, fit, seed_everything
+
+use_style()
+data = load(size=16, train_size=10_000)
+CLASSES, EPOCHS, LR = len(data.classes), 8, 0.1
+
+# %% [markdown]
+# ## A hook: the same small network, twice
+#
+# One in eight weights stays. Two networks have *the same connections*; one starts from the weights it had when it was
+# part of the dense network, the other from fresh ones.
+#
+# The five steps: (1) initialise, (2) train, (3) remove the smallest weights that are left, (4) rewind the others to
+# where they began, (5) repeat.
+#
+# ### Exercise 1 · The next mask (2 points, about 5 lines)
+#
+# `remaining` is a share of *all* weights: keep `n - round((1 - remaining) * n)` of n, the largest magnitudes (of equals, the
+# last in order). What an earlier mask removed stays removed.
+#
+# ```python
+# def next_mask_spec(weight, mask, remaining):
+#     places = [
+#         (abs(float(w)) if kept else -1.0, i)
+#         for i, (w, kept) in enumerate(zip(weight.ravel(), mask.ravel()))
+#     ]
+#     keep = np.ones(weight.size, bool)
+#     for _, i in sorted(places)[: round((1 - remaining) * weight.size)]:
+#         keep[i] = False
+#     return keep.reshape(weight.shape)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "tickets.next_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def next_mask(weight, mask, remaining):
+    """float32 [...], bool [...], a share of all weights -> bool [...]: what stays."""
+    ### BEGIN SOLUTION
+    size = np.where(mask, np.abs(weight), -1).ravel()
+    keep = np.ones(size.size, bool)
+    keep[np.argsort(size, kind="stable")[: round((1 - remaining) * size.size)]] = False
+    return keep.reshape(weight.shape)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "tickets.next_mask-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(next_mask, "tickets.next_mask")
+
+# %%
+next_mask = adopt(next_mask, "tickets.next_mask")
+
+# %% [markdown]
+# ### Exercise 2 · Back to the start (1 point, about 1 line)
+#
+# ```python
+# def rewind_spec(initial, trained, mask):
+#     out = np.zeros_like(initial)
+#     for place in np.ndindex(mask.shape):
+#         if mask[place]:
+#             out[place] = initial[place]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "tickets.rewind", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def rewind(initial, trained, mask):
+    """float32 [...] twice, bool [...] -> the ticket's weights before its own training."""
+    ### BEGIN SOLUTION
+    return initial * mask
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "tickets.rewind-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(rewind, "tickets.rewind")
+
+# %%
+rewind = adopt(rewind, "tickets.rewind")
+
+# %% [markdown]
+# Your two functions run the search, on all layers in one list, halving the weights three times.
+
+# %%
+first = predict(
+    "The same connections at one weight in eight: own initial weights against fresh ones. The difference?",
+    ["under 5 points", "5 to 20 points", "more than 20 points"],
+)
+
+
+# %%
+def flat(model):
+    return np.concatenate(
+        [m.weight.detach().numpy().ravel() for m in scores.prunable(model).values()]
+    )
+
+
+def as_mask(model, kept):
+    """A flat bool array as a Mask of the model's layers."""
+    named, place, keep = scores.prunable(model), 0, {}
+    for name, layer in named.items():
+        count = layer.weight.numel()
+        keep[name] = torch.from_numpy(kept[place : place + count]).reshape(layer.weight.shape)
+        place += count
+    return Mask(keep)
+
+
+def with_weights(model, values):
+    """A copy with these weights; biases are the model's."""
+    model, place = copy.deepcopy(model), 0
+    for layer in scores.prunable(model).values():
+        count = layer.weight.numel()
+        part = torch.from_numpy(values[place : place + count].copy())
+        layer.weight.data = part.reshape(layer.weight.shape)
+        place += count
+    return model
+
+
+def train(model, mask=None, label="training"):
+    hooks = [KeepMask(mask)] if mask else []
+    fit(model, data.train, EPOCHS, LR, hooks=hooks, label=label)
+    return model
+
+
+seed_everything(0)
+start = models.MLP(data.shape, CLASSES)
+kept, network = np.ones(flat(start).size, bool), train(copy.deepcopy(start), label="dense")
+dense_accuracy = evaluate(network, data.test)
+for remaining in (0.5, 0.25, 0.125):
+    kept = next_mask(flat(network), kept, remaining)
+    ticket = with_weights(start, rewind(flat(start), flat(network), kept))
+    network = train(ticket, as_mask(start, kept), f"{100 * remaining:.3g} % left")
+winner = evaluate(network, data.test)
+seed_everything(10_000)
+stranger = evaluate(
+    train(models.MLP(data.shape, CLASSES), as_mask(start, kept), "fresh weights"), data.test
+)
+gap = winner - stranger
+first.reveal(
+    "under 5 points" if gap < 5 else "5 to 20 points" if gap <= 20 else "more than 20 points"
+)
+claim(
+    "With one weight in eight the ticket is within 3 points of the dense network",
+    dense_accuracy - winner < 3,
+)
+claim("The same connections with fresh weights are more than 10 points worse", gap > 10)
+print(
+    f"dense {dense_accuracy:.1f} %, ticket {winner:.1f} %, same connections, fresh weights {stranger:.1f} %"
+)
+
+# %% [markdown]
+# Which connections are they? For every pixel of the letter, how many of its 300 connections stay as the ticket gets smaller:
+
+# %%
+seed_everything(0)
+full = train(copy.deepcopy(start), label="dense")
+
+
+def draw_pixels(share):
+    mask = as_mask(start, next_mask(flat(full), np.ones(flat(full).size, bool), share))
+    kept_by_pixel = mask.keep["1"].float().mean(0).reshape(data.shape[1:]).numpy()
+    figure, axes = plt.subplots(figsize=(4.2, 3.2))
+    picture = axes.imshow(100 * kept_by_pixel, cmap="cividis", vmin=0)
+    figure.colorbar(picture, label="connections kept, %")
+    axes.set(title=f"{100 * share:.0f} % of all weights left", xticks=[], yticks=[])
+    axes.grid(False)
+
+
+explore(draw_pixels, share=(0.02, 1.0, 0.02))
+
+# %%
+kept_by_pixel = as_mask(start, next_mask(flat(full), np.ones(flat(full).size, bool), 0.125)).keep[
+    "1"
+]
+kept_by_pixel = kept_by_pixel.float().mean(0).reshape(data.shape[1:])
+corners = torch.cat(
+    [kept_by_pixel[:2, :2], kept_by_pixel[:2, -2:], kept_by_pixel[-2:, :2], kept_by_pixel[-2:, -2:]]
+)
+claim(
+    "The corners, where no letter has ink, keep fewer connections than the middle",
+    bool(corners.mean() < kept_by_pixel[6:10, 6:10].mean()),
+)
+
+# %% [markdown]
+# ## 1 · What makes a ticket win?
+#
+# A ticket is a *mask* and a *start*. Controls change one and keep the other:
+#
+# | | mask | start |
+# |---|---|---|
+# | winning | found | own initial weights |
+# | re-initialised (重新初始化) | found | new initial weights |
+# | random ticket | random, as many in each layer | own initial weights |
+# | signs only | found | own signs, one magnitude a layer |
+# | rewound | found from there | own weights after a quarter of an epoch |
+#
+# A control that differs in two things says nothing about either. That is why the random ticket must have *exactly as many weights in
+# every layer*.
+#
+# ### Exercise 3 · A fair control (2 points, about 4 lines)
+#
+# For each layer, keep as many weights as its mask keeps: those with the smallest noise (of equals, the first).
+#
+# ```python
+# def random_ticket_spec(masks, noise):
+#     out = []
+#     for mask, values in zip(masks, noise):
+#         order = sorted(range(values.size), key=lambda i: (float(values.ravel()[i]), i))
+#         keep = np.zeros(values.size, bool)
+#         for i in order[: int(mask.sum())]:
+#             keep[i] = True
+#         out.append(keep.reshape(mask.shape))
+#     return tuple(out)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "tickets.random_ticket", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def random_ticket(masks, noise):
+    """Tuples of bool and float32 arrays of the same shapes -> a tuple of bool arrays."""
+    ### BEGIN SOLUTION
+    out = []
+    for mask, values in zip(masks, noise):
+        keep = np.zeros(values.size, bool)
+        keep[np.argsort(values.ravel(), kind="stable")[: int(mask.sum())]] = True
+        out.append(keep.reshape(mask.shape))
+    return tuple(out)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "tickets.random_ticket-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(random_ticket, "tickets.random_ticket")
+
+# %%
+random_ticket = adopt(random_ticket, "tickets.random_ticket")
+found = as_mask(start, kept)
+noise = tuple(torch.rand(m.shape).numpy() for m in found.keep.values())
+random = random_ticket(tuple(m.numpy() for m in found.keep.values()), noise)
+random = Mask({name: torch.from_numpy(keep) for name, keep in zip(found.keep, random)})
+claim(
+    "Your random ticket has as many weights in every layer", random.of_layers() == found.of_layers()
+)
+seed_everything(0)
+lost = evaluate(train(models.MLP(data.shape, CLASSES), random, "random ticket"), data.test)
+claim("It is worse than the re-initialised one: the mask matters too", lost < stranger)
+
+# %% [markdown]
+# ### Exercise 4 · Only the signs (1 point, about 1 line)
+#
+# Zhou et al. (2019) asked what of the start matters. Keep each weight's sign, and give all of a layer one magnitude: its root
+# mean square.
+#
+# ```python
+# def signs_only_spec(initial):
+#     size = (sum(float(w) ** 2 for w in initial.ravel()) / initial.size) ** 0.5
+#     out = np.empty_like(initial)
+#     for place in np.ndindex(initial.shape):
+#         out[place] = size if initial[place] > 0 else -size
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "tickets.signs_only", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def signs_only(initial):
+    """float32 [...], none of them 0 -> float32 [...]: the signs, at the layer's root mean square."""
+    ### BEGIN SOLUTION
+    return np.sign(initial) * np.sqrt(np.square(initial).mean())
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "tickets.signs_only-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(signs_only, "tickets.signs_only")
+
+# %%
+signs_only = adopt(signs_only, "tickets.signs_only")
+before = start[1].weight.detach().numpy()
+claim(
+    "Signs and energy stay what they were",
+    bool((np.sign(signs_only(before)) == np.sign(before)).all())
+    and np.isclose(np.square(signs_only(before)).sum(), np.square(before).sum()),
+)
+
+# %%
+signs = predict(
+    "Own signs at one magnitude, 6 % of the weights left: nearer to the winning or to the re-initialised ticket?",
+    ["to the winning one", "to the re-initialised one", "in the middle"],
+)
+
+# %% [markdown]
+# Now in earnest: three seeds, from half of the weights down to about one in a hundred, every variant. Each seed is a task of its own
+# for a pool of two processes; what is done lies on disk, so an interrupted run goes on where it stopped. (The same call
+# takes a cluster's executor.)
+
+# %%
+SEEDS, REMAINING = (0, 1, 2), (0.5, 0.25, 0.125, 0.06, 0.03, 0.015)
+VARIANTS = ("winning", "signs", "reinitialised", "random")
+
+
+def run(trials, label):
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(
+            2, context, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            found = run_all(trials, Path(folder), pool, label)
+    return list(found.values())
+
+
+def band(results, variant):
+    """Mean and sd over the seeds at every share."""
+    values = np.array([[accuracy for _, accuracy in r[variant]] for r in results])
+    return values.mean(0), values.std(0, ddof=1)
+
+
+trials = [
+    Trial(seed, REMAINING, VARIANTS, train_size=10_000, epochs=EPOCHS, lr=LR) for seed in SEEDS
+]
+results = run(trials, "seeds")
+
+# %%
+NAMES = {
+    "winning": "winning",
+    "signs": "signs only",
+    "reinitialised": "re-initialised",
+    "random": "random ticket",
+}
+
+
+def draw(results, title, shares=REMAINING):
+    figure, axes = plt.subplots(figsize=(7.5, 3.8))
+    for (variant, name), marker in zip(NAMES.items(), "o^sD"):
+        if variant in results[0]:
+            mean, sd = band(results, variant)
+            (line,) = axes.plot([100 * s for s in shares], mean, marker=marker, ms=5, label=name)
+            axes.fill_between(
+                [100 * s for s in shares], mean - sd, mean + sd, color=line.get_color(), alpha=0.2
+            )
+    axes.axhline(band(results, "dense")[0][0], color="black", ls=":", label="dense")
+    axes.set(xscale="log", xlabel="weights left, %", ylabel="test accuracy, %", title=title)
+    axes.set_xticks([100 * s for s in shares], [f"{100 * s:.3g}" for s in shares])
+    axes.minorticks_off()
+    axes.invert_xaxis()
+    axes.legend(fontsize=9)
+    plt.show()
+
+
+draw(results, f"Glyphs, {len(SEEDS)} seeds (band: ± sd)")
+means = {v: dict(zip(REMAINING, band(results, v)[0])) for v in VARIANTS}
+sds = {v: dict(zip(REMAINING, band(results, v)[1])) for v in VARIANTS}
+dense = tuple(float(v[0]) for v in band(results, "dense"))
+at = {v: means[v][0.06] for v in VARIANTS}
+near = (at["winning"] - at["signs"]) / (at["winning"] - at["reinitialised"])
+signs.reveal(
+    "to the winning one"
+    if near < 1 / 3
+    else "to the re-initialised one"
+    if near > 2 / 3
+    else "in the middle"
+)
+claim(
+    "With a quarter of the weights the winning ticket matches the dense network (within a point)",
+    means["winning"][0.25] > dense[0] - 1,
+)
+claim(
+    "At 6 %, the winning ticket is more than 15 points above the re-initialised one",
+    at["winning"] - at["reinitialised"] > 15,
+)
+claim("and more than 40 above the random one", at["winning"] - at["random"] > 40)
+parted = {
+    share: means["winning"][share] - sds["winning"][share]
+    > means["reinitialised"][share] + sds["reinitialised"][share]
+    for share in REMAINING
+}
+claim("The bands of winning and re-initialised tickets part at every share", all(parted.values()))
+claim("Signs alone are worth most of the start", near < 0.5)
+Table(
+    ["ticket", *(f"{100 * s:.3g} %" for s in REMAINING)],
+    [[NAMES[v], *(mean_sd(means[v][s], sds[v][s]) for s in REMAINING)] for v in VARIANTS],
+    f"dense {mean_sd(*dense)} %; {EPOCHS} epochs, {len(SEEDS)} seeds",
+)
+
+# %% [markdown]
+# The winning ticket is often *better* than the dense network at first: with so few epochs, fewer weights train faster. Two
+# things the picture does not say. More epochs narrow the gap (try it): a network that trains for long forgets where it began. And a ticket is
+# no cheaper to find than the dense network: the search trains once a round.
+#
+# ## 2 · How far down? An easier task
+#
+# The sources show LeNet-300-100 on MNIST with 4 % of its weights. Ours on digits:
+
+# %%
+DIGITS = (0.3, 0.1, 0.04, 0.02)
+digits = run(
+    [
+        Trial(
+            s, DIGITS, ("winning", "reinitialised", "random"), "digits", 8, 1200, epochs=25, lr=0.1
+        )
+        for s in SEEDS
+    ],
+    "digits",
+)
+draw(digits, "Digits 8x8, the same network", DIGITS)
+digit_dense = float(band(digits, "dense")[0][0])
+digit_win, digit_random = (dict(zip(DIGITS, band(digits, v)[0])) for v in ("winning", "random"))
+claim(
+    "At 4 % the winning ticket is within 3 points of the dense network on digits",
+    digit_dense - digit_win[0.04] < 3,
+)
+claim("and far from it at the same share on the glyphs", dense[0] - means["winning"][0.03] > 5)
+
+# %% [markdown]
+# How small a ticket can be is a fact about the task, not about the hypothesis.
+#
+# ## 3 · Rewinding
+#
+# In larger networks tickets rewound to step 0 do *not* win; rewound to an early step $k$ they do (Frankle et al. 2020): the first few
+# steps decide into which valley training falls. In ours?
+
+# %%
+rewound = predict(
+    "Rewound to a quarter of an epoch instead of to the start: better tickets, for this small network?",
+    ["yes, by more than 2 points", "no difference to speak of", "worse"],
+)
+
+# %%
+pairs = run(
+    [
+        Trial(s, (0.25, 0.06), ("winning", "rewound"), train_size=10_000, epochs=EPOCHS, lr=LR)
+        for s in SEEDS
+    ],
+    "rewinding",
+)
+wins, backs = (float(band(pairs, v)[0][-1]) for v in ("winning", "rewound"))
+difference = backs - wins
+rewound.reveal(
+    "yes, by more than 2 points"
+    if difference > 2
+    else "worse"
+    if difference < -2
+    else "no difference to speak of"
+)
+claim(
+    "Rewinding to a quarter of an epoch moves this small network's ticket by less than 4 points",
+    abs(difference) < 4,
+)
+print(
+    f"6 % left, found in two rounds: rewound to the start {wins:.1f} %, to a quarter of an epoch {backs:.1f} %"
+)
+
+# %% [markdown]
+# ## 4 · Early birds
+#
+# Must the dense network be trained to the end to see who will win? You et al. (2020) draw the mask after every epoch and stop
+# when it has settled: when the Hamming distance (汉明距离) of consecutive masks is small.
+#
+# ### Exercise 5 · How far apart are two masks? (1 point, about 2 lines)
+#
+# ```python
+# def mask_distance_spec(one, other):
+#     different = total = 0
+#     for a, b in zip(one, other):
+#         for x, y in zip(a.ravel().tolist(), b.ravel().tolist()):
+#             different += x != y
+#             total += 1
+#     return different / total
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "tickets.mask_distance", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def mask_distance(one, other):
+    """Two tuples of bool arrays -> the share of places, over all layers, in which they differ."""
+    ### BEGIN SOLUTION
+    different = sum(int((a ^ b).sum()) for a, b in zip(one, other))
+    return different / sum(a.size for a in one)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "tickets.mask_distance-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(mask_distance, "tickets.mask_distance")
+
+# %%
+mask_distance = adopt(mask_distance, "tickets.mask_distance")
+bird = EarlyBird(remaining=0.125, limit=0.03, patience=2)
+seed_everything(0)
+watched = copy.deepcopy(start)
+fit(watched, data.train, EPOCHS, LR, hooks=[bird], label="watched")
+arrays = [tuple(k.numpy() for k in m.keep.values()) for m in bird.masks]
+distances = [mask_distance(a, b) for a, b in itertools.pairwise(arrays)]
+tickets = {}
+for epoch, mask in enumerate(bird.masks, 1):
+    if epoch in (1, 2, bird.found, EPOCHS):
+        tickets[epoch] = evaluate(
+            train(copy.deepcopy(start), mask, f"ticket of epoch {epoch}"), data.test
+        )
+figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+axes[0].plot(range(2, EPOCHS + 1), [100 * d for d in distances], "o-")
+axes[0].axhline(100 * bird.limit, color="#D55E00", ls="--", label="settled")
+axes[0].set(xlabel="epoch", ylabel="mask differs from last, %", ylim=(0, None))
+axes[0].legend()
+axes[1].plot(list(tickets), list(tickets.values()), "s-")
+axes[1].set(xlabel="epoch in which the ticket was drawn", ylabel="its accuracy, %")
+plt.show()
+claim("The mask changes less from epoch to epoch", distances[-1] < distances[0])
+claim("Your distances are the library's", np.allclose(distances, bird.distances))
+claim("It settles before training ends", bird.found is not None and bird.found < EPOCHS)
+claim(
+    "The early ticket is as good as the last epoch's, to within 2 points",
+    tickets[EPOCHS] - tickets[bird.found] < 2,
+)
+print(f"settled in epoch {bird.found} of {EPOCHS}")
+
+# %% [markdown]
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["finding", "source", "paper", "here"],
+    [
+        [
+            "winning ticket matches dense down to",
+            "Frankle and Carbin 2019, figure 3 (LeNet, MNIST)",
+            "3.6 %",
+            "digits: 4 %" if digit_dense - digit_win[0.04] < 3 else "digits: not at 4 %",
+        ],
+        [
+            "signs suffice",
+            "Zhou et al. 2019, section 4",
+            "signs matter, not magnitudes",
+            f"{100 * (1 - near):.0f} % of the start's worth",
+        ],
+        [
+            "rewinding helps",
+            "Frankle et al. 2020 (ResNet-50)",
+            "needed",
+            f"{difference:+.1f} points",
+        ],
+        [
+            "early bird",
+            "You et al. 2020, figure 1 (channels)",
+            "first tenth to fifth of the epochs",
+            f"epoch {bird.found} of {EPOCHS}",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.tickets_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# Your colleague trains a random ticket with 20 % of the weights *in total* and reports that it is 30 points worse than the
+# winning one, "so the mask must be what counts". What two other explanations must be excluded first, and how?
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Prune, rewind, repeat: what is left trains as well as the whole, from its own start.
+# - Each control changes one thing: the start (re-initialised), the mask (random, as many in each layer), the magnitudes (signs).
+# - How far down it goes depends on the task; and finding a ticket costs more than training the dense network.
+#
+# **Do not use it** to save training time (unless an early bird does), nor to make inference faster: the ticket is unstructured, see lab 04.
+#
+# **Back:** [Lab 04 · Pruning](04_pruning.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+#
+# **References.** Frankle and Carbin 2019, *The lottery ticket hypothesis*, arXiv:1803.03635 · Zhou et al. 2019, *Deconstructing
+# lottery tickets*, arXiv:1905.01067 · Frankle et al. 2020, *Linear mode connectivity and the lottery ticket hypothesis*, arXiv:1912.05671 ·
+# You et al. 2020, *Drawing early-bird tickets*, arXiv:1909.11957
