@@ -132,9 +132,9 @@ claim("Your mask holds nine tenths of all weights at 0", abs(mask.sparsity - 0.9
 figure, axes = plt.subplots(figsize=(7, 2.6))
 axes.bar(list(mask.of_layers()), [100 * s for s in mask.of_layers().values()], color="#0072B2")
 axes.axhline(90, color="#D55E00", ls="--", label="all together")
-axes.set(xlabel="layer, by its name", ylabel="zeros, %", ylim=(0, 105))
+axes.set(xlabel="layer, by its name", ylabel="zeros, %", ylim=(0, 130))
 axes.set_title("One list for all: each layer gives what it can spare")
-axes.legend(loc="lower left")
+axes.legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
@@ -248,7 +248,7 @@ for network in networks:
 longer = mean_and_sd(longer)
 
 # %%
-figure, axes = plt.subplots(figsize=(7.5, 3.6))
+figure, axes = plt.subplots(figsize=(9, 3.6))
 for name, marker in zip(SCORES, "osD^v"):
     mean, sd = (np.array(v) for v in zip(*(results[name, s] for s in SHARES)))
     axes.errorbar([100 * s for s in SHARES], mean, sd, marker=marker, capsize=3, label=name)
@@ -259,7 +259,7 @@ axes.set(
     xticks=[100 * s for s in SHARES],
     ylim=(0, 100),
 )
-axes.legend(fontsize=9, loc="lower left")
+axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 at90 = {name: results[name, 0.9][0] for name in SCORES}
 spread = max(results[n, 0.9][1] for n in ("magnitude", "Taylor (yours)"))

@@ -64,10 +64,10 @@ CLASSES, EPOCHS, LR = len(data.classes), 8, 0.1
 #         (abs(float(w)) if kept else -1.0, i)
 #         for i, (w, kept) in enumerate(zip(weight.ravel(), mask.ravel()))
 #     ]
-#     keep = np.ones(weight.size, bool)
+#     stays = np.ones(weight.size, bool)
 #     for _, i in sorted(places)[: round((1 - remaining) * weight.size)]:
-#         keep[i] = False
-#     return keep.reshape(weight.shape)
+#         stays[i] = False
+#     return stays.reshape(weight.shape)
 # ```
 
 
@@ -364,12 +364,14 @@ NAMES = {
 
 def draw(results, title, shares=REMAINING):
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
-    for (variant, name), marker in zip(NAMES.items(), "o^sD"):
+    for colour, ((variant, name), marker) in enumerate(zip(NAMES.items(), "o^sD")):
         if variant in results[0]:
             mean, sd = band(results, variant)
-            (line,) = axes.plot([100 * s for s in shares], mean, marker=marker, ms=5, label=name)
+            axes.plot(
+                [100 * s for s in shares], mean, marker=marker, ms=5, label=name, color=f"C{colour}"
+            )
             axes.fill_between(
-                [100 * s for s in shares], mean - sd, mean + sd, color=line.get_color(), alpha=0.2
+                [100 * s for s in shares], mean - sd, mean + sd, color=f"C{colour}", alpha=0.2
             )
     axes.axhline(band(results, "dense")[0][0], color="black", ls=":", label="dense")
     axes.set(xscale="log", xlabel="weights left, %", ylabel="test accuracy, %", title=title)
