@@ -369,7 +369,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "binary.sign", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "binary.binary_sign", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def binary_sign(x):
     """float32 tensor -> -1.0 or +1.0 of its shape, differentiable straight through."""
     ### BEGIN SOLUTION
@@ -378,11 +378,11 @@ def binary_sign(x):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "binary.sign-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-check(binary_sign, "binary.sign")
+# %% nbgrader={"grade": true, "grade_id": "binary.binary_sign-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(binary_sign, "binary.binary_sign")
 
 # %%
-binary_sign = adopt(binary_sign, "binary.sign")
+binary_sign = adopt(binary_sign, "binary.binary_sign")
 
 # %% [markdown]
 # BinaryConnect (Courbariaux et al. 2015) trains with two copies of a weight: the sign, used forward and backward, and a
@@ -444,12 +444,12 @@ def signs_step(real, gradient, lr):
 with_memory = train_bits(connect_step)
 without = {rate: train_bits(signs_step, lr=rate) for rate in (0.05, 0.5, 2.5, 5.0)}
 best_rate = max(without, key=lambda rate: without[rate][-1])
-figure, axes = plt.subplots(figsize=(7, 3))
+figure, axes = plt.subplots(figsize=(9.5, 3))
 axes.plot(with_memory, label="real weights remember (BinaryConnect)")
 axes.plot(without[best_rate], "--", label=f"signs only, best of four rates ({best_rate})")
 axes.plot(without[0.05], ":", label="signs only, BinaryConnect's rate")
 axes.set(xlabel="step", ylabel="test accuracy, %", ylim=(0, 100), title="Digits, 640 bits")
-axes.legend(fontsize=9, loc="center right")
+axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 claim("640 bits tell more than three quarters of the digits apart", with_memory[-1] > 75)
 claim(

@@ -259,7 +259,7 @@ def _hard(x):
 
 
 SIGN_GRADIENT = Exercise(
-    id="binary.sign",
+    id="binary.binary_sign",
     title="A sign that can be trained",
     points=2,
     reference=binary_sign,

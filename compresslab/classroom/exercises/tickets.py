@@ -35,6 +35,11 @@ def _round_cases(generator: np.random.Generator) -> list[Case]:
     return [
         Case("the first round", (weight, first, 0.5)),
         Case("a weight that is gone has grown", (gone, back, 0.5)),
+        Case(
+            "a weight that stays is 0",
+            (f32([0, 9, -2, 3]), np.array([True, False, True, True]), 0.75),
+        ),
+        Case("equal sizes", (np.ones((2, 5), f32), np.ones((2, 5), bool), 0.5)),
         Case("the second round", (weight, half, 0.25)),
         Case("very few", (weight, half, 0.05)),
     ]
@@ -164,6 +169,7 @@ def _ticket_cases(generator: np.random.Generator) -> list[Case]:
         case("a full and a nearly empty layer", (3, 4, 1.0), (4, 5, 0.1)),
         case("three layers", (5, 6, 0.5), (4, 4, 0.25), (3, 3, 0.8)),
         case("one weight", (1, 3, 0.3)),
+        Case("equal noise", ((np.arange(40).reshape(4, 10) % 3 == 0,), (np.ones((4, 10), f32),))),
     ]
 
 
@@ -288,7 +294,7 @@ MASK_DISTANCE = Exercise(
     reference=mask_distance,
     cases=_pair_cases,
     lines=2,
-    tolerance=1e-9,
+    tolerance=1e-6,
     mistakes=(
         Mistake(
             "how alike",
