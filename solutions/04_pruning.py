@@ -44,6 +44,7 @@ from compresslab.techniques.surgery import channels_of, shrink, silence
 from compresslab.training import evaluate, fit, seed_everything
 
 use_style()
+THREADS = torch.get_num_threads()
 
 # %% [markdown]
 # ## A hook: half of it is not needed
@@ -128,7 +129,7 @@ global_mask = adopt(global_mask, "prune.global_mask")
 layers = scores.prunable(networks[0])
 yours = global_mask(tuple(m.weight.detach().numpy() for m in layers.values()), 0.9)
 mask = Mask({name: torch.from_numpy(keep) for name, keep in zip(layers, yours)})
-claim("Your mask holds nine tenths of all weights at 0", abs(mask.sparsity - 0.9) < 1e-4)
+claim("The mask holds nine tenths of all weights at 0", abs(mask.sparsity - 0.9) < 1e-4)
 figure, axes = plt.subplots(figsize=(7, 2.6))
 axes.bar(list(mask.of_layers()), [100 * s for s in mask.of_layers().values()], color="#0072B2")
 axes.axhline(90, color="#D55E00", ls="--", label="all together")
@@ -572,7 +573,7 @@ def break_even(curve):
 x = generator.normal(0, 1, (SIDE, 1)).astype(np.float32)
 csr = sparse.Csr.of(with_zeros(0.9))
 claim(
-    "Your loop computes what the dense product does",
+    "The loop computes what the dense product does",
     np.allclose(
         csr_matvec(csr.starts, csr.columns, csr.values, x[:, 0]), csr.dense() @ x[:, 0], atol=1e-3
     ),
@@ -669,7 +670,7 @@ chosen = predict(
 # %%
 SHAPE, WIDE, DENSE_EPOCHS, SLIM_EPOCHS = data.shape, (32, 64, 96), 4, 4
 few = data.train.first(5000)
-torch.set_num_threads(2)
+torch.set_num_threads(THREADS)
 
 
 def vgg(widths=WIDE):
@@ -730,7 +731,7 @@ def latency_ms(network):
 torch.set_num_threads(1)
 slim = structured["magnitude"][0]
 before, after = latency_ms(vggs[0]), latency_ms(slim)
-torch.set_num_threads(2)
+torch.set_num_threads(THREADS)
 macs = [sum(c.macs for c in count_layers(n, SHAPE)) for n in (vggs[0], slim)]
 scores_apart = abs(reached["magnitude"][0] - reached["random channels"][0])
 scratch_wins = reached["from scratch, all epochs"][0] - reached["magnitude"][0]
@@ -831,11 +832,8 @@ axes.set(
 plt.show()
 
 # %%
-SHARE, MORE, UNTIL = (
-    0.8,
-    6,
-    0.5,
-)  # change these: share removed, epochs, and the share of them until it is reached
+# Change these: the share removed, the epochs, and the part of them after which it is reached.
+SHARE, MORE, UNTIL = 0.8, 6, 0.5
 candidates, same_budget = [], []
 for network in tqdm(networks, desc="a quarter of the file", leave=False):
     for hooks, kept in (([PruneGradually(SHARE, until=UNTIL)], candidates), ([], same_budget)):
