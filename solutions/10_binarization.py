@@ -140,7 +140,7 @@ pack_signs = adopt(pack_signs, "binary.pack_signs")
 
 # %% [markdown]
 # Now the product, compiled. `popcount(word)` is imported above and works inside `@njit`; it becomes one instruction.
-# It takes one word, not an array, so write the loops; the result is int32. (The spec below goes bit by bit, and is sixty times
+# It takes one word, not an array, so write the loops; the result is int32. (The spec below goes bit by bit, and is many times
 # slower: use popcount.)
 #
 # ### Exercise 2 · A matrix product of bits (3 points, about 7 lines)
