@@ -12,6 +12,7 @@ features. What is not known to keep a 0 a 0 is refused by name, wherever a famil
 Left out: grouped convolutions other than depthwise ones, concatenation, attention.
 """
 
+import collections
 import copy
 import operator
 from dataclasses import dataclass, field
@@ -77,7 +78,10 @@ def shrink(model: nn.Module) -> nn.Module:
     families = _Families(model)
     kept = {}
     for family in families.all():
-        silent = torch.stack([_silent(model, name, families) for name in family.makers]).all(0)
+        made = [_silent(model, name, families) for name in family.makers]
+        if len({len(m) for m in made}) > 1:
+            raise SurgeryError(f"{', '.join(family.makers)} are added with different channels")
+        silent = torch.stack(made).all(0)
         if family.closed or not family.makers:
             silent[:] = False
         if bool(silent.any()) and family.obstacle:
@@ -129,7 +133,11 @@ class _Families:
         self.norms_behind: dict[str, list[nn.Module]] = {}
         self.of_node: dict[fx.Node, _Family] = {}
         self.last_maker: dict[fx.Node, str] = {}
-        for node in _Tracer().trace(model).nodes:
+        self.images: set[fx.Node] = set()
+        nodes = list(_Tracer().trace(model).nodes)
+        calls = collections.Counter(str(n.target) for n in nodes if n.op == "call_module")
+        self.shared = {name for name, count in calls.items() if count > 1}
+        for node in nodes:
             self.visit(node)
 
     def all(self) -> list[_Family]:
@@ -148,7 +156,7 @@ class _Families:
             for source in sources:
                 self.of_node[source].closed = True
         elif isinstance(module, nn.Conv2d | nn.Linear):
-            self.layer(node, module, self.of_node[sources[0]])
+            self.layer(node, module, sources[0])
         elif isinstance(module, Norm) and len(sources) == 1:
             self.norm(node, sources[0])
         elif (
@@ -157,8 +165,12 @@ class _Families:
             or self.flattens(node, module)
         ):
             self.of_node[node] = self.of_node[sources[0]]
+            if sources[0] in self.images and not self.flattens(node, module):
+                self.images.add(node)
         elif node.target in ADDITIONS and len(sources) == 2:
             self.join(node, *sources)
+            if any(source in self.images for source in sources):
+                self.images.add(node)
         else:
             self.stop(node, module, sources)
 
@@ -168,11 +180,16 @@ class _Families:
             return module.start_dim == 1 and module.end_dim == -1
         return (node.target is torch.flatten or node.target == "flatten") and node.args[1:] == (1,)
 
-    def layer(self, node: fx.Node, module: nn.Conv2d | nn.Linear, source: _Family) -> None:
-        name = str(node.target)
+    def layer(self, node: fx.Node, module: nn.Conv2d | nn.Linear, before: fx.Node) -> None:
+        name, source = str(node.target), self.of_node[before]
         groups = getattr(module, "groups", 1)
-        if name in self.last_maker.values():
-            source.obstacle = source.obstacle or f"layer {name!r}, which is used twice,"
+        twice = f"layer {name!r}, which is used twice," if name in self.shared else ""
+        source.obstacle = source.obstacle or twice
+        if isinstance(module, nn.Conv2d):
+            self.images.add(node)
+        elif before in self.images:
+            # It reads the width of the image, not its channels.
+            source.obstacle = source.obstacle or f"linear layer {name!r} on an image"
         if groups > 1 and groups == module.in_channels == module.out_channels:
             # A depthwise kernel of a silent channel reads 0; its bias is what must be 0 as well.
             source.carriers.append(name)
@@ -183,7 +200,7 @@ class _Families:
             return
         if groups > 1:
             source.obstacle = source.obstacle or f"grouped convolution {name!r}"
-        family = _Family(makers=[name])
+        family = _Family(makers=[name], obstacle=twice)
         if groups > 1:
             family.obstacle = f"grouped convolution {name!r}"
         else:
@@ -196,8 +213,11 @@ class _Families:
         self.of_node[node] = family
         family.carriers.append(name)
         maker = self.last_maker.get(source)
-        if maker is None or len(source.users) > 1:
-            # A norm of anything but a layer's own output moves a 0 away from 0.
+        if source in self.images:
+            self.images.add(node)
+        plain = self.modules[name].affine and name not in self.shared
+        if maker is None or len(source.users) > 1 or not plain:
+            # A norm of anything but a layer's own output, or without a shift to set to 0, moves a 0 away.
             family.obstacle = family.obstacle or f"norm {name!r}"
         elif maker in family.makers:
             self.norms_behind.setdefault(maker, []).append(self.modules[name])
@@ -239,7 +259,12 @@ class _Families:
                 self.slice_outputs(self.modules[name], keep)
             for name in family.carriers:
                 self.slice_carrier(self.modules[name], keep)
+            linear = any(isinstance(self.modules[name], nn.Linear) for name in family.makers)
             for name in family.readers:
+                if linear and self.modules[name].weight.shape[1] != len(keep):
+                    raise SurgeryError(
+                        f"layer {name!r} reads more features than {family.makers} make"
+                    )
                 self.slice_inputs(self.modules[name], keep)
 
     def slice_outputs(self, layer: nn.Module, keep: torch.Tensor) -> None:
@@ -264,16 +289,12 @@ class _Families:
             self.slice_outputs(module, keep)
             module.in_channels = module.groups = int(keep.sum())
             return
-        repeat = len(module.weight) // len(keep)
-        wide = keep.repeat_interleave(repeat)
-        module.weight, module.bias = (
-            nn.Parameter(p[wide].clone()) for p in (module.weight, module.bias)
-        )
-        module.running_mean, module.running_var = (
-            module.running_mean[wide],
-            module.running_var[wide],
-        )
-        module.num_features = int(wide.sum())
+        module.weight = nn.Parameter(module.weight[keep].clone())
+        module.bias = nn.Parameter(module.bias[keep].clone())
+        if module.running_mean is not None:
+            module.running_mean = module.running_mean[keep]
+            module.running_var = module.running_var[keep]
+        module.num_features = int(keep.sum())
 
 
 def _set_size(layer: nn.Conv2d | nn.Linear, side: str, size: int) -> None:

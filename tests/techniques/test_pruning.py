@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -359,6 +360,64 @@ def test_what_may_not_keep_a_zero_is_refused_by_name(model, words):
     with torch.no_grad():
         model.conv.weight[1], model.conv.bias[1] = 1, 1
     surgery.shrink(model)
+
+
+class OnWidth(nn.Module):
+    """A linear layer over the width of an image that is as wide as it has channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.out(self.conv(x))
+
+
+class Twice(nn.Module):
+    """One convolution used twice, behind another."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.both = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.both(self.both(self.conv(x)))
+
+
+class Tokens(nn.Module):
+    """Features of several tokens, flattened: a feature's copies are not neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Linear(8, 4), nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.out(torch.flatten(self.conv(x[:, 0]), 1))
+
+
+@pytest.mark.parametrize(
+    "model,words",
+    [
+        (OnWidth(), "on an image"),
+        (Twice(), "used twice"),
+        (Tokens(), "more features"),
+        (
+            nn.Sequential(
+                OrderedDict(
+                    conv=nn.Conv2d(1, 4, 3),
+                    norm=nn.BatchNorm2d(4, affine=False),
+                    out=nn.Conv2d(4, 2, 1),
+                )
+            ),
+            "norm",
+        ),
+    ],
+)
+def test_what_only_looks_like_channels_is_refused(model, words):
+    silent = torch.arange(len(model.conv.weight)) != 1
+    surgery.silence(model, {"conv": silent})
+    with pytest.raises(surgery.SurgeryError, match=words):
+        surgery.shrink(model)
 
 
 def test_a_mask_that_does_not_fit_is_refused():
