@@ -138,7 +138,8 @@ def pack_rows(x: np.ndarray, magnitudes: bool = False) -> tuple[np.ndarray, np.n
         raise ValueError(f"x must have shape [M, K] with K >= 1, got {x.shape}")
     words = np.zeros((len(x), words_of(x.shape[1])), np.uint64)
     means = np.empty(len(x) if magnitudes else 0, np.float32)
-    if sign_rows(x.reshape(-1), x.shape[1], words, means):
+    limits, flip = np.zeros(x.shape[1], np.float32), np.zeros(words.shape[1], np.uint64)
+    if sign_rows(x.reshape(-1), x.shape, limits, flip, words.reshape(-1), means):
         _checks.refuse_nan("x", x)
     return words, means
 
@@ -306,27 +307,37 @@ def _run(
 
 # ---- the loops -----------------------------------------------------------------------------------
 @kernel
-def sign_rows(x, count, words, means):
-    """Sign words and, unless `means` is empty, mean magnitudes; tells whether there was a NaN."""
-    zero, zeros, nan = splat(np.float32(0), f32x64), splat(np.float32(0), f32x16), np.uint64(0)
-    whole = count // WORD * WORD
-    for m in range(words.shape[0]):
+def sign_rows(x, shape, limits, flip, words, means):
+    """(x >= limits) xor flip as words; mean magnitudes unless `means` is empty; whether NaN was seen."""
+    rows, channels = shape
+    across, whole, nan = flip.size, channels // WORD * WORD, np.uint64(0)
+    sixteens = channels // LANES * LANES
+    for p in range(rows):
         for k in range(0, whole, WORD):
-            block = load(x, m * count + k, f32x64)
-            words[m, k // WORD] = ge_mask(block, zero)
+            block = load(x, p * channels + k, f32x64)
+            words[p * across + k // WORD] = (
+                ge_mask(block, load(limits, k, f32x64)) ^ flip[k // WORD]
+            )
             nan |= nan_mask(block)
-        for k in range(whole, count):
-            number = at(x, m * count + k)
-            words[m, k // WORD] |= np.uint64(number >= np.float32(0)) << np.uint64(k % WORD)
-            nan |= np.uint64(number != number)
+        if whole < channels:
+            word = np.uint64(0)
+            for k in range(whole, sixteens, LANES):
+                block = load(x, p * channels + k, f32x16)
+                word |= np.uint64(ge_mask(block, load(limits, k, f32x16))) << np.uint64(k - whole)
+                nan |= np.uint64(nan_mask(block))
+            for k in range(max(whole, sixteens), channels):
+                number = at(x, p * channels + k)
+                word |= np.uint64(number >= limits[k]) << np.uint64(k - whole)
+                nan |= np.uint64(number != number)
+            words[p * across + across - 1] = word ^ flip[across - 1]
         if means.size:
-            total, sixteens = zeros, count // LANES * LANES
+            total = splat(np.float32(0), f32x16)
             for k in range(0, sixteens, LANES):
-                total = total + vabs(load(x, m * count + k, f32x16))
+                total = total + vabs(load(x, p * channels + k, f32x16))
             rest = hsum(total)
-            for k in range(sixteens, count):
-                rest += abs(at(x, m * count + k))
-            means[m] = rest / np.float32(count)
+            for k in range(sixteens, channels):
+                rest += abs(at(x, p * channels + k))
+            means[p] = rest / np.float32(channels)
     return nan != np.uint64(0)
 
 

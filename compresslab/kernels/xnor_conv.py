@@ -27,9 +27,6 @@ from compresslab.kernels.int8_conv import Window
 from compresslab.kernels.simd import (
     at,
     f32x16,
-    f32x64,
-    ge_mask,
-    hsum,
     load,
     nan_mask,
     register_tile,
@@ -88,7 +85,7 @@ def pack_image(
         turn_round(out, flip)
     else:
         shape = (batch * pixels, channels)
-        nan = sign_pixels(flat, shape, limits, flip, out, means.reshape(-1))
+        nan = xnor.sign_rows(flat, shape, limits, flip, out, means.reshape(-1))
     if nan:
         _checks.refuse_nan("x", x)
     return words, means
@@ -264,160 +261,43 @@ def convolve(halves, panels, epilogue, geometry, out_size, shape, first, last, r
         for line in range(first, last):
             top = line % out_height * stride - padding
             source = (line // out_height * height + top) * across - padding
-            down = max(0, -top), min(kernel_height, height - top)
-            for x in range(inner):
-                tile_of(
-                    halves,
-                    panels,
-                    place,
-                    source,
-                    line * out_width,
-                    x,
-                    down,
-                    geometry,
-                    shape,
-                    ONE,
-                    width,
-                    a,
-                    b,
-                    c,
-                    panel,
-                    out,
-                )
-            if outer - inner < value(rows):
-                for x in range(inner, outer):
-                    tile_of(
-                        halves,
-                        panels,
-                        place,
-                        source,
-                        line * out_width,
-                        x,
-                        down,
-                        geometry,
-                        shape,
-                        ONE,
-                        width,
-                        a,
-                        b,
-                        c,
-                        panel,
-                        out,
-                    )
-            else:
-                for x in range(inner, outer, value(rows)):
-                    # The last tile may overlap the one before: the same sums are written twice.
-                    tile_of(
-                        halves,
-                        panels,
-                        place,
-                        source,
-                        line * out_width,
-                        min(x, outer - value(rows)),
-                        down,
-                        geometry,
-                        shape,
-                        rows,
-                        width,
-                        a,
-                        b,
-                        c,
-                        panel,
-                        out,
-                    )
-            for x in range(outer, out_width):
-                tile_of(
-                    halves,
-                    panels,
-                    place,
-                    source,
-                    line * out_width,
-                    x,
-                    down,
-                    geometry,
-                    shape,
-                    ONE,
-                    width,
-                    a,
-                    b,
-                    c,
-                    panel,
-                    out,
-                )
+            taps_inside = max(0, -top), min(kernel_height, height - top)
+            where = (place, source, line * out_width, taps_inside[0], taps_inside[1], panel)
+            # Tiles of several outputs need as many with all their columns inside.
+            middle = outer if outer - inner >= value(rows) else inner
+            part = (0, inner)
+            convolve_span(halves, panels, a, b, c, where, geometry, shape, part, ONE, width, out)
+            part = (inner, middle)
+            convolve_span(halves, panels, a, b, c, where, geometry, shape, part, rows, width, out)
+            part = (middle, out_width)
+            convolve_span(halves, panels, a, b, c, where, geometry, shape, part, ONE, width, out)
 
 
 @kernel
-def tile_of(
-    halves,
-    panels,
-    place,
-    source,
-    target,
-    x,
-    down,
-    geometry,
-    shape,
-    rows,
-    width,
-    a,
-    b,
-    c,
-    panel,
-    out,
-):
-    """`rows` output pixels from x on, all with the same taps inside of the image, one panel of outputs."""
+def convolve_span(halves, panels, a, b, c, where, geometry, shape, part, rows, width, out):
+    """Outputs begin..end of a line, `rows` at a time with the same taps inside of the image; one panel."""
+    place, source, target, top, bottom, panel = where
     _, kernel_width, stride, padding, _, across = geometry
     pixel, used, channels, outputs = shape
-    left = x * stride - padding
-    start, end = max(0, -left), min(kernel_width, across - left)
-    tile = register_tile(rows, width, u32x16)
-    xnor.clear(tile, rows, width)
-    # Where a pixel fills its words, the pixels under one row of the kernel are one run.
-    joined = max(end - start, 0) if pixel == used else 1
-    for i in range(down[0], down[1]):
-        for j in range(start, end, max(joined, 1)):
-            base = (source + i * across + x * stride + j) * pixel
-            weights = place + (i * kernel_width + j) * used * value(width)
-            run = joined * used
-            xnor.count(halves, base, stride * pixel, run, panels, weights, rows, width, tile)
-    inside = max(down[1] - down[0], 0) * max(end - start, 0) * channels
-    for r in range(value(rows)):
-        xnor.finish(tile, r, width, inside, a, b, c, target + x + r, panel, outputs, out)
-
-
-@kernel
-def sign_pixels(x, shape, limits, flip, words, means):
-    """Channels last: words and, unless `means` is empty, mean magnitudes; tells whether there was a NaN."""
-    pixels, channels = shape
-    across, whole, nan = flip.size, channels // WORD * WORD, np.uint64(0)
-    sixteens = channels // LANES * LANES
-    for p in range(pixels):
-        for k in range(0, whole, WORD):
-            block = load(x, p * channels + k, f32x64)
-            words[p * across + k // WORD] = (
-                ge_mask(block, load(limits, k, f32x64)) ^ flip[k // WORD]
-            )
-            nan |= nan_mask(block)
-        if whole < channels:
-            word = np.uint64(0)
-            for k in range(whole, sixteens, LANES):
-                block = load(x, p * channels + k, f32x16)
-                word |= np.uint64(ge_mask(block, load(limits, k, f32x16))) << np.uint64(k - whole)
-                nan |= np.uint64(nan_mask(block))
-            for k in range(max(whole, sixteens), channels):
-                number = at(x, p * channels + k)
-                word |= np.uint64(number >= limits[k]) << np.uint64(k - whole)
-                nan |= np.uint64(number != number)
-            words[p * across + across - 1] = word ^ flip[across - 1]
-        if means.size:
-            total = splat(np.float32(0), f32x16)
-            for k in range(0, sixteens, LANES):
-                total = total + vabs(load(x, p * channels + k, f32x16))
-            rest = hsum(total)
-            for k in range(sixteens, channels):
-                rest += abs(at(x, p * channels + k))
-            means[p] = rest / np.float32(channels)
-    return nan != np.uint64(0)
+    begin, end = part
+    for first in range(begin, end, value(rows)):
+        # The last tile may overlap the one before: the same sums are written twice.
+        x = min(first, end - value(rows))
+        left = x * stride - padding
+        start, stop = max(0, -left), min(kernel_width, across - left)
+        tile = register_tile(rows, width, u32x16)
+        xnor.clear(tile, rows, width)
+        # Where a pixel fills its words, the pixels under one row of the kernel are one run.
+        joined = max(stop - start, 0) if pixel == used else 1
+        for i in range(top, bottom):
+            for j in range(start, stop, max(joined, 1)):
+                base = (source + i * across + x * stride + j) * pixel
+                weights = place + (i * kernel_width + j) * used * value(width)
+                run = joined * used
+                xnor.count(halves, base, stride * pixel, run, panels, weights, rows, width, tile)
+        inside = max(bottom - top, 0) * max(stop - start, 0) * channels
+        for r in range(value(rows)):
+            xnor.finish(tile, r, width, inside, a, b, c, target + x + r, panel, outputs, out)
 
 
 @kernel
