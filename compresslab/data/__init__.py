@@ -2,6 +2,7 @@
 
 name      what                                              needs
 glyphs    the letters A-Z in 22 fonts, distorted; default   nothing, generated in seconds
+lowercase the letters a-z, drawn alike, to adapt to         nothing, generated in seconds
 digits    scikit-learn's 8x8 handwritten digits             nothing
 mnist     LeCun's handwritten digits, 28x28                 four files or the network
 cifar10   Krizhevsky's small photographs, 32x32, RGB        batch files or the network
@@ -12,7 +13,13 @@ import os
 from compresslab.data import cifar10, digits, glyphs, mnist
 from compresslab.data.split import Examples, Split, resized
 
-SOURCES = {"glyphs": glyphs, "digits": digits, "mnist": mnist, "cifar10": cifar10}
+SOURCES = {
+    "glyphs": glyphs,
+    "lowercase": glyphs,
+    "digits": digits,
+    "mnist": mnist,
+    "cifar10": cifar10,
+}
 
 __all__ = ["SOURCES", "Examples", "Split", "load"]
 
@@ -23,7 +30,7 @@ def load(
     """One data set, split for training, choosing and testing.
 
     Args:
-        name: "glyphs", "digits", "mnist" or "cifar10"; if None, the environment variable
+        name: "glyphs", "lowercase", "digits", "mnist" or "cifar10"; if None, the environment variable
             COMPRESSLAB_DATASET, else "glyphs".
         size: height and width in pixels; other sizes than the source's are area-averaged. Glyphs are
             drawn at 16 or 28. If None: glyphs 16, otherwise the source's own.
@@ -45,6 +52,6 @@ def load(
         raise ValueError(f"train_size must be at least 1, got {train_size}")
     if size is not None and not 4 <= size <= 64:
         raise ValueError(f"size must be 4 to 64 pixels, got {size}")
-    if name == "glyphs":
-        return glyphs.load(size or 16, train_size or glyphs.TRAIN, seed)
+    if name in glyphs.ALPHABETS:
+        return glyphs.load(size or 16, train_size or glyphs.TRAIN, seed, name)
     return resized(SOURCES[name].load(train_size, seed), size)

@@ -1,4 +1,4 @@
-"""Glyphs: the letters A-Z in 22 fonts, distorted at random; five fonts are kept for the test set.
+"""Glyphs: the letters A-Z (or a-z) in 22 fonts, distorted; five fonts are kept for the test set.
 
 Each image is drawn from one letter, rendered large, by an affine map
 
@@ -26,6 +26,7 @@ from compresslab.data import files
 from compresslab.data.split import Split, examples
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ALPHABETS = {"glyphs": LETTERS, "lowercase": LETTERS.lower()}
 TEST_FONTS = (
     "DejaVuSansMono-Oblique",
     "DejaVuSerif-Bold",
@@ -47,26 +48,37 @@ RECIPE = 1
 """Raised whenever the drawing changes, so that an old cache is not taken for a new one."""
 
 
-def load(size: int, train_size: int, seed: int) -> Split:
-    """Glyphs of `size` pixels: from the cache, else drawn and cached.
+def load(size: int, train_size: int, seed: int, alphabet: str = "glyphs") -> Split:
+    """Letters of `size` pixels: from the cache, else drawn and cached.
+
+    Args:
+        size: 16 or 28.
+        train_size: training images.
+        seed: of the distortions.
+        alphabet: "glyphs" (capitals) or "lowercase".
 
     Raises:
-        ValueError: if size is not 16 or 28.
+        ValueError: for another size.
     """
     if size not in SIZES:
         raise ValueError(f"size must be 16 or 28 for glyphs, got {size}")
-    path = files.cache_folder() / f"glyphs-{RECIPE}-{size}px-{train_size}-seed{seed}.npz"
+    letters = ALPHABETS[alphabet]
+    path = files.cache_folder() / f"{alphabet}-{RECIPE}-{size}px-{train_size}-seed{seed}.npz"
     arrays = _read(path)
     if arrays is None:
-        arrays = draw_split(size, train_size, seed)
+        arrays = draw_split(size, train_size, seed, letters)
         _try_to_cache(path, arrays)
     parts = [examples(arrays[f"{p}_x"], arrays[f"{p}_y"]) for p in ("train", "val", "test")]
-    return Split("glyphs", *parts, tuple(LETTERS))
+    return Split(alphabet, *parts, tuple(letters))
 
 
-def draw_split(size: int, train_size: int, seed: int) -> dict[str, np.ndarray]:
+def draw_split(
+    size: int, train_size: int, seed: int, letters: str = LETTERS
+) -> dict[str, np.ndarray]:
     """Images uint8 [n, 1, size, size] and labels uint8 [n] of the three parts."""
-    seen, unseen = (np.stack([_render(font) for font in f]) for f in (TRAIN_FONTS, TEST_FONTS))
+    seen, unseen = (
+        np.stack([_render(font, letters) for font in fonts]) for fonts in (TRAIN_FONTS, TEST_FONTS)
+    )
     plan = {"train": (seen, train_size), "val": (seen, VAL), "test": (unseen, TEST)}
     arrays = {}
     for index, (part, (fonts, count)) in enumerate(plan.items()):
@@ -92,12 +104,12 @@ def draw(
     return pixels[:, None], labels.astype(np.uint8)
 
 
-def _render(font: str) -> np.ndarray:
+def _render(font: str, alphabet: str) -> np.ndarray:
     """The 26 letters of one font, uint8 [26, CANVAS, CANVAS], each centred on its own box."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     face = ImageFont.truetype(str(path), int(CANVAS * 1.15))
     letters = []
-    for letter in LETTERS:
+    for letter in alphabet:
         image = Image.new("L", (CANVAS, CANVAS))
         ImageDraw.Draw(image).text((CANVAS / 2, CANVAS / 2), letter, 255, font=face, anchor="mm")
         letters.append(np.asarray(image))
