@@ -1,18 +1,14 @@
-"""A fair race: every runner once a round, round after round, and the median of each.
+"""Records of fair races: our kernels against their peers, as ratios.
 
-Interleaving makes a disturbance hit all alike; process CPU time leaves out what other processes did; so
-ratios hold where absolute times do not. One thread unless a record says otherwise. Timings are printed
-and kept as JSON, never tested.
+One thread unless a record says otherwise. Timings are printed and kept as JSON, never tested.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from compresslab.kernels.simd import instruction_set
-
-Runners = dict[str, Callable[[], object]]
+from compresslab.measure import race
 
 
 @dataclass(frozen=True)
@@ -32,34 +28,6 @@ class Record:
     peer_ms: float
     ratio: float
     fraction_of_limit: float | None
-
-
-def race(
-    runners: Runners,
-    rounds: int = 15,
-    seconds: float = 4.0,
-    clock: Callable[[], float] = time.process_time,
-) -> dict[str, float]:
-    """Median CPU seconds of each runner, after one round that does not count.
-
-    Args:
-        runners: what to run, by name.
-        rounds: at most so many rounds.
-        seconds: stop earlier, but not before 5 rounds, once so much time has passed.
-        clock: wall-clock time where threads are compared, whose CPU times add up.
-    """
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for run in runners.values():
-        run()
-    start = time.perf_counter()
-    for number in range(rounds):
-        if number >= 5 and time.perf_counter() - start > seconds:
-            break
-        for name, run in runners.items():
-            before = clock()
-            run()
-            times[name].append(clock() - before)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def repeated(run: Callable[[], object], times: int) -> Callable[[], None]:

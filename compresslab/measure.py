@@ -19,7 +19,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,12 +135,17 @@ def memory_bytes(model: nn.Module) -> int:
 
 
 def disk_bytes(model: nn.Module) -> int:
-    """Bytes of the safetensors file that holds the model: packed codes, or parameters and buffers."""
+    """Bytes of the safetensors file that holds the model: packed codes, or parameters and buffers.
+
+    A tensor that several layers share lies in the file once.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         if isinstance(model, Program):
             return storage.save(model, path)
-        save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, path)
+        # A tensor that appears under several names is one object here, and is kept under its last.
+        tensors = {id(t): (n, t) for n, t in model.state_dict(keep_vars=True).items()}
+        save_file({n: t.detach().contiguous().clone() for n, t in tensors.values()}, path)
         return path.stat().st_size
 
 
@@ -209,6 +214,68 @@ def latency(model: nn.Module, shape: tuple[int, ...], batch: int = 1, repeats: i
         timing = time_call(lambda: model(x), repeats=repeats)
     model.train(training)
     return timing
+
+
+def race(
+    runners: Mapping[str, Callable[[], object]],
+    rounds: int = 15,
+    seconds: float = 4.0,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
+    """Median CPU seconds of each runner: every one once a round, after one round that does not count.
+
+    Interleaving makes a disturbance hit all alike, and process CPU time leaves out what other processes
+    did: so ratios hold where absolute times do not.
+
+    Args:
+        runners: what to run, by name.
+        rounds: at most so many rounds.
+        seconds: stop earlier, but not before 5 rounds, once so much time has passed.
+        clock: wall-clock time where threads are compared, whose CPU times add up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for run in runners.values():
+        run()
+    start = time.perf_counter()
+    for number in range(rounds):
+        if number >= 5 and time.perf_counter() - start > seconds:
+            break
+        for name, run in runners.items():
+            before = clock()
+            run()
+            times[name].append(clock() - before)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def race_networks(
+    networks: Mapping[str, nn.Module], x: torch.Tensor, rounds: int = 21
+) -> dict[str, float]:
+    """Seconds of a forward pass over `x` on one thread, by network, from a race.
+
+    Args:
+        networks: run in evaluation mode.
+        x: the batch, in the memory format that the networks want.
+        rounds: of the race; each takes as many passes as fill about two milliseconds.
+    """
+    threads, training = torch.get_num_threads(), {n: m.training for n, m in networks.items()}
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            passes = {n: _passes(m.eval(), x) for n, m in networks.items()}
+            runners = {
+                n: lambda m=m, n=n: [m(x) for _ in range(passes[n])] for n, m in networks.items()
+            }
+            medians = race(runners, rounds)
+    finally:
+        torch.set_num_threads(threads)
+        for name, network in networks.items():
+            network.train(training[name])
+    return {name: seconds / passes[name] for name, seconds in medians.items()}
+
+
+def _passes(network: nn.Module, x: torch.Tensor) -> int:
+    once = fair_time(lambda: network(x), warmup=1, repeats=3)
+    return max(1, round(2e-3 / max(once, 1e-6)))
 
 
 # ---- the roofline --------------------------------------------------------------------------------

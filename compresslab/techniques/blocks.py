@@ -23,6 +23,7 @@ height and width; where a block is to halve them, give `stride=2`, and s counts 
 with several spatial steps take the stride in the first).
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ import torch
 from torch import nn
 
 from compresslab.models import convolution
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -238,23 +241,29 @@ class FlatHead(nn.Sequential):
 
 # ---- sharing -------------------------------------------------------------------------------------
 class Repeated(nn.Module):
-    """One block applied several times: its weights lie in the file once, its time is paid every time."""
+    """One block applied several times: its weights lie in the file once, its time is paid every time.
 
-    def __init__(self, block: nn.Module, times: int) -> None:
-        """Args: a block whose output has its input's shape; how often it is applied."""
+    Weights are shared, norms are not: what a batch norm has averaged over all depths fits none of them. With
+    `own_norms=False` they are shared, too.
+    """
+
+    def __init__(self, block: nn.Module, times: int, own_norms: bool = True) -> None:
+        """Args: a block whose output has its input's shape; how often it is applied; see above."""
         super().__init__()
         if times < 1:
             raise ValueError(f"times must be at least 1, got {times}")
-        self.block, self.times = block, times
+        self.own_norms = own_norms
+        others = [_twin(block) if own_norms else block for _ in range(times - 1)]
+        self.steps = nn.ModuleList([block, *others])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The block on its own output, `times` times.
+        """The block on its own output, again and again.
 
         Raises:
             ValueError: if the block changes the shape.
         """
-        for _ in range(self.times):
-            y = self.block(x)
+        for step in self.steps:
+            y = step(x)
             if y.shape != x.shape:
                 raise ValueError(
                     f"block must keep the shape {list(x.shape)} to be repeated, got {list(y.shape)}"
@@ -263,9 +272,19 @@ class Repeated(nn.Module):
         return x
 
     @staticmethod
-    def cost(block: Cost, times: int) -> Cost:
-        """Parameters once, MACs every time."""
-        return Cost(block.parameters, times * block.macs)
+    def cost(block: Cost, times: int, norms: int = 0) -> Cost:
+        """Parameters once, but for the `norms` parameters of own norms, and MACs every time."""
+        return Cost(block.parameters + (times - 1) * norms, times * block.macs)
+
+
+def _twin(block: nn.Module) -> nn.Module:
+    """A copy with norms of its own and everything else the very same tensors."""
+    twin = copy.deepcopy(block)
+    for name, module in twin.named_modules():
+        if not isinstance(module, NORMS):
+            for key in module._parameters:
+                module._parameters[key] = block.get_submodule(name)._parameters[key]
+    return twin
 
 
 class FactorisedEmbedding(nn.Sequential):

@@ -85,16 +85,39 @@ def test_heads_and_their_formulas():
     assert torch.allclose(pooled(x), pooled[2](x.mean((2, 3))), atol=1e-5)
 
 
-def test_a_repeated_block_is_in_the_file_once_and_on_the_clock_every_time():
-    block = b.Standard(8, 8)
-    shared = b.Repeated(block, 3).eval()
-    x = torch.rand(2, 8, 6, 6)
-    assert torch.equal(shared(x), block(block(block(x))))
-    expected = b.Repeated.cost(b.Standard.cost(8, 8, 36), 3)
-    assert counted(shared, (8, 6, 6)) == expected
-    separate = nn.Sequential(*(b.Standard(8, 8) for _ in range(3)))
-    assert counted(separate, (8, 6, 6)).macs == expected.macs
+@pytest.mark.parametrize("own", [True, False])
+def test_a_repeated_block_is_in_the_file_once_and_on_the_clock_every_time(own):
+    block = b.Standard(16, 16)
+    shared = b.Repeated(block, 3, own_norms=own).eval()
+    x = torch.rand(2, 16, 6, 6)
+    assert torch.allclose(shared(x), block.eval()(block(block(x))))
+    expected = b.Repeated.cost(b.Standard.cost(16, 16, 36), 3, norms=32 if own else 0)
+    assert counted(shared, (16, 6, 6)) == expected
+    separate = nn.Sequential(*(b.Standard(16, 16) for _ in range(3)))
+    assert counted(separate, (16, 6, 6)).macs == expected.macs
     assert disk_bytes(shared) < disk_bytes(separate) / 2
+
+
+def test_own_norms_learn_their_own_statistics_and_weights_stay_one():
+    torch.manual_seed(0)
+    shared = b.Repeated(b.Standard(4, 4), 3).train()
+    shared(torch.rand(8, 4, 6, 6)).square().mean().backward()
+    means = [step[1].running_mean for step in shared.steps]
+    assert not torch.allclose(means[0], means[1])
+    assert shared.steps[0][0].weight is shared.steps[2][0].weight
+    torch.optim.SGD(shared.parameters(), 1.0).step()
+    assert torch.equal(shared.steps[0][0].weight, shared.steps[2][0].weight)
+    assert not torch.equal(shared.steps[0][1].weight, shared.steps[2][1].weight)
+
+
+def test_the_gradient_of_a_shared_weight_is_the_sum_over_its_uses():
+    torch.manual_seed(0)
+    linear = nn.Linear(3, 3, bias=False)
+    x = torch.rand(2, 3)
+    b.Repeated(linear, 2)(x).sum().backward()
+    one, two = (linear.weight.detach().clone().requires_grad_() for _ in range(2))
+    ((x @ one.T) @ two.T).sum().backward()
+    assert torch.allclose(linear.weight.grad, one.grad + two.grad, atol=1e-6)
 
 
 def test_a_factorised_embedding_is_a_table_of_low_rank():

@@ -3,9 +3,19 @@
 import difflib
 
 from compresslab.classroom.exercise import Exercise
-from compresslab.classroom.exercises import binary, measuring, numbers, pruning, ptq, qat, tickets
+from compresslab.classroom.exercises import (
+    binary,
+    low_rank,
+    measuring,
+    numbers,
+    pruning,
+    ptq,
+    qat,
+    slim,
+    tickets,
+)
 
-SUBJECTS = (measuring, numbers, ptq, qat, pruning, tickets, binary)
+SUBJECTS = (measuring, numbers, ptq, qat, pruning, tickets, low_rank, slim, binary)
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 
 

@@ -1,0 +1,890 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 06 · Low rank
+#
+# **You will** write a layer as two thinner ones, choose how thin, let the inputs have a say, split convolutions, and teach a
+# frozen network something new with one per cent of its weights.
+# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+#
+# A matrix of rank k is a product of two thin ones. A trained layer is *nearly* of low rank; low-rank factorization (低秩分解)
+# keeps the nearest such matrix and drops the rest.
+
+# %%
+import copy
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from sklearn.datasets import load_sample_image
+from tqdm.auto import tqdm
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import Examples, load
+from compresslab.measure import count_layers, disk_bytes, race_networks
+from compresslab.report import Table, claim, in_bytes, in_units, mean_sd, use_style
+from compresslab.techniques import lora, scores
+from compresslab.techniques import lowrank as lr
+from compresslab.techniques.prune import prune_and_tune
+from compresslab.training import evaluate, fit, seed_everything
+
+use_style()
+
+# %% [markdown]
+# ## A hook: a picture in a few lines
+#
+# Any matrix is $W = U S V^\top$: directions of the output, directions of the input, and how strongly each pair is joined (singular values,
+# 奇异值, largest first). Keep k of them:
+
+# %%
+picture = load_sample_image("china.jpg").mean(axis=2) / 255
+picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+U, S, VT = np.linalg.svd(picture, full_matrices=False)
+
+
+def draw_picture(rank):
+    kept = U[:, :rank] * S[:rank] @ VT[:rank]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    for axis, image in zip(axes, (picture, kept)):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+        axis.set_axis_off()
+    share = rank * sum(picture.shape) / picture.size
+    axes[0].set_title(f"{picture.size:,} numbers")
+    axes[1].set_title(f"rank {rank}: {100 * share:.0f} % of the numbers")
+
+
+explore(draw_picture, rank=(1, 120, 1))
+
+# %% [markdown]
+# ## 1 · Two thin layers for one
+#
+# $$W \approx B A,\qquad A = \sqrt{S_k}\,V_k^\top\;[k, n],\qquad B = U_k\sqrt{S_k}\;[m, k]$$
+#
+# No other matrix of rank k is nearer to W, and the squared error is the sum of the squared singular values left out (Eckart and
+# Young 1936). The square root goes to both sides so that both factors train at the same pace.
+#
+# ### Exercise 1 · Two thin factors (2 points, about 3 lines)
+#
+# `np.linalg.svd(weight, full_matrices=False)` gives U, S (a vector), V transposed.
+#
+# ```python
+# def svd_factors_spec(weight, rank):
+#     u, s, vt = np.linalg.svd(weight, full_matrices=False)
+#     first = np.zeros((rank, weight.shape[1]), np.float32)
+#     second = np.zeros((weight.shape[0], rank), np.float32)
+#     for i in range(rank):
+#         first[i] = np.sqrt(s[i]) * vt[i]
+#         second[:, i] = np.sqrt(s[i]) * u[:, i]
+#     return first, second
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank.svd_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def svd_factors(weight, rank):
+    """float32 [m, n], int -> A [rank, n] and B [m, rank], both float32."""
+    ### BEGIN SOLUTION
+    u, s, vt = np.linalg.svd(weight, full_matrices=False)
+    half = np.sqrt(s[:rank])
+    return half[:, None] * vt[:rank], u[:, :rank] * half
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank.svd_factors-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(svd_factors, "low_rank.svd_factors")
+
+# %%
+svd_factors = adopt(svd_factors, "low_rank.svd_factors")
+
+# %% [markdown]
+# Are trained weights special? A network, trained, and the same network as it began:
+
+# %%
+data = load(size=16, train_size=10_000)
+SEEDS, CLASSES, EPOCHS, TUNE = (0, 1, 2), len(data.classes), 9, 3
+
+
+def mean_and_sd(networks, examples=data.test):
+    values = [evaluate(network, examples) for network in networks]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def adam(network, rate):
+    return {
+        "lr": rate,
+        "optimizer": torch.optim.Adam([p for p in network.parameters() if p.requires_grad], rate),
+    }
+
+
+networks, beginnings = [], []
+for seed in SEEDS:
+    seed_everything(seed)
+    networks.append(models.MLP(data.shape, CLASSES))
+    beginnings.append(copy.deepcopy(networks[-1]))
+    fit(networks[-1], data.train, EPOCHS, 0.15, seed=seed, label=f"MLP, seed {seed}")
+dense = mean_and_sd(networks)
+
+
+def energy_kept(network, name):
+    squared = lr.spectrum(network.get_submodule(name)).square()
+    return (squared.cumsum(0) / squared.sum()).numpy()
+
+
+half_energy = {}
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+for axis, name in zip(axes, ("1", "3")):
+    for label, found, style in (("trained", networks, "-"), ("as it began", beginnings, "--")):
+        curves = np.stack([energy_kept(n, name) for n in found])
+        axis.plot(np.arange(1, curves.shape[1] + 1), 100 * curves.mean(0), style, label=label)
+        half_energy[name, label] = int((curves.mean(0) < 0.5).sum()) + 1
+    outputs, inputs = networks[0].get_submodule(name).weight.shape
+    axis.axvline(
+        lr.break_even(outputs, inputs), color="black", lw=1, ls=":", label="break-even rank"
+    )
+    axis.set(xlabel="rank", title=f"layer {name}: {outputs} x {inputs}", ylim=(0, 102))
+axes[0].set_ylabel("energy kept, %")
+axes[0].legend(fontsize=9)
+plt.show()
+claim(
+    "A trained layer's energy lies in far fewer directions: half of it in at most half as many",
+    all(half_energy[n, "trained"] <= half_energy[n, "as it began"] / 2 for n in ("1", "3")),
+)
+
+# %% [markdown]
+# Two factors have $k(m+n)$ numbers, the matrix $mn$.
+#
+# ### Exercise 2 · When does it pay? (1 point, about 2 lines)
+#
+# The largest rank whose factors have *fewer* numbers than the matrix; 0 if there is none.
+#
+# ```python
+# def worthwhile_rank_spec(outputs, inputs):
+#     rank = 0
+#     while (rank + 1) * (outputs + inputs) < outputs * inputs:
+#         rank += 1
+#     return rank
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank.worthwhile_rank", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def worthwhile_rank(outputs, inputs):
+    """Two ints -> an int."""
+    ### BEGIN SOLUTION
+    return (outputs * inputs - 1) // (outputs + inputs)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank.worthwhile_rank-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(worthwhile_rank, "low_rank.worthwhile_rank")
+
+# %% [markdown]
+# ### Exercise 3 · How many directions? (1 point, about 2 lines)
+#
+# The smallest rank that keeps at least `share` of the energy, the sum of the *squared* singular values (allow for rounding: 1e-12).
+#
+# ```python
+# def rank_for_energy_spec(singular_values, share):
+#     total = sum(float(s) ** 2 for s in singular_values)
+#     kept = 0.0
+#     for rank, s in enumerate(singular_values, start=1):
+#         kept += float(s) ** 2
+#         if kept >= (share - 1e-12) * total:
+#             return rank
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank.rank_for_energy", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def rank_for_energy(singular_values, share):
+    """float64 [n], falling; a share in (0, 1] -> an int, at least 1."""
+    ### BEGIN SOLUTION
+    kept = np.cumsum(singular_values**2)
+    return int(np.argmax(kept >= (share - 1e-12) * kept[-1])) + 1
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank.rank_for_energy-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(rank_for_energy, "low_rank.rank_for_energy")
+
+# %%
+worthwhile_rank = adopt(worthwhile_rank, "low_rank.worthwhile_rank")
+rank_for_energy = adopt(rank_for_energy, "low_rank.rank_for_energy")
+Table(
+    ["layer", "shape", "worthwhile up to", "for 90 % of the energy", "for 99 %"],
+    [
+        [
+            name,
+            " x ".join(map(str, layer.weight.shape)),
+            str(worthwhile_rank(*layer.weight.shape)),
+            *(str(rank_for_energy(lr.spectrum(layer).numpy(), share)) for share in (0.9, 0.99)),
+        ]
+        for name, layer in lr.factorizable(networks[0]).items()
+    ],
+    "seed 0",
+)
+
+# %%
+start = predict(
+    "Rank 8 in every layer, then three epochs: how much better than the same thin network trained from scratch, all epochs?",
+    ["more than 10 points", "1 to 10 points", "less than 1 point"],
+)
+
+# %% [markdown]
+# The sweep: accuracy before and after tuning, and three controls of the same size, each with as many epochs in all: the same thin
+# layers *from scratch*, a *smaller* ordinary network from scratch, and the network *pruned* to as many weights.
+
+# %%
+RANKS = (32, 16, 8)
+
+
+def thin(network, rank):
+    """Every layer at that rank with your factors (the last at most at 20, its break-even is near)."""
+    small = copy.deepcopy(network)
+    for name, layer in lr.factorizable(network).items():
+        first, second = svd_factors(
+            layer.weight.detach().numpy(), min(rank, 20 if layer.out_features == CLASSES else rank)
+        )
+        pair = torch.nn.Sequential(
+            torch.nn.Linear(first.shape[1], len(first), bias=False),
+            torch.nn.Linear(len(first), len(second)),
+        )
+        pair[0].weight.data, pair[1].weight.data = (
+            torch.from_numpy(first.copy()),
+            torch.from_numpy(second.copy()),
+        )
+        pair[1].bias.data = layer.bias.detach().clone()
+        small[int(name)] = pair
+    return small
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def from_scratch(network, seed, rate):
+    seed_everything(10 + seed)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.reset_parameters()
+    fit(network, data.train, EPOCHS + TUNE, seed=seed, progress=False, **adam(network, rate))
+    return network
+
+
+def smaller(size, seed):
+    """An ordinary network of about that many parameters, trained like the first ones, all epochs."""
+    width = min(range(6, 300), key=lambda w: abs(parameters_of_widths(w) - size))
+    seed_everything(seed)
+    network = models.MLP(data.shape, CLASSES, (width, width // 3))
+    fit(network, data.train, EPOCHS + TUNE, 0.15, seed=seed, progress=False)
+    return network
+
+
+def parameters_of_widths(width):
+    inputs, third = data.shape[1] * data.shape[2], width // 3
+    return (inputs + 1) * width + (width + 1) * third + (third + 1) * CLASSES
+
+
+def pruned(network, share):
+    copied = copy.deepcopy(network)
+    prune_and_tune(copied, data.train, [1 - share], TUNE, scores.magnitude, progress=False)
+    return copied
+
+
+found, sizes = {}, {}
+for rank in tqdm(RANKS, desc="ranks", leave=False):
+    cut = [thin(n, rank) for n in networks]
+    sizes[rank] = parameters(cut[0])
+    found[rank, "before tuning"] = mean_and_sd(cut)
+    scratch = [from_scratch(copy.deepcopy(n), s, 0.01) for n, s in zip(cut, SEEDS)]
+    for network, seed in zip(cut, SEEDS):
+        fit(network, data.train, TUNE, seed=seed, progress=False, **adam(network, 0.01))
+    found[rank, "tuned"] = mean_and_sd(cut)
+    found[rank, "same shape from scratch"] = mean_and_sd(scratch)
+    found[rank, "smaller network"] = mean_and_sd([smaller(sizes[rank], s) for s in SEEDS])
+    found[rank, "pruned to the same size"] = mean_and_sd(
+        [pruned(n, sizes[rank] / parameters(n)) for n in networks]
+    )
+longer = []
+for network, seed in zip(networks, SEEDS):
+    longer.append(copy.deepcopy(network))
+    fit(longer[-1], data.train, TUNE, seed=seed, progress=False, **adam(longer[-1], 0.003))
+longer = mean_and_sd(longer)
+
+# %%
+kinds = list(dict.fromkeys(kind for _, kind in found))
+figure, axes = plt.subplots(figsize=(9, 3.6))
+for kind, marker in zip(kinds, "osD^v"):
+    mean, sd = (np.array(v) for v in zip(*(found[rank, kind] for rank in RANKS)))
+    axes.errorbar([sizes[r] / 1000 for r in RANKS], mean, sd, marker=marker, capsize=3, label=kind)
+axes.axhline(
+    longer[0],
+    color="black",
+    ls=":",
+    label=f"dense ({in_units(parameters(networks[0]))}), trained as long",
+)
+axes.set(
+    xlabel="parameters, thousands",
+    ylabel="test accuracy, %",
+    xscale="log",
+    xticks=[sizes[r] / 1000 for r in RANKS],
+)
+axes.set_xticks([], minor=True)
+axes.set_xticklabels([f"{sizes[r] / 1000:.0f}\n(rank {r})" for r in RANKS])
+axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+gain = {r: found[r, "tuned"][0] - found[r, "same shape from scratch"][0] for r in RANKS}
+start.reveal(
+    "less than 1 point"
+    if gain[8] < 1
+    else "1 to 10 points"
+    if gain[8] <= 10
+    else "more than 10 points"
+)
+claim(
+    "With a third of the parameters nothing is lost after tuning",
+    sizes[32] < 0.34 * parameters(networks[0]) and longer[0] - found[32, "tuned"][0] < 0.5,
+)
+claim(
+    "At rank 16 starting from the SVD beats the same shape from scratch by more than a point",
+    gain[16] > 1,
+)
+claim("At rank 8 the start from the SVD is worth less than 1.5 points", gain[8] < 1.5)
+Table(
+    ["rank", "parameters", *kinds],
+    [[str(r), in_units(sizes[r]), *(mean_sd(*found[r, k]) for k in kinds)] for r in RANKS],
+    f"test accuracy, %, {len(SEEDS)} seeds; dense {mean_sd(*dense)}, trained as long {mean_sd(*longer)}",
+)
+
+# %% [markdown]
+# Where the SVD keeps most of the network, it is a head start; where it keeps little, there is nothing to start from. Look along the row
+# of the lowest rank for what is best *there*.
+#
+# ## 2 · The inputs have a say
+#
+# The plain SVD treats all inputs alike. But what counts is the error of the layer's *output*, $\mathbb E\,|(W - BA)x|^2$. With the
+# inputs' second moment $C = \mathbb E[xx^\top] = LL^\top$ (Cholesky) and $M = W - BA$:
+#
+# $$\mathbb E\,|Mx|^2 = \operatorname{tr}(M C M^\top) = \operatorname{tr}(M L L^\top M^\top) = |ML|_F^2$$
+#
+# So: cut the SVD of $WL$, then multiply by $L^{-1}$ from the right.
+#
+# ### Exercise 4 · The best rank for these inputs (2 points, about 4 lines)
+#
+# Give the product BA. Any root of the moment will do; the spec takes the symmetric one, through the eigenvalues.
+#
+# ```python
+# def whitened_product_spec(weight, rank, moment):
+#     values, vectors = np.linalg.eigh(moment)
+#     root = (vectors * np.sqrt(values)) @ vectors.T
+#     u, s, vt = np.linalg.svd(weight @ root)
+#     total = np.zeros_like(weight)
+#     for i in range(rank):
+#         total += s[i] * np.outer(u[:, i], vt[i])
+#     return total @ np.linalg.inv(root)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank.whitened_product", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def whitened_product(weight, rank, moment):
+    """float64 [m, n], int, float64 [n, n] -> float64 [m, n] of that rank."""
+    ### BEGIN SOLUTION
+    root = np.linalg.cholesky(moment)
+    u, s, vt = np.linalg.svd(weight @ root, full_matrices=False)
+    cut = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return cut @ np.linalg.inv(root)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank.whitened_product-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(whitened_product, "low_rank.whitened_product")
+
+# %%
+whitened_product = adopt(whitened_product, "low_rank.whitened_product")
+
+
+def with_products(network, rank, product):
+    """The network with every weight replaced by a matrix of that rank, untuned."""
+    moments = lr.input_moments(network, data.train.x[:2000])
+    changed = copy.deepcopy(network)
+    for name, layer in lr.factorizable(changed).items():
+        moment = moments[name].numpy() + 1e-6 * np.eye(layer.in_features)
+        new = product(layer.weight.detach().double().numpy(), rank, moment)
+        layer.weight.data = torch.from_numpy(new).float()
+    return changed
+
+
+def plain_product(weight, rank, _moment):
+    first, second = svd_factors(weight.astype(np.float32), rank)
+    return second @ first
+
+
+aware = {}
+for rank in RANKS:
+    for label, product in (("plain", plain_product), ("for the inputs", whitened_product)):
+        aware[rank, label] = mean_and_sd(
+            [with_products(n, min(rank, CLASSES), product) for n in networks]
+        )
+claim(
+    "Untuned, the SVD that knows the inputs is better at every rank",
+    all(aware[r, "for the inputs"][0] > aware[r, "plain"][0] for r in RANKS),
+)
+Table(
+    ["untuned", *(f"rank {min(r, CLASSES)}" for r in RANKS)],
+    [[k, *(mean_sd(*aware[r, k]) for r in RANKS)] for k in ("plain", "for the inputs")],
+    f"test accuracy, %, {len(SEEDS)} seeds; moments from 2,000 training images without labels",
+)
+
+# %% [markdown]
+# Tuning makes most of that difference up again. Where nobody can afford to tune (a language model), it is what remains.
+#
+# ## 3 · Convolutions
+#
+# A 3x3 convolution from c to m channels is, at every position, a matrix [m, c·9] on a patch. Cut to rank k it becomes k filters of 3x3 and
+# a 1x1 convolution that mixes them (*by channel*).
+#
+# ### Exercise 5 · A convolution in two (2 points, about 4 lines)
+#
+# ```python
+# def split_convolution_spec(weight, rank):
+#     m, c, h, w = weight.shape
+#     u, s, vt = np.linalg.svd(weight.reshape(m, c * h * w), full_matrices=False)
+#     thin, mix = np.zeros((rank, c, h, w), np.float32), np.zeros((m, rank, 1, 1), np.float32)
+#     for k in range(rank):
+#         for column in range(c * h * w):
+#             i, j, l = column // (h * w), column // w % h, column % w
+#             thin[k, i, j, l] = np.sqrt(s[k]) * vt[k, column]
+#         mix[:, k, 0, 0] = np.sqrt(s[k]) * u[:, k]
+#     return thin, mix
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank.split_convolution", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def split_convolution(weight, rank):
+    """float32 [m, c, h, w], int -> thin [rank, c, h, w] and mix [m, rank, 1, 1]."""
+    ### BEGIN SOLUTION
+    outputs = len(weight)
+    first, second = svd_factors(weight.reshape(outputs, -1), rank)
+    return first.reshape(rank, *weight.shape[1:]), second.reshape(outputs, rank, 1, 1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank.split_convolution-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(split_convolution, "low_rank.split_convolution")
+
+# %%
+split_convolution = adopt(split_convolution, "low_rank.split_convolution")
+fewer = predict(
+    "A convolutional network at a third of its multiplications: how many times faster at batch 1?",
+    ["about 3 times", "about 2 times", "hardly faster, or slower"],
+)
+
+# %% [markdown]
+# Another cut of the same weight is *spatial* (3x1, then 1x3; Jaderberg et al. 2014). A third, Tucker (1x1, 3x3, 1x1; Kim et al. 2016), is in
+# the library: `lr.Factoring("tucker")`.
+
+# %%
+few = data.train.first(4000)
+CONV_EPOCHS = 5
+
+
+def arranged(network):
+    """Channels last in memory: the order in which torch's convolutions are fastest here."""
+    return network.to(memory_format=torch.channels_last)
+
+
+def with_split_convolutions(network, ranks):
+    small = copy.deepcopy(network)
+    for name, rank in ranks.items():
+        old = small.get_submodule(name)
+        thin_weight, mix_weight = split_convolution(old.weight.detach().contiguous().numpy(), rank)
+        first = torch.nn.Conv2d(old.in_channels, rank, 3, padding=1, bias=False)
+        second = torch.nn.Conv2d(rank, old.out_channels, 1, bias=False)
+        first.weight.data, second.weight.data = (
+            torch.from_numpy(thin_weight.copy()),
+            torch.from_numpy(mix_weight.copy()),
+        )
+        parent, _, child = name.rpartition(".")
+        setattr(small.get_submodule(parent), child, torch.nn.Sequential(first, second))
+    return small
+
+
+wide = []
+for seed in SEEDS:
+    seed_everything(seed)
+    wide.append(arranged(models.VGGLike(data.shape, CLASSES, (32, 64, 96))))
+    fit(wide[-1], few, CONV_EPOCHS, 0.2, seed=seed, label=f"VGG-like, seed {seed}")
+
+
+def tuned(network, seed):
+    fit(network, few, 2, 0.05, seed=seed, label=f"tuning, seed {seed}")
+    return network
+
+
+INNER = [name for name, layer in scores.prunable(wide[0], last=False).items()][1:]
+versions = {"dense, trained as long": [tuned(copy.deepcopy(n), s) for n, s in zip(wide, SEEDS)]}
+before = {}
+for kind in ("channel", "spatial"):
+    ranks = {n: r for n, r in lr.ranks_by_budget(wide[0], 0.33, kind).items() if n in INNER}
+    if kind == "channel":
+        small = [arranged(with_split_convolutions(n, ranks)) for n in wide]
+    else:
+        small = [arranged(lr.factorize(n, ranks, lr.Factoring(kind))) for n in wide]
+    before[kind] = mean_and_sd(small)
+    versions[kind] = [tuned(n, s) for n, s in zip(small, SEEDS)]
+
+# %%
+firsts = {name: candidates[0] for name, candidates in versions.items()}
+images = data.test.x.contiguous(memory_format=torch.channels_last)
+milliseconds = {
+    batch: {n: 1e3 * t for n, t in race_networks(firsts, images[:batch]).items()}
+    for batch in (1, 64)
+}
+rows = {}
+for name, first in firsts.items():
+    macs = sum(layer.macs for layer in count_layers(first, data.shape))
+    rows[name] = (
+        parameters(first),
+        macs,
+        milliseconds[1][name],
+        milliseconds[64][name],
+        mean_and_sd(versions[name]),
+    )
+whole, split = rows["dense, trained as long"], rows["channel"]
+perceptrons = {"whole": networks[0], "rank 16": thin(networks[0], 16)}
+mlp_times = [1e3 * t for t in race_networks(perceptrons, images[:1]).values()]
+times_faster = whole[2] / split[2]
+fewer.reveal(
+    "about 3 times"
+    if times_faster > 2.5
+    else "about 2 times"
+    if times_faster > 1.6
+    else "hardly faster, or slower"
+)
+claim(
+    "At about a third of the multiplications the spatial cut stays within a point of the network trained as long",
+    (rows["spatial"][1] < 0.37 * whole[1] and whole[4][0] - rows["spatial"][4][0] < 1),
+)
+claim(
+    "and the cut by channel within two",
+    split[1] < 0.37 * whole[1] and whole[4][0] - split[4][0] < 2,
+)
+claim(
+    "Time falls by less than half of what multiplications fall by",
+    times_faster < whole[1] / split[1] / 2,
+)
+claim(
+    "The perceptron at rank 16 is slower than the whole one for a single image",
+    mlp_times[1] > mlp_times[0],
+)
+Table(
+    [
+        "convolutions",
+        "parameters",
+        "MACs",
+        "ms, batch 1",
+        "ms, batch 64",
+        "before tuning, %",
+        "after, %",
+    ],
+    [
+        [
+            k,
+            in_units(r[0]),
+            in_units(r[1]),
+            f"{r[2]:.3f}",
+            f"{r[3]:.2f}",
+            mean_sd(*before[k]) if k in before else "-",
+            mean_sd(*r[4]),
+        ]
+        for k, r in rows.items()
+    ],
+    f"one thread, torch, channels last; {len(SEEDS)} seeds; the perceptron at batch 1: whole {mlp_times[0]:.3f} ms, rank 16 {mlp_times[1]:.3f} ms",
+)
+
+# %% [markdown]
+# Why? Two calls instead of one, an intermediate image written and read again, and filters too few to fill the processor's vectors. The
+# perceptron's layers at batch 1 are little more than the call itself: six of them take longer than three. Count the time, not the MACs.
+#
+# ## 4 · LoRA: a small change of a large matrix
+#
+# To teach a network something new, perhaps the *change* of each weight may be of low rank. LoRA (低秩适配; Hu et al. 2021) freezes
+# $W$ and trains only A and B beside it; $B = 0$ at first, so that nothing changes:
+#
+# $$y = Wx + \frac{\alpha}{r} B A x$$
+#
+# ### Exercise 6 · A correction of low rank (2 points, about 1 line)
+#
+# ```python
+# def lora_output_spec(x, weight, down, up, alpha):
+#     out = np.zeros((len(x), len(weight)), np.float32)
+#     for i, row in enumerate(x):
+#         inner = [sum(down[k, j] * row[j] for j in range(len(row))) for k in range(len(down))]
+#         for o in range(len(weight)):
+#             plain = sum(weight[o, j] * row[j] for j in range(len(row)))
+#             out[i, o] = plain + alpha / len(down) * sum(up[o, k] * inner[k] for k in range(len(down)))
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank.lora_output", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def lora_output(x, weight, down, up, alpha):
+    """float32 x [n, inputs], W [outputs, inputs], A [r, inputs], B [outputs, r], a number -> float32 [n, outputs]."""
+    ### BEGIN SOLUTION
+    return x @ weight.T + np.float32(alpha / len(down)) * (x @ down.T @ up.T)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank.lora_output-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(lora_output, "low_rank.lora_output")
+
+# %%
+lora_output = adopt(lora_output, "low_rank.lora_output")
+layer = lora.LoRA(copy.deepcopy(networks[0][1]), rank=4, alpha=8)
+torch.nn.init.normal_(layer.up.weight)
+images = data.test.x[:20].flatten(1)
+plain = [
+    t.detach().numpy() for t in (images, layer.base.weight, layer.down.weight, layer.up.weight)
+]
+yours = lora_output(*plain, layer.alpha) + layer.base.bias.numpy()
+claim(
+    "Your formula and the library's layer agree",
+    np.allclose(yours, layer(images).detach().numpy(), atol=1e-3),
+)
+kept = layer.base.weight.clone()
+layer.merge()
+claim(
+    "Merged, one plain matrix computes the same",
+    np.allclose(yours, layer.base(images).detach().numpy(), atol=1e-3),
+)
+layer.unmerge()
+claim(
+    "Unmerged, the base is back to within a millionth",
+    float((layer.base.weight - kept).abs().max()) < 1e-6,
+)
+
+# %% [markdown]
+# Two new tasks for the networks that know capitals:
+#
+# - *ruled paper*: the same letters behind lines of random strength, in one of four positions;
+# - *lower case*: 26 new shapes.
+
+
+# %%
+def ruled(examples, seed=0):
+    """Letters on ruled paper: every fourth row darker, from one of four positions."""
+    generator = torch.Generator().manual_seed(seed)
+    position = torch.randint(0, 4, (len(examples),), generator=generator)
+    strength = 0.2 + 0.6 * torch.rand(len(examples), generator=generator)
+    height = examples.x.shape[2]
+    lines = (torch.arange(height)[None] % 4 == position[:, None]).float()
+    return Examples(
+        (examples.x + (strength[:, None] * lines)[:, None, :, None]).clamp(max=1), examples.y
+    )
+
+
+small_letters = load("lowercase", size=16, train_size=4000)
+TASKS = {
+    "ruled paper": (ruled(data.train.first(1000)), ruled(data.val, 1), ruled(data.test, 2), 20),
+    "lower case": (small_letters.train, small_letters.val, small_letters.test, 6),
+}
+figure, axes = plt.subplots(2, 10, figsize=(9, 2))
+for row, (name, task) in zip(axes, TASKS.items()):
+    for axis, image in zip(row, task[0].x):
+        axis.imshow(image[0], cmap="gray_r", vmin=0, vmax=1)
+        axis.set_axis_off()
+    row[0].set_title(name, fontsize=10, loc="left")
+plt.show()
+
+# %%
+winner = predict(
+    "1,000 letters on ruled paper to learn from, rates tuned for everybody: what does best?",
+    ["full fine-tuning", "the last layer only", "LoRA with 2 % of the parameters"],
+)
+
+
+# %%
+def last_layer_only(network):
+    copied = copy.deepcopy(network).requires_grad_(False)
+    copied[-1].requires_grad_(True)
+    return copied
+
+
+METHODS = {
+    "full fine-tuning": copy.deepcopy,
+    "the last layer only": last_layer_only,
+    "LoRA, rank 2, every layer": lambda n: lora.add_lora(n, 2),
+    "LoRA, rank 4, first layer": lambda n: lora.add_lora(n, 4, layers=["1"]),
+}
+RATES = (0.003, 0.01, 0.03)
+
+
+def adapted(method, task, rate):
+    candidates = []
+    for network, seed in zip(networks, SEEDS):
+        seed_everything(seed)
+        candidates.append(METHODS[method](network))
+        fit(
+            candidates[-1],
+            task[0],
+            task[3],
+            seed=seed,
+            progress=False,
+            **adam(candidates[-1], rate),
+        )
+    return candidates
+
+
+results, best = {}, {}
+for name, task in tqdm(TASKS.items(), desc="tasks", leave=False):
+    results[name, "untouched"] = mean_and_sd(networks, task[2]), dense
+    for method in METHODS:
+        tried = [adapted(method, task, rate) for rate in RATES]
+        chosen = max(tried, key=lambda candidates: mean_and_sd(candidates, task[1])[0])
+        best[name, method] = chosen
+        results[name, method] = mean_and_sd(chosen, task[2]), mean_and_sd(chosen)
+
+# %%
+share = {
+    m: sum(p.numel() for p in best["ruled paper", m][0].parameters() if p.requires_grad)
+    / parameters(networks[0])
+    for m in METHODS
+}
+on_paper = {m: results["ruled paper", m][0][0] for m in METHODS}
+lora_best = max(on_paper[m] for m in METHODS if m.startswith("LoRA"))
+others = {m: on_paper[m] for m in ("full fine-tuning", "the last layer only")}
+winner.reveal(
+    "LoRA with 2 % of the parameters"
+    if lora_best > max(others.values())
+    else max(others, key=others.get)
+)
+few_first = "LoRA, rank 4, first layer"
+claim(
+    "On ruled paper LoRA with about 2 % of the parameters beats full fine-tuning",
+    share[few_first] < 0.025 and on_paper[few_first] > on_paper["full fine-tuning"],
+)
+claim(
+    "and beats the last layer alone by more than 3 points",
+    on_paper[few_first] - on_paper["the last layer only"] > 3,
+)
+claim(
+    "For lower case it is the other way round: full fine-tuning wins by more than 5 points",
+    all(
+        results["lower case", "full fine-tuning"][0][0] - results["lower case", m][0][0] > 5
+        for m in METHODS
+        if m.startswith("LoRA")
+    ),
+)
+claim(
+    "Full fine-tuning on lower case forgets more than half of the capitals",
+    results["lower case", "full fine-tuning"][1][0] < dense[0] / 2,
+)
+Table(
+    [
+        "method",
+        "trained",
+        "ruled paper, %",
+        "capitals after that",
+        "lower case, %",
+        "capitals after that",
+    ],
+    [
+        [
+            m,
+            f"{100 * share[m]:.1f} %" if m in share else "-",
+            *(mean_sd(*v) for n in TASKS for v in results[n, m]),
+        ]
+        for m in ("untouched", *METHODS)
+    ],
+    f"test accuracy, %, {len(SEEDS)} seeds; Adam, the best of the rates {RATES} by validation images for each method",
+)
+
+# %% [markdown]
+# A line across the paper is one direction in the space of images; four positions are at most four (together they make even grey, which the
+# network has learned to look past: perhaps three are enough). So little has to change in the first layer:
+
+# %%
+ADAPTER_RANKS = (1, 2, 3, 4, 6, 8)
+by_rank = {}
+for rank in tqdm(ADAPTER_RANKS, desc="ranks", leave=False):
+    METHODS["probe"] = lambda n, rank=rank: lora.add_lora(n, rank, layers=["1"])
+    by_rank[rank] = mean_and_sd(
+        adapted("probe", TASKS["ruled paper"], 0.01), TASKS["ruled paper"][2]
+    )
+figure, axes = plt.subplots(figsize=(6, 3))
+axes.errorbar(ADAPTER_RANKS, *zip(*by_rank.values()), marker="o", capsize=3)
+axes.axvline(4, color="black", ls=":", lw=1)
+axes.set(
+    xlabel="rank of the correction, first layer", ylabel="ruled paper, %", xticks=ADAPTER_RANKS
+)
+plt.show()
+claim(
+    "Up to rank four every further direction helps; twice as many add less than half a point",
+    (by_rank[1][0] < by_rank[2][0] < by_rank[4][0] and by_rank[8][0] - by_rank[4][0] < 0.5),
+)
+
+# %%
+task_file = disk_bytes(
+    torch.nn.ModuleList(
+        [
+            lora.corrections(best["ruled paper", few_first][0])["1"].down,
+            lora.corrections(best["ruled paper", few_first][0])["1"].up,
+        ]
+    )
+)
+print(
+    f"one base of {in_bytes(disk_bytes(networks[0]))} and {in_bytes(task_file)} for each further task"
+)
+claim(
+    "A task's file is less than a twentieth of the network's",
+    task_file < disk_bytes(networks[0]) / 20,
+)
+
+# %% [markdown]
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["finding", "source", "paper", "here"],
+    [
+        [
+            "convolutions at a fraction of the MACs",
+            "Zhang et al. 2016, abstract (VGG-16, 4 times fewer, top-5)",
+            "-0.3 points",
+            f"{whole[1] / split[1]:.1f} times fewer: {split[4][0] - whole[4][0]:+.1f} points, {whole[3] / split[3]:.1f} times faster",
+        ],
+        [
+            "LoRA against full fine-tuning",
+            "Hu et al. 2021, table 2 (RoBERTa, GLUE mean)",
+            "+0.8",
+            f"{on_paper[few_first] - on_paper['full fine-tuning']:+.1f} and {results['lower case', few_first][0][0] - results['lower case', 'full fine-tuning'][0][0]:+.1f}",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.low_rank_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# A colleague wants to adapt one network to twenty customers' cameras with LoRA, and to a new set of classes as well. Which of the two would you
+# advise against, what would you measure first, and with which controls?
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Trained layers are nearly of low rank; below break-even two thin layers are smaller, and after tuning a third of the parameters was enough.
+# - The start from the SVD is a head start only while it keeps most of the network. Compare with the same shape from scratch.
+# - A low-rank *change* can be enough where the task's difference is of low rank, and is not where everything is new.
+#
+# **Do not use it** for speed on small layers or single images, nor at ranks where a smaller ordinary network does as well.
+#
+# **Back:** [Lab 05 · Lottery tickets](05_lottery_tickets.ipynb) · **Next:** [Lab 07 · Slim by design](07_slim_by_design.ipynb)
+#
+# **References.** Eckart and Young 1936, *Psychometrika* 1(3) · Jaderberg et al. 2014, arXiv:1405.3866 · Zhang et al. 2016, arXiv:1505.06798 ·
+# Kim et al. 2016, arXiv:1511.06530 · Hu et al. 2021, *LoRA*, arXiv:2106.09685 · Wang et al. 2024, *SVD-LLM*, arXiv:2403.07378

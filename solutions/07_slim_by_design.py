@@ -1,0 +1,620 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 07 · Slim by design
+#
+# **You will** swap the blocks of one network for cheaper ones, one at a time, and find out which of them are cheaper only on paper.
+# **Time:** 80 minutes to work through; it runs in about a minute and a half.
+#
+# Instead of shrinking a trained network one can draw a slim one (轻量化网络设计): depthwise-separable convolutions (深度可分离卷积), groups
+# (分组卷积), factorised kernels, bottlenecks, pooled heads, shared parameters (参数共享). Each has a formula for its weights and its
+# multiplications. No formula knows your processor.
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import load
+from compresslab.measure import count_layers, disk_bytes, race_networks
+from compresslab.report import (
+    COLOURS,
+    MARKERS,
+    Table,
+    claim,
+    in_bytes,
+    in_units,
+    mean_sd,
+    pareto_front,
+    use_style,
+)
+from compresslab.techniques import blocks
+from compresslab.training import evaluate, fit, seed_everything
+
+use_style()
+
+# %% [markdown]
+# ## A hook: fewer multiplications, more milliseconds
+#
+# One 3x3 convolution, 64 to 64 channels on an 8x8 image, and its separable twin: a 3x3 filter for each channel alone
+# (*depthwise*), then a 1x1 convolution that mixes channels (*pointwise*).
+
+
+# %%
+def channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def arranged(network):
+    """Channels last in memory: the order in which torch's convolutions are fastest here."""
+    return network.to(memory_format=torch.channels_last)
+
+
+seed_everything(0)
+pair = {
+    "standard": arranged(blocks.Standard(64, 64)),
+    "separable": arranged(blocks.Separable(64, 64)),
+}
+hook_macs = {n: sum(c.macs for c in count_layers(m, (64, 8, 8))) for n, m in pair.items()}
+hook_time = race_networks(pair, channels_last(torch.rand(1, 64, 8, 8)))
+fewer, faster = (
+    hook_macs["standard"] / hook_macs["separable"],
+    hook_time["standard"] / hook_time["separable"],
+)
+figure, axes = plt.subplots(figsize=(6, 2))
+axes.barh(["multiplications", "time, one image"], [fewer, faster], color=["#0072B2", "#D55E00"])
+axes.axvline(1, color="black", lw=1)
+axes.set(xlabel="how many times less the separable block takes")
+plt.show()
+claim(
+    "Seven times fewer multiplications do not make a single image even twice as fast",
+    fewer > 7 and faster < 2,
+)
+
+# %% [markdown]
+# ## 1 · What it costs on paper
+#
+# A standard convolution from c to m channels with k x k kernels has $k^2cm$ weights and uses each of them at every position of the output.
+#
+# ### Exercise 1 · What a separable convolution costs (1 point, about 2 lines)
+#
+# Weights (no norms, no biases) and MACs on an output of `height` x `width`.
+#
+# ```python
+# def separable_cost_spec(inputs, outputs, kernel, height, width):
+#     weights = macs = 0
+#     for channel in range(inputs):
+#         for _ in range(kernel * kernel):
+#             weights, macs = weights + 1, macs + height * width
+#     for _ in range(inputs):
+#         for _ in range(outputs):
+#             weights, macs = weights + 1, macs + height * width
+#     return weights, macs
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "slim.separable_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def separable_cost(inputs, outputs, kernel, height, width):
+    """Five ints -> weights, MACs."""
+    ### BEGIN SOLUTION
+    weights = inputs * (kernel**2 + outputs)
+    return weights, weights * height * width
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "slim.separable_cost-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(separable_cost, "slim.separable_cost")
+
+# %%
+separable_cost = adopt(separable_cost, "slim.separable_cost")
+counted = sum(c.macs for c in count_layers(blocks.Separable(24, 40), (24, 8, 6)))
+claim("Your formula is what the counter counts", separable_cost(24, 40, 3, 8, 6)[1] == counted)
+
+
+def draw_saving(outputs, kernel):
+    widths = np.arange(8, 257, 8)
+    shares = [
+        100 * separable_cost(int(c), outputs, kernel, 1, 1)[0] / (kernel**2 * c * outputs)
+        for c in widths
+    ]
+    figure, axes = plt.subplots(figsize=(6, 2.8))
+    axes.plot(widths, shares)
+    axes.axhline(100 / kernel**2, color="black", ls=":", lw=1, label="1 / k²")
+    axes.set(xlabel="input channels", ylabel="of the standard cost, %", ylim=(0, 60))
+    axes.legend()
+
+
+explore(draw_saving, outputs=(8, 256, 8), kernel=(3, 7, 2))
+
+# %% [markdown]
+# ### Exercise 2 · One filter a channel (2 points, about 6 lines)
+#
+# The depthwise layer itself, without padding.
+#
+# ```python
+# def depthwise_spec(x, weight):
+#     channels, height, width = x.shape
+#     k = weight.shape[1]
+#     out = np.zeros((channels, height - k + 1, width - k + 1), np.float32)
+#     for c, y, z in np.ndindex(out.shape):
+#         for i in range(k):
+#             for j in range(k):
+#                 out[c, y, z] += weight[c, i, j] * x[c, y + i, z + j]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "slim.depthwise", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def depthwise(x, weight):
+    """float32 [channels, h, w], float32 [channels, k, k] -> float32 [channels, h - k + 1, w - k + 1]."""
+    ### BEGIN SOLUTION
+    k = weight.shape[1]
+    height, width = x.shape[1] - k + 1, x.shape[2] - k + 1
+    out = np.zeros((len(x), height, width), np.float32)
+    for i in range(k):
+        for j in range(k):
+            out += weight[:, i, j, None, None] * x[:, i : i + height, j : j + width]
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "slim.depthwise-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(depthwise, "slim.depthwise")
+
+# %%
+depthwise = adopt(depthwise, "slim.depthwise")
+image, filters = torch.rand(5, 9, 7), torch.randn(5, 3, 3)
+theirs = nn.functional.conv2d(image[None], filters[:, None], groups=5)[0]
+claim(
+    "Torch's grouped convolution with one group a channel computes the same",
+    np.allclose(depthwise(image.numpy(), filters.numpy()), theirs, atol=1e-4),
+)
+
+# %% [markdown]
+# Count what your loop does for each value it loads: *one* multiplication. A standard convolution uses a loaded value for all m output channels.
+# That is why the hook looks as it does: the depthwise layer waits for memory, and pays for one more call.
+#
+# ## 2 · Groups
+#
+# Between standard and depthwise lie g groups, each a convolution of its own on its share of the channels, with a g-th of the weights. Two such layers in a row
+# would never exchange anything across groups. ShuffleNet (Zhang et al. 2018) deals the channels out anew in between: the first channel of every group,
+# then the second of every group …
+#
+# ### Exercise 3 · Groups that meet again (2 points, about 3 lines)
+#
+# ```python
+# def shuffle_spec(x, groups):
+#     out = np.empty_like(x)
+#     size = x.shape[1] // groups
+#     for group in range(groups):
+#         for place in range(size):
+#             out[:, place * groups + group] = x[:, group * size + place]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "slim.shuffle", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def shuffle(x, groups):
+    """float32 [n, channels, h, w], an int that divides the channels -> the same shape, channels dealt out anew."""
+    ### BEGIN SOLUTION
+    n, channels, *rest = x.shape
+    dealt = x.reshape(n, groups, channels // groups, *rest).swapaxes(1, 2)
+    return np.ascontiguousarray(dealt).reshape(x.shape)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "slim.shuffle-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(shuffle, "slim.shuffle")
+
+# %%
+shuffle = adopt(shuffle, "slim.shuffle")
+owners = np.repeat(np.arange(4), 6).reshape(1, 24, 1, 1).astype(np.float32)
+figure, axes = plt.subplots(2, 1, figsize=(8, 1.8))
+for axis, row, title in zip(
+    axes,
+    (owners, shuffle(owners, 4)),
+    ("channels by the group they come from", "after the shuffle"),
+):
+    axis.imshow(row.reshape(1, -1), cmap="viridis", aspect="auto")
+    for border in (6, 12, 18):
+        axis.axvline(border - 0.5, color="white", lw=3)
+    axis.set_title(title, fontsize=10)
+    axis.set_axis_off()
+plt.show()
+after = shuffle(owners, 4).reshape(4, 6)
+claim(
+    "Every group of the next layer now hears from every group of this one",
+    all(len(set(row)) == 4 for row in after.tolist()),
+)
+claim(
+    "It is torch's channel shuffle",
+    np.array_equal(shuffle(owners, 4), nn.ChannelShuffle(4)(torch.from_numpy(owners)).numpy()),
+)
+
+# %% [markdown]
+# ## 3 · What a stack sees
+#
+# Two 3x3 convolutions see what one 5x5 sees (receptive field, 感受野) with 18 instead of 25 weights a pair of channels; a row of 1xk and a column of
+# kx1 see k x k with 2k.
+#
+# ### Exercise 4 · What a stack sees (2 points, about 4 lines)
+#
+# How many pixels in a row does one output depend on? (The spec walks back from one output.)
+#
+# ```python
+# def receptive_field_spec(kernels, strides):
+#     first = last = 0
+#     for kernel, stride in list(zip(kernels, strides))[::-1]:
+#         first, last = first * stride, last * stride + kernel - 1
+#     return last - first + 1
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "slim.receptive_field", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def receptive_field(kernels, strides):
+    """Two tuples of ints, from the first layer to the last -> an int."""
+    ### BEGIN SOLUTION
+    field, step = 1, 1
+    for kernel, stride in zip(kernels, strides):
+        field += (kernel - 1) * step
+        step *= stride
+    return field
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "slim.receptive_field-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(receptive_field, "slim.receptive_field")
+
+# %%
+receptive_field = adopt(receptive_field, "slim.receptive_field")
+claim(
+    "Two 3x3 kernels see what a 5x5 sees, three what a 7x7 sees",
+    (receptive_field((3, 3), (1, 1)) == 5 and receptive_field((3, 3, 3), (1, 1, 1)) == 7),
+)
+slimmest = predict(
+    "Six versions of one network, trained alike. Which block gives the fastest network for one image?",
+    ["standard", "grouped", "separable", "bottleneck", "1xk beside kx1"],
+)
+best_small = predict(
+    "A narrow ordinary network with as many multiplications as the separable one: which is better, and which is faster?",
+    [
+        "separable is better, narrow is faster",
+        "narrow is better and faster",
+        "separable is better and faster",
+    ],
+)
+
+# %% [markdown]
+# ## 4 · One at a time
+#
+# The same network with every inner convolution replaced, the same steps, three seeds. The control: the ordinary network, made *narrow* until it has
+# no more multiplications than the separable one.
+
+# %%
+data = load(size=16, train_size=2500)
+SEEDS, CLASSES, EPOCHS = (0, 1, 2), len(data.classes), 6
+STEM, WIDTHS = data.shape[0], (16, 32, 64)
+POSITIONS = (data.shape[1] // 4) * (data.shape[2] // 4)
+
+
+def network(block, widths=WIDTHS, kernel=3, head=None):
+    first, second, third = widths
+    head = head or blocks.PooledHead(third, CLASSES)
+    return arranged(
+        nn.Sequential(
+            *(blocks.Standard(STEM, first), nn.MaxPool2d(2)),
+            *(block(first, second, kernel), block(second, second, kernel), nn.MaxPool2d(2)),
+            *(block(second, third, kernel), block(third, third, kernel), head),
+        )
+    )
+
+
+def trained(build, label):
+    found = []
+    for seed in SEEDS:
+        seed_everything(seed)
+        found.append(build())
+        fit(found[-1], data.train, EPOCHS, 0.15, seed=seed, label=f"{label}, seed {seed}")
+    return found
+
+
+BUILDERS = {name: (lambda kind=kind: network(kind)) for name, kind in blocks.BLOCKS.items()}
+BUILDERS["narrow"] = lambda: network(blocks.Standard, (8, 12, 20))
+contestants = {}
+for name, build in tqdm(BUILDERS.items(), desc="blocks", leave=False):
+    contestants[name] = trained(build, name)
+
+
+# %%
+def described(found):
+    """Parameters, MACs, milliseconds for 1 and 64 images, mean and sd of the accuracy, by name."""
+    firsts = {name: networks[0] for name, networks in found.items()}
+    times = [race_networks(firsts, channels_last(data.test.x[:batch])) for batch in (1, 64)]
+    rows = {}
+    for name, networks in found.items():
+        values = [evaluate(n, data.test) for n in networks]
+        parameters = sum(p.numel() for p in firsts[name].parameters())
+        macs = sum(c.macs for c in count_layers(firsts[name], data.shape))
+        one, many = (1e3 * t[name] for t in times)
+        rows[name] = (
+            parameters,
+            macs,
+            one,
+            many,
+            float(np.mean(values)),
+            float(np.std(values, ddof=1)),
+        )
+    return rows
+
+
+def as_table(rows, caption):
+    headings = ["network", "parameters", "MACs", "ms, batch 1", "ms, batch 64", "accuracy, %"]
+    cells = [
+        [n, in_units(p), in_units(m), f"{one:.3f}", f"{many:.2f}", mean_sd(mean, sd)]
+        for n, (p, m, one, many, mean, sd) in rows.items()
+    ]
+    return Table(
+        headings, cells, f"{caption}; one thread, torch, channels last; {len(SEEDS)} seeds"
+    )
+
+
+rows = described(contestants)
+separable, narrow, standard = rows["separable"], rows["narrow"], rows["standard"]
+slimmest.reveal(
+    min((n for n in rows if n not in ("narrow", "1xk then kx1")), key=lambda n: rows[n][2])
+)
+better = "narrow" if narrow[4] > separable[4] else "separable"
+quicker = "narrow" if narrow[2] < separable[2] else "separable"
+best_small.reveal(
+    f"{better} is better and faster"
+    if better == quicker
+    else f"{better} is better, {quicker} is faster"
+)
+claim(
+    "For one image the separable network takes longer than the standard one",
+    separable[2] > standard[2],
+)
+claim("with less than a fifth of its multiplications", separable[1] < standard[1] / 5)
+claim(
+    "The narrow network has no more multiplications than the separable one and is faster, for one image and for 64",
+    (narrow[1] <= separable[1] and narrow[2] < separable[2] and narrow[3] < separable[3]),
+)
+claim("and is not worse by more than a point", narrow[4] > separable[4] - 1)
+as_table(rows, f"{EPOCHS} epochs each")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+for axes, index, label in ((left, 1, "MACs, thousands"), (right, 2, "milliseconds for one image")):
+    scale = 1e-3 if index == 1 else 1
+    points = [(row[index] * scale, row[4]) for row in rows.values()]
+    front = [points[i] for i in pareto_front(points)]
+    axes.plot(*zip(*front), color="0.6", lw=1.5, zorder=1)
+    for (name, row), (x, y), colour, marker in zip(rows.items(), points, COLOURS, MARKERS):
+        axes.errorbar(x, y, row[5], capsize=3, color=colour, marker=marker, ls="none", label=name)
+    axes.set(xlabel=label, xscale="log" if index == 1 else "linear")
+left.set_ylabel("test accuracy, %")
+right.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+on_paper = {list(rows)[i] for i in pareto_front([(r[1], r[4]) for r in rows.values()])}
+on_clock = {list(rows)[i] for i in pareto_front([(r[2], r[4]) for r in rows.values()])}
+print(
+    f"on the Pareto front by MACs: {', '.join(sorted(on_paper))}; by the clock: {', '.join(sorted(on_clock))}"
+)
+claim("The separable network is on no front that the clock draws", "separable" not in on_clock)
+
+# %% [markdown]
+# The reason is the same as in the hook: a depthwise layer does one multiplication for each value that it reads, and the narrow network's convolutions do as many as they have
+# outputs. On large images and processors with little memory bandwidth to spare, or with kernels written for it, the balance is another one: measure.
+#
+# ### Two 3x3 for a 5x5, and the head
+
+# %%
+EXTRA = {
+    "5x5": lambda: network(blocks.Standard, kernel=5),
+    "two 3x3 for each 5x5": lambda: network(
+        lambda inputs, outputs, _kernel: blocks.TwoThrees(inputs, outputs)
+    ),
+    "wide linear head": lambda: network(
+        blocks.Standard, head=blocks.FlatHead(WIDTHS[-1], POSITIONS, CLASSES, 128)
+    ),
+}
+others = {"standard (pooled head)": contestants["standard"]}
+for name, build in tqdm(EXTRA.items(), desc="variants", leave=False):
+    others[name] = trained(build, name)
+more = described(others)
+pooled, wide, five, threes = (
+    more["standard (pooled head)"],
+    more["wide linear head"],
+    more["5x5"],
+    more["two 3x3 for each 5x5"],
+)
+claim("Two 3x3 have fewer multiplications than the 5x5 they replace", threes[1] < five[1])
+claim(
+    "The pooled head has less than two thirds of the parameters and is no worse",
+    pooled[0] < wide[0] * 2 / 3 and pooled[4] > wide[4] - 0.5,
+)
+with torch.device("meta"):
+    vgg = models.VGG16()
+    slim_vgg = nn.Sequential(
+        *list(vgg)[: next(i for i, m in enumerate(vgg) if isinstance(m, nn.Flatten))],
+        blocks.PooledHead(512, 1000),
+    )
+    vgg_parameters = [sum(p.numel() for p in m.parameters()) for m in (vgg, slim_vgg)]
+claim(
+    "In VGG-16 the head is almost nine tenths of all parameters",
+    vgg_parameters[1] < 0.12 * vgg_parameters[0],
+)
+print(
+    f"VGG-16: {in_units(vgg_parameters[0])} parameters, with a pooled head {in_units(vgg_parameters[1])}"
+)
+as_table(more, f"{EPOCHS} epochs each")
+
+# %% [markdown]
+# ## 5 · Shared: stored once, paid every time
+#
+# ALBERT (Lan et al. 2019) uses one block for all its layers. What does that save?
+#
+# ### Exercise 5 · Stored once, paid every time (1 point, about 2 lines)
+#
+# A network as a list of block names and their weights; the same name is the same block. Every block is applied at `positions` positions.
+#
+# ```python
+# def shared_cost_spec(layers, weights, positions):
+#     seen, stored, macs = set(), 0, 0
+#     for name, count in zip(layers, weights):
+#         if name not in seen:
+#             seen.add(name)
+#             stored += count
+#         macs += count * positions
+#     return stored, macs
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "slim.shared_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def shared_cost(layers, weights, positions):
+    """A tuple of names, a tuple of ints, an int -> weights in the file, MACs of one example."""
+    ### BEGIN SOLUTION
+    return sum(dict(zip(layers, weights)).values()), positions * sum(weights)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "slim.shared_cost-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(shared_cost, "slim.shared_cost")
+
+# %%
+shared_cost = adopt(shared_cost, "slim.shared_cost")
+saves = predict(
+    "Four equal blocks in a row, or one block four times: what does sharing save?",
+    ["bytes and time", "bytes only", "time only"],
+)
+
+# %%
+TIMES, BODY = 4, 32
+
+
+def stack(shared, own_norms=True):
+    if shared:
+        repeated = [blocks.Repeated(blocks.Standard(BODY, BODY), TIMES, own_norms)]
+    else:
+        repeated = [blocks.Standard(BODY, BODY) for _ in range(TIMES)]
+    return arranged(
+        nn.Sequential(
+            *(
+                blocks.Standard(STEM, 16),
+                nn.MaxPool2d(2),
+                blocks.Standard(16, BODY),
+                nn.MaxPool2d(2),
+            ),
+            *(*repeated, blocks.PooledHead(BODY, CLASSES)),
+        )
+    )
+
+
+sharing = {
+    "four blocks": trained(lambda: stack(False), "four blocks"),
+    "one block, four times": trained(lambda: stack(True), "one block, four times"),
+    "its batch norm shared, too": trained(
+        lambda: stack(True, own_norms=False), "norms shared, too"
+    ),
+}
+shared_rows = described(sharing)
+separate, shared = shared_rows["four blocks"], shared_rows["one block, four times"]
+files = [disk_bytes(networks[0]) for networks in sharing.values()]
+ratio = shared[2] / separate[2]
+saves.reveal("bytes only" if ratio > 0.85 else "bytes and time")
+claim(
+    "One block's weights four times: your formula says so",
+    shared_cost(("b",) * TIMES, (9 * BODY**2,) * TIMES, 1) == (9 * BODY**2, TIMES * 9 * BODY**2),
+)
+claim("Sharing makes the file less than half as large", files[1] < files[0] / 2)
+claim("and saves no time: not a tenth of it", abs(ratio - 1) < 0.1)
+claim(
+    "A batch norm must not be shared: that costs more than 5 points",
+    shared[4] - shared_rows["its batch norm shared, too"][4] > 5,
+)
+as_table(shared_rows, f"files {', '.join(in_bytes(f) for f in files)}; {EPOCHS} epochs each")
+
+# %% [markdown]
+# A batch norm's averages are taken at one depth and fit no other. (ALBERT's layer norm keeps no averages.)
+#
+# ALBERT's other saving: words of a vocabulary v into a narrow space e, then into the network's width d, $ve + ed$ instead of $vd$ parameters. That is
+# Lab 06's rank e, chosen before training. For BERT-base's 30,522 words, d = 768 and ALBERT's e = 128:
+
+# %%
+full, factorised = (
+    30_522 * 768,
+    blocks.FactorisedEmbedding.cost(30_522, 768, 128, tokens=1).parameters,
+)
+claim("The factorised embedding has less than a fifth of the parameters", factorised < full / 5)
+print(f"{in_units(full)} -> {in_units(factorised)} parameters")
+
+# %% [markdown]
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["finding", "source", "paper", "here"],
+    [
+        [
+            "separable against standard, accuracy",
+            "Howard et al. 2017, table 4 (ImageNet)",
+            "-1.1 points",
+            f"{separable[4] - standard[4]:+.1f}",
+        ],
+        ["MACs, standard over separable", "the same", "8.6", f"{standard[1] / separable[1]:.1f}"],
+        [
+            "time, standard over separable",
+            "-",
+            "not given",
+            f"{standard[2] / separable[2]:.2f} (one image), {standard[3] / separable[3]:.2f} (64)",
+        ],
+        [
+            "parameters, ALBERT-base over BERT-base",
+            "Lan et al. 2019, table 1",
+            "12 M / 108 M",
+            f"{shared[0] / separate[0]:.2f} of the stack",
+        ],
+        [
+            "speed, the same pair",
+            "the same, table 2 (training)",
+            "1.2 times",
+            f"{1 / ratio:.2f} times (inference)",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.slim_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# A paper reports that a new block needs a fifth of the multiplications "and is therefore five times faster". Which measurements on which machine would you ask for,
+# and which ordinary network would you set beside it?
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Every slim block has a formula for weights and MACs; the clock has another opinion, above all at batch 1.
+# - The peer of a slim block is a narrow ordinary network with as many multiplications.
+# - Sharing saves bytes and no time; a pooled head saves most of an old network's parameters.
+#
+# **Do not use it** unmeasured: not depthwise layers for single images on a processor like this one, not sharing where time is what you lack.
+#
+# **Back:** [Lab 06 · Low rank](06_low_rank.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+#
+# **References.** Lin et al. 2013, *Network in network*, arXiv:1312.4400 · Simonyan and Zisserman 2015, arXiv:1409.1556 · He et al. 2016, arXiv:1512.03385 ·
+# Szegedy et al. 2016, arXiv:1512.00567 · Howard et al. 2017, *MobileNets*, arXiv:1704.04861 · Zhang et al. 2018, *ShuffleNet*, arXiv:1707.01083 ·
+# Lan et al. 2019, *ALBERT*, arXiv:1909.11942
