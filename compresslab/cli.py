@@ -1,4 +1,4 @@
-"""The command line: `compresslab lab | progress | release`."""
+"""The command line: `compresslab lab | progress | release | checkpoint`."""
 
 import os
 import sys
@@ -40,6 +40,17 @@ def progress() -> None:
 
     typer.echo(summary())
     typer.echo(f"kept in {progress_file()}")
+
+
+@app.command()
+def checkpoint(name: Annotated[str, typer.Argument(help="keywords")]) -> None:
+    """Train a network that the package carries, and write its file (minutes)."""
+    from compresslab import pretrained
+
+    makers = {"keywords": pretrained.make_keyword_teacher}
+    if name not in makers:
+        raise typer.BadParameter(f"name must be one of {', '.join(makers)}, got {name!r}")
+    typer.echo(makers[name]())
 
 
 @app.command()

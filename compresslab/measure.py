@@ -30,7 +30,7 @@ from torch import nn
 from compresslab.data import Examples
 from compresslab.runtime import storage
 from compresslab.runtime.program import Program
-from compresslab.training import evaluate
+from compresslab.training import evaluate, evaluating
 
 
 # ---- counting ------------------------------------------------------------------------------------
@@ -84,15 +84,32 @@ def layer_macs(layer: nn.Module, output: torch.Tensor) -> int:
     if isinstance(layer, nn.Linear):
         positions = math.prod(output.shape[1:-1])
         return linear_macs(layer.in_features, layer.out_features, positions)
+    if isinstance(layer, nn.LSTM):
+        return _lstm_macs(layer, output[0])
     if hasattr(layer, "macs"):
         return layer.macs(output)
     return 0
 
 
-def count_layers(model: nn.Module, shape: tuple[int, ...]) -> list[LayerCount]:
-    """Parameters and MACs of every layer for one example of `shape`, in order of execution.
+def _lstm_macs(layer: nn.LSTM, states: torch.Tensor) -> int:
+    """Four gates, each a product of the input and of the last state, at every step."""
+    steps = states.shape[1] if layer.batch_first else states.shape[0]
+    directions = 2 if layer.bidirectional else 1
+    inputs, total = layer.input_size, 0
+    for _ in range(layer.num_layers):
+        total += directions * 4 * layer.hidden_size * (inputs + layer.hidden_size)
+        inputs = directions * layer.hidden_size
+    return steps * total
+
+
+def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> list[LayerCount]:
+    """Parameters and MACs of every layer for one example, in order of execution.
 
     A layer that runs twice appears twice, its parameters counted the first time only.
+
+    Args:
+        model: any network that runs on a batch of one.
+        shape: of an example of floats, without the batch; or an example itself (tokens).
     """
     counts, seen = [], set()
 
@@ -110,17 +127,15 @@ def count_layers(model: nn.Module, shape: tuple[int, ...]) -> list[LayerCount]:
         for layer in names
         if not list(layer.children()) or hasattr(layer, "macs")
     ]
-    training = model.training
-    model.eval()
     try:
         parameter = next(model.parameters(), None)
         device = parameter.device if parameter is not None else "cpu"
-        with torch.no_grad():
-            model(torch.zeros(1, *shape, device=device))
+        with torch.no_grad(), evaluating(model):
+            example = shape if isinstance(shape, torch.Tensor) else torch.zeros(shape)
+            model(example[None].to(device))
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(training)
     return counts
 
 
@@ -204,16 +219,20 @@ def time_call(call: Callable[[], object], warmup: int = 3, repeats: int = 21) ->
     return Timing(median, lower, upper, repeats, torch.get_num_threads())
 
 
-def latency(model: nn.Module, shape: tuple[int, ...], batch: int = 1, repeats: int = 21) -> Timing:
-    """Time of one forward pass over `batch` random examples of `shape`, in evaluation mode."""
+def latency(
+    model: nn.Module, shape: tuple[int, ...] | torch.Tensor, batch: int = 1, repeats: int = 21
+) -> Timing:
+    """Time of one forward pass over `batch` examples, in evaluation mode.
+
+    The examples are random floats of `shape`, or copies of the one that is given.
+    """
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(batch, *shape, generator=generator)
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        timing = time_call(lambda: model(x), repeats=repeats)
-    model.train(training)
-    return timing
+    if isinstance(shape, torch.Tensor):
+        x = shape.expand(batch, *shape.shape).contiguous()
+    else:
+        x = torch.rand(batch, *shape, generator=generator)
+    with torch.inference_mode(), evaluating(model):
+        return time_call(lambda: model(x), repeats=repeats)
 
 
 def race(
@@ -257,19 +276,17 @@ def race_networks(
         x: the batch, in the memory format that the networks want.
         rounds: of the race; each takes as many passes as fill about two milliseconds.
     """
-    threads, training = torch.get_num_threads(), {n: m.training for n, m in networks.items()}
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
-            passes = {n: _passes(m.eval(), x) for n, m in networks.items()}
+        with torch.inference_mode(), evaluating(nn.ModuleList(networks.values())):
+            passes = {n: _passes(m, x) for n, m in networks.items()}
             runners = {
                 n: lambda m=m, n=n: [m(x) for _ in range(passes[n])] for n, m in networks.items()
             }
             medians = race(runners, rounds)
     finally:
         torch.set_num_threads(threads)
-        for name, network in networks.items():
-            network.train(training[name])
     return {name: seconds / passes[name] for name, seconds in medians.items()}
 
 
@@ -384,7 +401,7 @@ class Measurement:
 def measure(
     name: str,
     model: nn.Module | Sequence[nn.Module],
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | torch.Tensor,
     test: Examples | None = None,
     batches: Sequence[int] = (1, 64),
 ) -> Measurement:
@@ -394,7 +411,7 @@ def measure(
         name: the row's name.
         model: the network, or the same network trained from several seeds: accuracy is taken over all,
             everything else from the first.
-        shape: of one example, without the batch.
+        shape: of one example, without the batch; or an example (tokens).
         test: what accuracy is measured on; if None, it is not.
         batches: batch sizes to time.
     """

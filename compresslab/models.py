@@ -6,12 +6,15 @@
     ResNet8         a stem and three residual blocks                          0.08 M
     DepthwiseNet    a stem and three depthwise-separable blocks               0.02 M
     VGG16           the original, for counting on the meta device             138 M at 224x224
+    Encoder         a transformer encoder for tokens                          0.4 M (keywords)
+    BiLSTM          a recurrent network that reads both ways                  0.1 M (keywords)
 
-Every network takes float32 [n, channels, height, width] and gives logits [n, classes]. Convolutions in
-front of a batch norm have no bias: the norm would subtract it again.
+Every network takes float32 [n, channels, height, width], or tokens int64 [n, length], and gives logits
+[n, classes]. Convolutions in front of a batch norm have no bias: the norm would subtract it again.
 """
 
 import itertools
+import math
 
 import torch
 from torch import nn
@@ -131,3 +134,131 @@ class VGG16(nn.Sequential):
         layers += [nn.Flatten(), nn.Linear(512 * 7 * 7, 4096), nn.ReLU()]
         layers += [nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, classes)]
         super().__init__(*layers)
+
+
+# ---- tokens --------------------------------------------------------------------------------------
+class SelfAttention(nn.Module):
+    """softmax(Q K^T / sqrt(d)) V in several heads (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        """Args: width of the tokens, a multiple of the number of heads.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of {heads} heads, got {width}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        # Nothing happens in it: a place to look at the scores [n, heads, length, length] from outside.
+        self.scores = nn.Identity()
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+        """[n, length, width], bool [n, length] (True: padding, not looked at) -> [n, length, width]."""
+        n, length, width = x.shape
+        each = width // self.heads
+        q, k, v = self.qkv(x).view(n, length, 3, self.heads, each).permute(2, 0, 3, 1, 4)
+        scores = self.scores(q @ k.transpose(2, 3) / math.sqrt(each))
+        weights = scores.masked_fill(nothing[:, None, None], float("-inf")).softmax(3)
+        return self.out((weights @ v).transpose(1, 2).reshape(n, length, width))
+
+    def macs(self, output: torch.Tensor) -> int:
+        """The two products of tokens with tokens."""
+        _, length, width = output.shape
+        return 2 * length * length * width
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x)): norms first, which trains without a warm-up."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        """Args: widths of tokens and of the feed-forward layer, heads."""
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), SelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+
+    def forward(self, x: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+        """[n, length, width] -> the same."""
+        x = x + self.attention(self.norm1(x), nothing)
+        return x + self.feedforward(self.norm2(x))
+
+
+class Reader(nn.Module):
+    """From tokens' states to one vector: that of a place, or the mean over all that are no padding."""
+
+    def __init__(self, place: int | None) -> None:
+        """Args: which token, or None for the mean."""
+        super().__init__()
+        self.place = place
+
+    def forward(self, x: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+        """[n, length, width] -> [n, width]."""
+        if self.place is not None:
+            return x[:, self.place]
+        kept = ~nothing[:, :, None]
+        return (x * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
+class Encoder(nn.Module):
+    """A small BERT (Devlin et al. 2019) for classifying sequences."""
+
+    def __init__(
+        self,
+        words: int,
+        classes: int,
+        length: int,
+        width: int = 64,
+        layers: int = 6,
+        heads: int = 4,
+        hidden: int | None = None,
+        place: int | None = None,
+    ) -> None:
+        """Args: vocabulary, classes, tokens of a sequence, sizes (hidden: 4 * width), place as in Reader."""
+        super().__init__()
+        self.words = nn.Embedding(words, width, padding_idx=0)
+        self.positions = nn.Parameter(0.02 * torch.randn(length, width))
+        nn.init.normal_(self.words.weight, std=0.02)
+        hidden = hidden or 4 * width
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden) for _ in range(layers))
+        self.read = Reader(place)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def embed(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens int64 [n, length] -> states [n, length, width], and where there is nothing [n, length]."""
+        return self.words(tokens) + self.positions, tokens == 0
+
+    def classify(self, x: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+        """States -> logits [n, classes]."""
+        return self.head(self.norm(self.read(x, nothing)))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens int64 [n, length] -> logits [n, classes]."""
+        x, nothing = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x, nothing)
+        return self.classify(x, nothing)
+
+
+class BiLSTM(nn.Module):
+    """Two recurrent layers, one from each end (Schuster and Paliwal 1997, on LSTM cells)."""
+
+    def __init__(
+        self, words: int, classes: int, width: int = 48, hidden: int = 64, place: int | None = None
+    ) -> None:
+        """Args: vocabulary, classes, width of a word, of each direction, place as in Reader."""
+        super().__init__()
+        self.words = nn.Embedding(words, width, padding_idx=0)
+        self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
+        self.read = Reader(place)
+        self.head = nn.Linear(2 * hidden, classes)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens int64 [n, length] -> logits [n, classes]."""
+        states, _ = self.lstm(self.words(tokens))
+        return self.head(self.read(states, tokens == 0))

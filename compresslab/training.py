@@ -10,8 +10,9 @@ Whatever a technique adds to training, a `loss` says or a `Hook` does: masks aft
 after the backward pass, distillation from another network's logits.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -177,14 +178,23 @@ def _step(run: Run, batch: Batch, loss: Loss, hooks: Sequence[Hook]) -> None:
     run.losses.append(value.item())
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; after it every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
-    """The model's outputs for all images, in evaluation mode; training mode is put back after."""
-    training = model.training
-    model.eval()
-    outputs = torch.cat([model(part) for part in x.split(batch_size)])
-    model.train(training)
-    return outputs
+    """The model's outputs for all images, in evaluation mode; modes are put back after."""
+    with evaluating(model):
+        return torch.cat([model(part) for part in x.split(batch_size)])
 
 
 def evaluate(model: nn.Module, data: Examples) -> float:

@@ -158,7 +158,8 @@ def recognise(
             if count > agreed:
                 best, agreed = mistake, count
     if agreed == len(failures):
-        return best, True
+        # One case is little to tell by.
+        return best, agreed > 1
     return (best, False) if agreed >= 2 and agreed > len(failures) / 2 else (None, False)
 
 

@@ -32,7 +32,10 @@ from torch import nn
 
 from compresslab.models import convolution
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+NORMS = (
+    *(nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm),
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+)
 
 
 @dataclass(frozen=True)
@@ -148,14 +151,14 @@ class InSeries(nn.Sequential):
         """Args: as Standard."""
         _check(inputs, outputs, kernel, stride)
         super().__init__(
-            *(_line(inputs, outputs, (1, kernel), stride), *_norm_relu(outputs)),
-            *(_line(outputs, outputs, (kernel, 1), 1), *_norm_relu(outputs)),
+            *(_line(inputs, outputs, (1, kernel), (1, stride)), *_norm_relu(outputs)),
+            *(_line(outputs, outputs, (kernel, 1), (stride, 1)), *_norm_relu(outputs)),
         )
 
     @staticmethod
-    def cost(inputs: int, outputs: int, positions: int, kernel: int = 3) -> Cost:
-        """Two thirds for k = 3 and as many channels out as in."""
-        first = convolution_cost(inputs, outputs, (1, kernel), positions)
+    def cost(inputs: int, outputs: int, positions: int, kernel: int = 3, stride: int = 1) -> Cost:
+        """Two thirds for k = 3 and as many channels out as in; the first line strides along only."""
+        first = convolution_cost(inputs, outputs, (1, kernel), stride * positions)
         return first + convolution_cost(outputs, outputs, (kernel, 1), positions)
 
 
@@ -282,8 +285,8 @@ def _twin(block: nn.Module) -> nn.Module:
     twin = copy.deepcopy(block)
     for name, module in twin.named_modules():
         if not isinstance(module, NORMS):
-            for key in module._parameters:
-                module._parameters[key] = block.get_submodule(name)._parameters[key]
+            original = block.get_submodule(name)
+            module._parameters, module._buffers = original._parameters, original._buffers
     return twin
 
 

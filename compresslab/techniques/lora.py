@@ -40,10 +40,11 @@ class LoRA(nn.Module):
         """Freeze the base and add A and B."""
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
+        self.rank, self._alpha = rank, float(rank if alpha is None else alpha)
         if isinstance(base, nn.Conv2d) and base.groups == 1:
             limit = min(base.out_channels, base.weight[0].numel())
             place = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
+            place["padding_mode"] = base.padding_mode
             self.down = nn.Conv2d(
                 base.in_channels, _checked(rank, limit), base.kernel_size, bias=False, **place
             )
@@ -54,8 +55,29 @@ class LoRA(nn.Module):
             self.up = nn.Linear(rank, outputs, bias=False)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
         nn.init.zeros_(self.up.weight)
-        self.merged = False
+        # A buffer, so that a saved network knows whether its weights are merged.
+        self.register_buffer("is_merged", torch.tensor(False))
+        weight = getattr(base, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+            self.down.to(weight.device, weight.dtype)
+            self.up.to(weight.device, weight.dtype)
         self.train(base.training)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base's weight holds the correction."""
+        return bool(self.is_merged)
+
+    @property
+    def alpha(self) -> float:
+        """The correction's strength; it can be changed while unmerged."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        if self.merged:
+            raise ValueError("alpha can be changed only while the layer is unmerged")
+        self._alpha = float(value)
 
     @property
     def scale(self) -> float:
@@ -96,7 +118,7 @@ class LoRA(nn.Module):
             kind = type(self.base).__name__
             raise ValueError(f"base must have a float weight to be merged into, got {kind}")
         weight += sign * self.correction()
-        self.merged = not merged
+        self.is_merged.fill_(not merged)
 
 
 def _checked(rank: int, limit: int) -> int:
@@ -126,7 +148,7 @@ def sizes(layer: nn.Module) -> tuple[int, int]:
 
 
 def adaptable(layer: nn.Module) -> bool:
-    """Linear layers and ungrouped convolutions (not what is inside a LoRA already)."""
+    """Linear layers, ungrouped convolutions with padding in numbers, GPT-2's Conv1D."""
     return (
         isinstance(layer, nn.Linear)
         or (
@@ -148,29 +170,46 @@ def add_lora(
 
     Args:
         model: any module tree; not changed.
-        rank: r, lowered for layers that are thinner.
+        rank: r, lowered for layers that are thinner (whose scale alpha / r is larger then).
         alpha: see `LoRA`.
         layers: names, or a choice by name and module; if None, every linear layer and convolution.
 
     Raises:
-        ValueError: if no layer is chosen, or a name is not one of the model's layers.
+        ValueError: if no layer is chosen, a name is not one of the model's layers, the model has LoRA layers
+            already, or a chosen layer shares its weight (merging would change the others, too).
     """
+    if corrections(model):
+        raise ValueError("model must have no LoRA layers yet: merge them into plain layers first")
     model = copy.deepcopy(model).requires_grad_(False)
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    names = _chosen(modules, layers)
+    for name in names:
+        new = LoRA(modules[name], _thin(modules[name], rank), alpha)
+        if not name:
+            return new
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, new)
+    return model
+
+
+def _chosen(
+    modules: dict[str, nn.Module],
+    layers: Iterable[str] | Callable[[str, nn.Module], bool] | None,
+) -> list[str]:
     if layers is None:
         names = [n for n, m in modules.items() if adaptable(m)]
     elif callable(layers):
         names = [n for n, m in modules.items() if layers(n, m)]
     else:
-        names = list(layers)
+        names = [layers] if isinstance(layers, str) else list(layers)
     unknown = [n for n in names if n not in modules]
     if unknown or not names:
         raise ValueError(f"layers must name layers of the model, got {unknown or 'none'}")
-    for name in names:
-        layer = modules[name]
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, LoRA(layer, _thin(layer, rank), alpha))
-    return model
+    weights = [id(m.weight) for m in modules.values() if hasattr(m, "weight")]
+    shared = [n for n in names if weights.count(id(getattr(modules[n], "weight", None))) > 1]
+    if shared:
+        raise ValueError(f"layers must have weights of their own, got shared ones: {shared}")
+    return names
 
 
 def _thin(layer: nn.Module, rank: int) -> int:

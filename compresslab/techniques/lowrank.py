@@ -7,7 +7,7 @@ beforehand: |W - BA|^2 = the sum of the squared singular values left out. It pay
 k (m + n) < m n.
 
     whitened  the best k for the layer's *outputs*: with E[x x^T] = L L^T the SVD of W L is cut instead, and
-              A is multiplied by L^-1 (Wang et al. 2024, https://arxiv.org/abs/2403.07378, section 3.2)
+              A is multiplied by L^-1 (Wang et al. 2024, https://arxiv.org/abs/2403.07378, section 3)
 
     channel   [m, c, h, w] as [m, c h w]:    k filters of h x w, then 1x1     Zhang et al. 2016,
                                                                               https://arxiv.org/abs/1505.06798
@@ -23,6 +23,8 @@ Left out: CP decomposition (unstable to tune) and grouped or transposed convolut
 """
 
 import copy
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
+
+from compresslab.training import evaluating
 
 CONVOLUTIONS = ("channel", "spatial", "tucker")
 SVDS = ("exact", "randomised")
@@ -94,8 +98,14 @@ def _root(moment: torch.Tensor, inputs: int) -> torch.Tensor:
             f"moment must be finite and of shape [{inputs}, {inputs}], got {list(moment.shape)}"
         )
     moment = moment.double()
+    if not torch.allclose(moment, moment.T, rtol=1e-4, atol=1e-6 * float(moment.abs().max())):
+        raise ValueError("moment must be symmetric, as E[x x^T] is")
     ridge = DAMPING * moment.diagonal().mean().clamp(min=1e-12)
-    return torch.linalg.cholesky(moment + ridge * torch.eye(inputs, dtype=torch.float64))
+    damped = moment + ridge * torch.eye(inputs, dtype=torch.float64)
+    root, failed = torch.linalg.cholesky_ex(damped)
+    if failed:
+        raise ValueError("moment must have no negative eigenvalues, as E[x x^T] has none")
+    return root
 
 
 # ---- ranks ---------------------------------------------------------------------------------------
@@ -111,8 +121,11 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
         ValueError: for a share outside 0..1 or values that are negative or not sorted downwards.
     """
     _check_share("share", share)
-    if bool((singular_values < 0).any()) or bool((singular_values.diff() > 0).any()):
-        raise ValueError("singular_values must be sorted downwards and not negative")
+    falling = bool((singular_values >= 0).all()) and bool((singular_values.diff() <= 0).all())
+    if len(singular_values) == 0 or not falling or not bool(torch.isfinite(singular_values[0])):
+        raise ValueError(
+            "singular_values must be sorted downwards, finite, not negative and not none"
+        )
     energy = singular_values.double().square().cumsum(0)
     # A little less than the share, so that rounding does not ask for one more than all.
     enough = energy >= (share - 1e-12) * energy[-1]
@@ -122,7 +135,8 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
 def rank_for_budget(outputs: int, inputs: int, share: float) -> int:
     """The largest rank whose factors have at most `share` of the matrix's numbers, at least 1."""
     _check_share("share", share)
-    return max(1, int(share * break_even(outputs, inputs)))
+    # A little more than the share, so that a rank that fits exactly is not rounded away.
+    return max(1, int(share * outputs * inputs * (1 + 1e-12) / (outputs + inputs)))
 
 
 def allocate(
@@ -146,13 +160,17 @@ def allocate(
         A rank of at least 1 for every layer.
 
     Raises:
-        ValueError: if not even rank 1 everywhere fits, or the names differ.
+        ValueError: if not even rank 1 everywhere fits, names differ, or an importance is negative.
     """
     if set(spectra) != set(shapes):
         raise ValueError(
             f"shapes must name the layers of spectra, {sorted(spectra)}; got {sorted(shapes)}"
         )
     importance = importance or {}
+    if not set(importance) <= set(spectra) or not all(v >= 0 for v in importance.values()):
+        raise ValueError(
+            f"importance must give layers of {sorted(spectra)} weights of 0 or more, got {importance}"
+        )
     offers = []
     for name, values in spectra.items():
         energy = values.double().square()
@@ -177,12 +195,14 @@ def _check_share(name: str, share: float) -> None:
 
 # ---- layers --------------------------------------------------------------------------------------
 def factorizable(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers and ungrouped convolutions by name."""
-    return {
-        name: m
-        for name, m in model.named_modules()
+    """Linear layers and ungrouped convolutions by name, but for those that share their weight."""
+    layers = [
+        (name, m)
+        for name, m in model.named_modules(remove_duplicate=False)
         if type(m) is nn.Linear or (type(m) is nn.Conv2d and m.groups == 1)
-    }
+    ]
+    uses = Counter(id(m.weight) for _, m in layers)
+    return {name: m for name, m in layers if uses[id(m.weight)] == 1}
 
 
 def as_matrix(layer: nn.Module, convolution: str = "channel") -> torch.Tensor:
@@ -237,6 +257,8 @@ def factored(
         raise ValueError(f"convolution must be {', '.join(CONVOLUTIONS)}, got {convolution!r}")
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         raise ValueError(f"layer must be padded with zeros, got {layer.padding_mode!r}")
+    if not bool(torch.isfinite(layer.weight).all()):
+        raise ValueError("weight must be finite, got NaN or infinity in it")
     if isinstance(layer, nn.Conv2d) and convolution != "channel" and moment is not None:
         raise ValueError(f"moment must be None for a {convolution} factoring, got one")
     if isinstance(layer, nn.Conv2d) and convolution == "tucker":
@@ -307,17 +329,22 @@ def _place(layer: nn.Conv2d) -> dict[str, tuple[int, int]]:
 
 @torch.no_grad()
 def _filled(layers: list[nn.Module], weights: list[torch.Tensor], old: nn.Module) -> nn.Sequential:
+    """In series, and in all else like the old layer: device, dtype, mode, frozen or not."""
+    new = nn.Sequential(*layers).to(old.weight.device, old.weight.dtype).train(old.training)
     for layer, weight in zip(layers, weights, strict=True):
         layer.weight.copy_(weight.reshape(layer.weight.shape))
     if old.bias is not None:
         layers[-1].bias.copy_(old.bias)
-    return nn.Sequential(*layers).to(old.weight.device, old.weight.dtype).train(old.training)
+    return new.requires_grad_(old.weight.requires_grad)
 
 
 # ---- networks ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Factoring:
-    """How layers are cut: the kind for convolutions, the SVD, and the inputs' moments if they count."""
+    """How layers are cut: the kind for convolutions, the SVD, and the inputs' moments if they count.
+
+    Moments are used for linear layers and for convolutions cut by channel.
+    """
 
     convolution: str = "channel"
     svd: str = "exact"
@@ -356,12 +383,23 @@ def factorize(
         raise ValueError(f"ranks must name {', '.join(layers)}; got {', '.join(unknown)}")
     for name, rank in ranks.items():
         layer = layers[name]
-        moment = None if how.moments is None else how.moments[name]
-        pair = factored(layer, rank, how.convolution, moment, how.svd)
-        if _size(pair) < _size(layer):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, pair)
+        pair = factored(layer, rank, how.convolution, _moment(how, name, layer), how.svd)
+        if _size(pair) >= _size(layer):
+            continue
+        if not name:
+            return pair
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, pair)
     return model
+
+
+def _moment(how: Factoring, name: str, layer: nn.Module) -> torch.Tensor | None:
+    """The layer's moment, if it is to be used and can be."""
+    if how.moments is None or (isinstance(layer, nn.Conv2d) and how.convolution != "channel"):
+        return None
+    if name not in how.moments:
+        raise ValueError(f"moments must have every layer that is factored, got none for {name!r}")
+    return how.moments[name]
 
 
 def _size(module: nn.Module) -> int:
@@ -409,15 +447,18 @@ def search(
 ) -> dict[str, int]:
     """Ranks under one budget: `share` of the weights of all layers that can be factored together.
 
-    Layers whose rank comes out at or above break-even are left out: they stay whole.
+    No layer gets a rank at or above break-even: there it would be larger than it was. One that has no rank
+    below it stays whole, and is not in the answer.
     """
     _check_share("share", share)
     layers = factorizable(model)
     shapes = {n: tuple(as_matrix(m, convolution).shape) for n, m in layers.items()}
-    spectra = {n: spectrum(m, convolution) for n, m in layers.items()}
     budget = int(share * sum(m * n for m, n in shapes.values()))
-    ranks = allocate(spectra, shapes, budget, importance)
-    return {n: k for n, k in ranks.items() if k < break_even(*shapes[n])}
+    worthwhile = {n: math.ceil(break_even(*shape)) - 1 for n, shape in shapes.items()}
+    whole = [n for n, most in worthwhile.items() if most < 1]
+    budget -= sum(math.prod(shapes.pop(n)) for n in whole)
+    spectra = {n: spectrum(layers[n], convolution)[: worthwhile[n]] for n in shapes}
+    return allocate(spectra, shapes, budget, importance)
 
 
 @torch.no_grad()
@@ -428,9 +469,11 @@ def input_moments(
 
     Args:
         model: run in evaluation mode.
-        x: calibration inputs of the model.
+        x: calibration inputs of the model, at least one.
         batch_size: inputs a pass.
     """
+    if len(x) == 0:
+        raise ValueError("x must hold at least one input, got none")
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -443,15 +486,13 @@ def input_moments(
         layer.register_forward_pre_hook(lambda m, i, name=name: record(name, m, i))
         for name, layer in factorizable(model).items()
     ]
-    training = model.training
-    model.eval()
     try:
-        for part in x.split(batch_size):
-            model(part)
+        with evaluating(model):
+            for part in x.split(batch_size):
+                model(part)
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(training)
     return {name: total / counts[name] for name, total in sums.items()}
 
 

@@ -100,8 +100,48 @@ def test_a_base_without_float_weights_adapts_but_does_not_merge():
         adapted.merge()
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular", "replicate"])
+def test_every_kind_of_padding_merges(mode):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, padding_mode=mode))
+    adapted = perturbed(lora.add_lora(model, 2))
+    x = torch.rand(2, 2, 6, 6)
+    before = adapted(x)
+    assert torch.allclose(lora.merge(adapted)(x), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_correction_has_the_bases_dtype(dtype):
+    adapted = lora.add_lora(nn.Linear(6, 4).to(dtype), 2)
+    assert adapted(torch.rand(3, 6, dtype=dtype)).dtype == dtype
+
+
+def test_a_model_that_is_a_single_layer_is_adapted():
+    adapted = lora.add_lora(nn.Linear(6, 4), 2)
+    assert isinstance(adapted, lora.LoRA)
+    assert adapted.train().down.training
+
+
+def test_a_saved_network_knows_that_it_is_merged():
+    one = lora.merge(perturbed(lora.add_lora(network(), 2)))
+    other = lora.add_lora(network(), 2)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other(X), one(X))
+    with pytest.raises(ValueError, match="only while the layer is unmerged"):
+        next(iter(lora.corrections(one).values())).alpha = 2
+
+
+def test_shared_weights_and_a_second_lora_are_refused():
+    shared = nn.Linear(5, 5)
+    with pytest.raises(ValueError, match=r"shared ones: \['0', '1'\]"):
+        lora.add_lora(nn.Sequential(shared, shared), 1)
+    with pytest.raises(ValueError, match="no LoRA layers yet"):
+        lora.add_lora(lora.add_lora(network(), 1), 1)
+
+
 def test_names_and_predicates_choose_layers():
     assert list(lora.corrections(lora.add_lora(network(), 2, layers=["3"]))) == ["3"]
+    assert list(lora.corrections(lora.add_lora(network(), 2, layers="3"))) == ["3"]
     chosen = lora.add_lora(network(), 2, layers=lambda n, m: isinstance(m, nn.Linear) and n != "5")
     assert list(lora.corrections(chosen)) == ["1", "3"]
 

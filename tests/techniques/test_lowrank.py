@@ -206,6 +206,7 @@ def test_budgets_are_kept_in_every_network(build, kind):
     ranks = lr.ranks_by_budget(model, 0.4, kind)
     small = lr.factorize(model, ranks, lr.Factoring(kind)).eval()
     layers = lr.factorizable(model)
+    assert sum(isinstance(small.get_submodule(n), nn.Sequential) for n in layers) >= 2
     for name, layer in layers.items():
         new = small.get_submodule(name)
         if isinstance(new, nn.Sequential):
@@ -219,7 +220,7 @@ def _pair(rank):
     return rank if isinstance(rank, tuple) else (rank,)
 
 
-def test_the_search_keeps_its_budget_and_beats_equal_shares_in_energy():
+def test_the_search_keeps_its_budget_and_loses_less_energy_than_equal_shares():
     torch.manual_seed(0)
     model = models.MLP((1, 8, 8), 10, (60, 40))
     model[1].weight.data.copy_(matrix(60, 3) @ matrix(3, 64, 1) / 10)
@@ -228,6 +229,13 @@ def test_the_search_keeps_its_budget_and_beats_equal_shares_in_energy():
     total = sum(m.weight.numel() for m in lr.factorizable(model).values())
     small = lr.factorize(model, ranks)
     assert sum(m.weight.numel() for m in lr.factorizable(small).values()) <= 0.3 * total
+
+    def lost(ranks):
+        spectra = {n: lr.spectrum(m).square() for n, m in lr.factorizable(model).items()}
+        return sum(float(s[ranks[n] :].sum() / s.sum()) for n, s in spectra.items())
+
+    assert lost(ranks) < lost(lr.ranks_by_budget(model, 0.3)) - 0.1
+    assert all(k < lr.break_even(*model.get_submodule(n).weight.shape) for n, k in ranks.items())
 
 
 def test_sensitivity_measures_every_layer_alone():
@@ -244,6 +252,41 @@ def test_sensitivity_measures_every_layer_alone():
     assert all(f.share <= 0.5 for f in found)
 
 
+def test_a_rank_that_fits_exactly_is_not_rounded_away():
+    assert lr.rank_for_budget(200, 200, 0.29) == 29
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_factored_layer_is_in_all_else_like_the_old_one(dtype):
+    layer = nn.Linear(12, 9).to(dtype).eval().requires_grad_(False)
+    new = lr.factored(layer, 9)
+    assert all(p.dtype == dtype and not p.requires_grad for p in new.parameters())
+    assert not new[0].training
+    error = (new[1].weight.double() @ new[0].weight.double() - layer.weight.double()).abs().max()
+    assert float(error) < 50 * torch.finfo(dtype).eps
+
+
+def test_layers_that_share_a_weight_are_left_alone():
+    shared = nn.Linear(20, 20)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(20, 20))
+    assert list(lr.factorizable(model)) == ["3"]
+    twin = nn.Linear(20, 20)
+    twin.weight = shared.weight
+    assert list(lr.factorizable(nn.Sequential(shared, twin))) == []
+
+
+def test_a_model_that_is_a_single_layer_is_factored():
+    assert isinstance(lr.factorize(nn.Linear(20, 20), {"": 2}), nn.Sequential)
+
+
+def test_measuring_inputs_leaves_every_modules_mode_as_it_was():
+    model = models.VGGLike((1, 8, 8), 10).train()
+    model[0][1].eval()
+    lr.input_moments(model, torch.rand(4, 1, 8, 8))
+    assert model.training
+    assert not model[0][1].training
+
+
 # ---- bad input -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "call,text",
@@ -258,6 +301,17 @@ def test_sensitivity_measures_every_layer_alone():
         (lambda: lr.factors(torch.rand(3, 4), 1, svd="quick"), "svd must be one of"),
         (lambda: lr.rank_for_energy(torch.ones(3), 0), "share must lie above 0"),
         (lambda: lr.rank_for_energy(torch.arange(3.0), 0.5), "sorted downwards"),
+        (lambda: lr.rank_for_energy(torch.tensor([torch.nan, 1]), 0.5), "sorted downwards"),
+        (lambda: lr.rank_for_energy(torch.tensor([torch.inf, 1]), 0.5), "finite"),
+        (lambda: lr.rank_for_energy(torch.zeros(0), 0.5), "not none"),
+        (lambda: lr.factors(torch.rand(3, 2), 1, torch.tensor([[1.0, 1], [0, 1]])), "symmetric"),
+        (lambda: lr.factors(torch.rand(3, 2), 1, -torch.eye(2)), "no negative eigenvalues"),
+        (lambda: lr.input_moments(nn.Linear(2, 2), torch.zeros(0, 2)), "at least one input"),
+        (lambda: lr.allocate({"a": torch.ones(1)}, {"a": (1, 1)}, 9, {"b": 1}), "importance must"),
+        (
+            lambda: lr.factorize(nn.Linear(9, 9), {"": 1}, lr.Factoring(moments={})),
+            "moments must have every layer",
+        ),
         (lambda: lr.rank_for_budget(3, 4, 1.5), "at most at 1, got 1.5"),
         (lambda: lr.factored(nn.ReLU(), 1), "got ReLU"),
         (lambda: lr.factored(nn.Conv2d(4, 4, 3, groups=2), 1), "ungrouped"),

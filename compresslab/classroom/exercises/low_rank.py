@@ -27,11 +27,14 @@ def svd_factors(weight: np.ndarray, rank: int) -> Pair:
 
 
 def _product_and_balance(function: Callable) -> Callable:
-    """What does not depend on the singular vectors' signs: the product, and how large each part is."""
+    """What does not depend on the singular vectors' signs: shapes, the product, the size of each part."""
 
-    def run(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def run(weight: np.ndarray, rank: int) -> tuple:
         first, second = function(weight, rank)
-        return second @ first, np.square(first).sum(1), np.square(second).sum(0)
+        shapes = tuple(map(int, first.shape)), tuple(map(int, second.shape))
+        if first.ndim != 2 or second.ndim != 2 or shapes[1][1] != shapes[0][0]:
+            return (*shapes, np.zeros(0, f32), np.zeros(0, f32), np.zeros(0, f32))
+        return *shapes, second @ first, np.square(first).sum(1), np.square(second).sum(0)
 
     return run
 
@@ -61,7 +64,7 @@ SVD_FACTORS = Exercise(
     reference=svd_factors,
     cases=_factor_cases,
     harness=_product_and_balance,
-    returns="(second @ first, squared length of first's rows, of second's columns)",
+    returns="(shape of A, of B, B @ A, squared length of A's rows, of B's columns)",
     lines=3,
     tolerance=1e-4,
     mistakes=(
@@ -86,6 +89,24 @@ SVD_FACTORS = Exercise(
             "the smallest kept",
             lambda w, k: _with_parts(w, k, np.sqrt, np.sqrt, slice(min(w.shape) - k, min(w.shape))),
             "Singular values come in falling order: the first ones are what to keep.",
+        ),
+        Mistake(
+            "B before A",
+            lambda w, k: tuple(reversed(svd_factors(w, k))),
+            "A [rank, n], which is applied first, comes first; then B [m, rank].",
+        ),
+        Mistake(
+            "V taken for its transpose",
+            lambda w, k: (
+                np.sqrt(_svd(w)[1][:k])[:, None] * _svd(w)[2][:, :k].T,
+                svd_factors(w, k)[1],
+            ),
+            "NumPy's third result is V *transposed*: its rows are the directions. Take rows, not columns.",
+        ),
+        Mistake(
+            "both transposed",
+            lambda w, k: tuple(f.T for f in svd_factors(w, k)),
+            "A is [rank, n] and B is [m, rank], so that B @ A has the weight's shape.",
         ),
         Mistake(
             "nothing cut off",
@@ -195,6 +216,11 @@ RANK_FOR_ENERGY = Exercise(
             "Stop as soon as the share is reached.",
         ),
         Mistake(
+            "a share of the length",
+            lambda s, q: _first(s**2, (q**2) * (s**2).sum()),
+            "The share is one of the energy, the sum of squares, not of its root.",
+        ),
+        Mistake(
             "a share of the ranks",
             lambda s, q: int(np.ceil(q * len(s))),
             "That is a share of the number of directions, whatever they hold.",
@@ -269,6 +295,18 @@ WHITENED_PRODUCT = Exercise(
             "E|Mx|^2 = tr(M C M^T) = |M L|^2 with C = L L^T: it is L, not its transpose.",
         ),
         Mistake(
+            "turned back by the transpose",
+            lambda w, k, c: (
+                _cut(w @ np.linalg.cholesky(c), k) @ np.linalg.inv(np.linalg.cholesky(c)).T
+            ),
+            "The cut approximates W L: what undoes L is its inverse, not the inverse's transpose.",
+        ),
+        Mistake(
+            "L once more",
+            lambda w, k, c: _cut(w @ np.linalg.cholesky(c), k) @ np.linalg.cholesky(c).T,
+            "Multiply by the *inverse* of L to come back to W.",
+        ),
+        Mistake(
             "only the diagonal",
             lambda w, k, c: (
                 _cut(w @ np.diag(np.sqrt(np.diag(c))), k) @ np.diag(1 / np.sqrt(np.diag(c)))
@@ -291,14 +329,15 @@ def split_convolution(weight: np.ndarray, rank: int) -> Pair:
 
 
 def _as_one_kernel(function: Callable) -> Callable:
-    """The convolution that both make together, and the shapes they have."""
+    """The shapes, the convolution that both make together, and how large each filter is."""
 
-    def run(weight: np.ndarray, rank: int) -> tuple[np.ndarray, tuple, tuple]:
+    def run(weight: np.ndarray, rank: int) -> tuple:
         thin, mix = function(weight, rank)
         shapes = tuple(map(int, thin.shape)), tuple(map(int, mix.shape))
-        if thin.ndim != 4 or mix.ndim != 4 or mix.shape[2:] != (1, 1):
-            return np.zeros(0, f32), *shapes
-        return np.einsum("mk,kchw->mchw", mix[:, :, 0, 0], thin), *shapes
+        if len(shapes[0]) != 4 or len(shapes[1]) != 4 or shapes[1][1] != shapes[0][0]:
+            return *shapes, np.zeros(0, f32), np.zeros(0, f32)
+        together = np.einsum("mk,kchw->mchw", mix[:, :, 0, 0], thin)
+        return *shapes, together, np.square(thin).sum((1, 2, 3))
 
     return run
 
@@ -339,7 +378,7 @@ SPLIT_CONVOLUTION = Exercise(
     reference=split_convolution,
     cases=_split_cases,
     harness=_as_one_kernel,
-    returns="(both as one kernel, shape of thin, shape of mix)",
+    returns="(shape of thin, of mix, both as one kernel, squared length of thin's filters)",
     lines=4,
     tolerance=1e-4,
     mistakes=(
@@ -354,6 +393,18 @@ SPLIT_CONVOLUTION = Exercise(
             _by_kernel,
             "`np.linalg.svd` of a 4-d array cuts every h x w kernel by itself. Flatten the weight to "
             "[m, c*h*w] first.",
+        ),
+        Mistake(
+            "mix before thin",
+            lambda w, k: tuple(reversed(_split(w, k))),
+            "The thin filters come first, then what mixes them.",
+        ),
+        Mistake(
+            "all of S in one",
+            lambda w, k: _weighted(w, k, lambda s: s),
+            "The convolution is right, but one factor is large, the other of length 1. Give each the square "
+            "root of S.",
+            also=(lambda w, k: _weighted(w, k, np.ones_like),),
         ),
         Mistake(
             "flat factors",
@@ -373,6 +424,13 @@ def _unscaled(weight, rank):
     m, c, h, w = weight.shape
     u, _, vt = _svd(weight.reshape(m, -1))
     return vt[:rank].reshape(rank, c, h, w), u[:, :rank, None, None]
+
+
+def _weighted(weight, rank, part):
+    """S split into `part` of it for the thin filters and the rest for the mix."""
+    s = _svd(weight.reshape(len(weight), -1))[1][:rank]
+    thin, mix = _unscaled(weight, rank)
+    return part(s)[:, None, None, None] * thin, (s / part(s))[:, None, None] * mix
 
 
 # ---- LoRA ------------------------------------------------------------------------------------------

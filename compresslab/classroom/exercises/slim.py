@@ -62,6 +62,16 @@ SEPARABLE_COST = Exercise(
             "The depthwise layer comes first: it works on the inputs.",
         ),
         Mistake(
+            "MACs without positions",
+            lambda c, m, k, h, w: (c * (k * k + m), c * (k * k + m)),
+            "Every weight is used once at every position of the output.",
+        ),
+        Mistake(
+            "MACs before weights",
+            lambda c, m, k, h, w: (c * (k * k + m) * h * w, c * (k * k + m)),
+            "First the weights, then the MACs.",
+        ),
+        Mistake(
             "MACs without the positions of the 1x1",
             lambda c, m, k, h, w: (k * k * c + c * m, k * k * c * h * w + c * m),
             "The 1x1 layer, too, is applied at every position.",
@@ -157,6 +167,12 @@ def _depthwise_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _padded(x, w):
+    k = w.shape[1]
+    around = ((0, 0), (k // 2, (k - 1) // 2), (k // 2, (k - 1) // 2))
+    return depthwise(np.pad(x, around), w)
+
+
 def _sums_channels(x, w):
     return np.repeat(depthwise(x, w).sum(0, keepdims=True), len(x), axis=0)
 
@@ -190,6 +206,11 @@ DEPTHWISE = Exercise(
             "rows and columns swapped",
             lambda x, w: depthwise(x, w.swapaxes(1, 2)),
             "weight[c, i, j]: i goes down the rows, j along the columns.",
+        ),
+        Mistake(
+            "the image's size kept",
+            lambda x, w: _padded(x, w),
+            "There is no padding here: the output is smaller by k - 1.",
         ),
         Mistake(
             "divided by the number of weights",
@@ -257,6 +278,11 @@ RECEPTIVE_FIELD = Exercise(
             "a layer's own stride counted for itself",
             lambda ks, ss: _field(ks, ss, before=True),
             "A layer's stride spreads what comes *after* it. Its own kernel still works on the finer grid.",
+        ),
+        Mistake(
+            "the output's own pixel forgotten",
+            lambda ks, ss: _field(ks, ss) - 1,
+            "Without any layer an output is one pixel: begin at 1.",
         ),
         Mistake(
             "kernels multiplied",
