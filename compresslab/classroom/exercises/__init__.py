@@ -5,6 +5,7 @@ import difflib
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import (
     binary,
+    distillation,
     low_rank,
     measuring,
     numbers,
@@ -15,7 +16,7 @@ from compresslab.classroom.exercises import (
     tickets,
 )
 
-SUBJECTS = (measuring, numbers, ptq, qat, pruning, tickets, low_rank, slim, binary)
+SUBJECTS = (measuring, numbers, ptq, qat, pruning, tickets, low_rank, slim, distillation, binary)
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 
 
