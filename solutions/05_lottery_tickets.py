@@ -615,7 +615,7 @@ Table(
 #
 # **Do not use it** to save training time (unless an early bird does), nor to make inference faster: the ticket is unstructured, see lab 04.
 #
-# **Back:** [Lab 04 · Pruning](04_pruning.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+# **Back:** [Lab 04 · Pruning](04_pruning.ipynb) · **Next:** [Lab 06 · Low rank](06_low_rank.ipynb)
 #
 # **References.** Frankle and Carbin 2019, *The lottery ticket hypothesis*, arXiv:1803.03635 · Zhou et al. 2019, *Deconstructing
 # lottery tickets*, arXiv:1905.01067 · Frankle et al. 2020, *Linear mode connectivity and the lottery ticket hypothesis*, arXiv:1912.05671 ·

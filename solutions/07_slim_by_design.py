@@ -656,7 +656,7 @@ Table(
 #
 # **Do not use it** unmeasured: not depthwise layers for single images on a processor like this one, not sharing where time is what you lack.
 #
-# **Back:** [Lab 06 · Low rank](06_low_rank.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+# **Back:** [Lab 06 · Low rank](06_low_rank.ipynb) · **Next:** [Lab 08 · Distillation](08_distillation.ipynb)
 #
 # **References.** Lin et al. 2013, *Network in network*, arXiv:1312.4400 · Simonyan and Zisserman 2015, arXiv:1409.1556 · He et al. 2016, arXiv:1512.03385 ·
 # Szegedy et al. 2016, arXiv:1512.00567 · Howard et al. 2017, *MobileNets*, arXiv:1704.04861 · Zhang et al. 2018, *ShuffleNet*, arXiv:1707.01083 ·

@@ -1,0 +1,681 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 08 · Distillation
+#
+# **You will** train a small network on what a large one says, write its loss and its gradient, and find out when the large one is worth
+# listening to.
+# **Time:** 90 minutes to work through; it runs in about a minute and a half.
+#
+# A label says "this is a Q". A trained network says more: it could be an O, hardly a T. Knowledge distillation (知识蒸馏) teaches a small *student* (学生)
+# with the answers of a large *teacher* (教师).
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from compresslab import models
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import Examples, load
+from compresslab.measure import count_layers, disk_bytes, race_networks
+from compresslab.report import Table, claim, in_bytes, in_units, mean_sd, use_style
+from compresslab.techniques import distill
+from compresslab.training import Batch, Hook, cross_entropy, evaluate, fit, logits, seed_everything
+
+use_style()
+
+# %% [markdown]
+# ## A hook: what the teacher knows beside the answer
+
+# %%
+data = load(size=16, train_size=8_000)
+SEEDS, CLASSES, EPOCHS = (0, 1, 2), len(data.classes), 9
+
+
+def arranged(network):
+    """Channels last in memory: the order in which torch's convolutions are fastest here."""
+    return network.to(memory_format=torch.channels_last)
+
+
+seed_everything(0)
+teacher = arranged(models.ResNet8(data.shape, CLASSES))
+fit(teacher, data.train, 4, 0.2, label="teacher")
+answers = logits(teacher, data.val.x)
+unsure = answers.softmax(1).max(1).values.argsort()[:200]
+right = unsure[(answers[unsure].argmax(1) == data.val.y[unsure])]
+SHOWN = [int(right[i]) for i in (5, 20, 40, 60)]
+
+
+def draw_answers(temperature):
+    figure, axes = plt.subplots(2, 4, figsize=(9, 3.6), height_ratios=(1, 1.4))
+    for column, index in enumerate(SHOWN):
+        soft = torch.softmax(answers[index] / temperature, 0)
+        axes[0, column].imshow(data.val.x[index, 0], cmap="gray_r", vmin=0, vmax=1)
+        axes[0, column].set_axis_off()
+        best = soft.argsort(descending=True)[:5]
+        axes[1, column].bar([data.classes[i] for i in best], soft[best].numpy(), color="#0072B2")
+        axes[1, column].set(ylim=(0, 1), ylabel="probability" if column == 0 else "")
+
+
+explore(draw_answers, temperature=(1.0, 10.0, 0.5))
+
+# %% [markdown]
+# ## 1 · Soft targets
+#
+# The small probabilities hold the knowledge, and near 0 they hardly count. A temperature (温度) T brings them out: $p_i = e^{z_i/T} / \sum_j e^{z_j/T}$.
+#
+# ### Exercise 1 · Soft targets (1 point, about 3 lines)
+#
+# For every row of logits. Beware of large ones: $e^{800}$ is infinite, and taking a constant off all of a row changes nothing.
+#
+# ```python
+# def soft_targets_spec(logits, temperature):
+#     out = np.zeros_like(logits)
+#     for i, row in enumerate(logits):
+#         row = [float(z) / temperature for z in row]
+#         powers = [np.exp(z - max(row)) for z in row]
+#         out[i] = [p / sum(powers) for p in powers]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "distill.soft_targets", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def soft_targets(logits, temperature):
+    """float32 [n, classes], a number above 0 -> float32 [n, classes], rows that add up to 1."""
+    ### BEGIN SOLUTION
+    scaled = logits / np.float32(temperature)
+    powers = np.exp(scaled - scaled.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "distill.soft_targets-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(soft_targets, "distill.soft_targets")
+
+# %%
+soft_targets = adopt(soft_targets, "distill.soft_targets")
+entropy = {
+    t: float(-(p * np.log(np.maximum(p, 1e-30))).sum(1).mean())
+    for t in (1, 2, 4, 8)
+    for p in [soft_targets(answers.numpy(), float(t))]
+}
+claim(
+    "The hotter, the more the teacher's answers say about other classes",
+    entropy[1] < entropy[2] < entropy[4] < entropy[8],
+)
+
+# %% [markdown]
+# The loss (Hinton et al. 2015) holds the student to the labels and to the teacher's softened answers:
+#
+# $$L = \alpha\,\mathrm{CE}(\text{student}, \text{label}) + (1-\alpha)\,T^2\,\mathrm{KL}(p^{\text{teacher}}_T \,\|\, p^{\text{student}}_T)$$
+#
+# ### Exercise 2 · The loss (3 points, about 6 lines)
+#
+# Mean over the examples, of both parts; the labels are compared at temperature 1.
+#
+# ```python
+# def distillation_loss_spec(student, teacher, labels, alpha, temperature):
+#     def log_softmax(row):
+#         return row - max(row) - np.log(sum(np.exp(z - max(row)) for z in row))
+#
+#     total = 0.0
+#     for s, t, label in zip(student.astype(float), teacher.astype(float), labels):
+#         hard = -log_softmax(s)[label]
+#         log_q, log_p = log_softmax(s / temperature), log_softmax(t / temperature)
+#         divergence = sum(np.exp(log_p[i]) * (log_p[i] - log_q[i]) for i in range(len(s)))
+#         total += alpha * hard + (1 - alpha) * temperature**2 * divergence
+#     return float(total / len(labels))
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "distill.distillation_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def distillation_loss(student, teacher, labels, alpha, temperature):
+    """float32 [n, classes] twice, int64 [n], two numbers -> a float."""
+    ### BEGIN SOLUTION
+    rows = torch.from_numpy(student).double(), torch.from_numpy(teacher).double()
+    hard = torch.nn.functional.cross_entropy(rows[0], torch.from_numpy(labels))
+    log_q, log_p = (torch.log_softmax(z / temperature, 1) for z in rows)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    return float(alpha * hard + (1 - alpha) * temperature**2 * divergence)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "distill.distillation_loss-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(distillation_loss, "distill.distillation_loss")
+
+# %% [markdown]
+# Why $T^2$? The gradient of $\mathrm{KL}(p \| q)$ in the student's logits is, with $q = \mathrm{softmax}(z/T)$,
+#
+# $$\frac{\partial}{\partial z_i}\Big(-\sum_j p_j \log q_j\Big) = \frac{1}{T}(q_i - p_i), \qquad\text{and for large } T \text{ and centred logits}\quad q_i - p_i \approx \frac{z_i - v_i}{N T}$$
+#
+# with the teacher's logits v and N classes. One 1/T from each: without $T^2$ the soft part would fade as T grows. With it, a very hot student just matches logits.
+#
+# ### Exercise 3 · What the student feels (2 points, about 2 lines)
+#
+# The gradient of the soft part, $T^2\,\mathrm{KL}$ as a mean over n examples, in the student's logits. (The spec goes by differences.)
+#
+# ```python
+# def soft_gradient_spec(student, teacher, temperature):
+#     def soft(z):
+#         log_q, log_p = (torch.log_softmax(torch.from_numpy(v) / temperature, 1) for v in (z, teacher.astype(float)))
+#         return float(temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean())
+#
+#     out, step = np.zeros_like(student), 1e-5
+#     for place in np.ndindex(student.shape):
+#         up, down = student.astype(float), student.astype(float)
+#         up[place] += step
+#         down[place] -= step
+#         out[place] = (soft(up) - soft(down)) / (2 * step)
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "distill.soft_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def soft_gradient(student, teacher, temperature):
+    """float32 [n, classes] twice, a number -> float32 [n, classes]."""
+    ### BEGIN SOLUTION
+    difference = soft_targets(student, temperature) - soft_targets(teacher, temperature)
+    return np.float32(temperature) * difference / len(student)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "distill.soft_gradient-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(soft_gradient, "distill.soft_gradient")
+
+# %%
+distillation_loss = adopt(distillation_loss, "distill.distillation_loss")
+soft_gradient = adopt(soft_gradient, "distill.soft_gradient")
+generator = np.random.default_rng(0)
+z, v = (generator.normal(0, 2, (4, CLASSES)).astype(np.float32) for _ in range(2))
+library = distill.Distillation(lambda batch: torch.from_numpy(v), alpha=0.3, temperature=4.0)
+labels = np.arange(4)
+theirs = library.of_logits(torch.from_numpy(z), Batch(None, torch.from_numpy(labels), None))
+claim(
+    "The library's loss, on which the students below train, is yours",
+    abs(distillation_loss(z, v, labels, 0.3, 4.0) - float(theirs)) < 1e-4,
+)
+centred = (z - z.mean(1, keepdims=True)) - (v - v.mean(1, keepdims=True))
+hot = soft_gradient(z, v, 3000.0)
+claim(
+    "At a very high temperature the gradient is that of matching centred logits",
+    np.allclose(hot, centred / CLASSES / len(z), atol=2e-4),
+)
+
+# %%
+gain_guess = predict(
+    "A student with less than a tenth of the teacher's parameters: how much does the teacher give it at T = 4?",
+    ["nothing", "less than 2 points", "2 points or more"],
+)
+
+# %% [markdown]
+# ## 2 · The same student, the same steps
+#
+# Everybody sees the same 1,500 images, three seeds each. Controls: hard labels; label smoothing, a teacher who knows nothing; the teacher at T = 1.
+
+# %%
+few = data.train.first(1500)
+offline = distill.cached(teacher, few.x)
+
+
+def student_network(widths=(8, 16, 32)):
+    return arranged(models.VGGLike(data.shape, CLASSES, widths))
+
+
+def taught(loss, label, images=few, epochs=EPOCHS, build=student_network):
+    """Three students of a loss, or of one loss for each seed."""
+    found = []
+    for index, seed in enumerate(SEEDS):
+        seed_everything(seed)
+        found.append(build())
+        mine = loss[index] if isinstance(loss, list) else loss
+        hooks = [mine] if isinstance(mine, Hook) else []
+        fit(found[-1], images, epochs, 0.1, 64, mine, hooks, seed, label=f"{label}, seed {seed}")
+    return found
+
+
+def mean_and_sd(networks):
+    values = [evaluate(network, data.test) for network in networks]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+lessons = {"hard labels": cross_entropy, "label smoothing": distill.smoothed(0.1)}
+for temperature in TEMPERATURES:
+    lessons[f"teacher, T = {temperature:.0f}"] = distill.Distillation(offline, 0.1, temperature)
+students, reached = {}, {}
+for name, loss in lessons.items():
+    students[name] = taught(loss, name)
+    reached[name] = mean_and_sd(students[name])
+
+# %%
+hard = reached["hard labels"]
+by_temperature = [reached[f"teacher, T = {t:.0f}"] for t in TEMPERATURES]
+figure, axes = plt.subplots(figsize=(7, 3.2))
+axes.errorbar(TEMPERATURES, *zip(*by_temperature), marker="o", capsize=3, label="teacher")
+for name, style in (("hard labels", "--"), ("label smoothing", ":")):
+    axes.axhline(reached[name][0], ls=style, color="black", lw=1, label=name)
+axes.set(xlabel="temperature T", ylabel="test accuracy, %", xticks=TEMPERATURES)
+axes.legend(fontsize=9)
+plt.show()
+best = max(reached[f"teacher, T = {t:.0f}"][0] for t in (2, 4, 8))
+four = reached["teacher, T = 4"][0] - hard[0]
+gain_guess.reveal(
+    "nothing" if four < 0.5 else "less than 2 points" if four < 2 else "2 points or more"
+)
+parameters = {
+    n: sum(p.numel() for p in m.parameters())
+    for n, m in (("teacher", teacher), ("student", students["hard labels"][0]))
+}
+claim(
+    "The student has less than a tenth of the teacher's parameters",
+    parameters["student"] < parameters["teacher"] / 10,
+)
+claim(
+    "With a temperature between 2 and 8 it gains 2 points or more over hard labels",
+    best - hard[0] >= 2,
+)
+claim(
+    "At T = 1 it gains less than half of that",
+    reached["teacher, T = 1"][0] - hard[0] < (best - hard[0]) / 2,
+)
+claim("Smoothing alone does not do it", best - reached["label smoothing"][0] > 1)
+Table(
+    ["lesson", "test accuracy, %"],
+    [[n, mean_sd(*r)] for n, r in reached.items()],
+    f"{EPOCHS} epochs of 1,500 images, {len(SEEDS)} seeds, teacher {evaluate(teacher, data.test):.1f} %",
+)
+
+# %%
+images = data.test.x.contiguous(memory_format=torch.channels_last)
+pair = {"teacher": teacher, "student": students["teacher, T = 4"][0]}
+cost = {}
+times = {batch: race_networks(pair, images[:batch]) for batch in (1, 64)}
+for name, network in pair.items():
+    macs = sum(c.macs for c in count_layers(network, data.shape))
+    cost[name] = (
+        parameters[name],
+        disk_bytes(network),
+        macs,
+        *(1e3 * times[b][name] for b in (1, 64)),
+    )
+faster = [cost["teacher"][i] / cost["student"][i] for i in (3, 4)]
+claim(
+    "The student is more than twice as fast for one image, and three times for 64",
+    faster[0] > 2 and faster[1] > 3,
+)
+Table(
+    ["", "parameters", "file", "MACs", "ms, batch 1", "ms, batch 64"],
+    [
+        [n, in_units(p), in_bytes(d), in_units(m), f"{one:.3f}", f"{many:.2f}"]
+        for n, (p, d, m, one, many) in cost.items()
+    ],
+    "one thread, torch, channels last",
+)
+
+# %% [markdown]
+# ## 3 · Labels are dear, answers are cheap
+#
+# Ten labels a class and many images without any: the teacher's answers need no labels (alpha = 0).
+
+# %%
+unlabelled_guess = predict(
+    "260 labelled images give the student about half. What do the teacher's answers on 1,500 images, without a label, make of it?",
+    [
+        "no more than that",
+        "two thirds",
+        "nearly as good as with all labels",
+        "better than with all labels",
+    ],
+)
+
+# %%
+LABELLED = data.train.first(260)
+STEPS = EPOCHS * len(few) / len(LABELLED)
+no_labels = Examples(few.x, torch.full_like(few.y, -1))
+scarce = {
+    "260 labels": mean_and_sd(taught(cross_entropy, "260 labels", LABELLED, STEPS)),
+    "1,500 images, teacher, no label": mean_and_sd(
+        taught(distill.Distillation(offline, 0.0, 4.0), "no labels", no_labels)
+    ),
+    "1,500 labels": hard,
+}
+free = scarce["1,500 images, teacher, no label"][0]
+unlabelled_guess.reveal(
+    "better than with all labels"
+    if free > hard[0]
+    else "nearly as good as with all labels"
+    if free > hard[0] - 5
+    else "two thirds"
+)
+claim(
+    "Answers on unlabelled images are worth more than 20 points",
+    free - scarce["260 labels"][0] > 20,
+)
+claim("and more than all the labels", free > hard[0])
+Table(
+    ["lesson", "test accuracy, %"],
+    [[n, mean_sd(*r)] for n, r in scarce.items()],
+    f"as many steps each, {len(SEEDS)} seeds",
+)
+
+# %% [markdown]
+# The teacher has seen labels, of course: 8,000 of them. Distillation moves knowledge; it does not make any.
+#
+# ## 4 · Who makes a good teacher?
+
+# %%
+teacher_guess = predict(
+    "A teacher whose answers are for the wrong letters (A's for B, B's for C …), and a tenth of the weight on true labels: the student ends",
+    ["as with hard labels", "a little worse", "near chance"],
+)
+
+# %%
+seed_everything(0)
+modest = arranged(models.VGGLike(data.shape, CLASSES, (12, 24, 48)))
+fit(modest, data.train, 4, 0.2, label="modest teacher")
+teacher_logits = logits(teacher, few.x)
+schools = {
+    "modest teacher": distill.cached(modest, few.x),
+    "itself, a generation before": [distill.cached(n, few.x) for n in students["hard labels"]],
+    "teacher of the wrong letters": lambda batch: teacher_logits.roll(1, 1)[batch.index],
+}
+for name, source in schools.items():
+    losses = (
+        [distill.Distillation(s, 0.1, 4.0) for s in source]
+        if isinstance(source, list)
+        else distill.Distillation(source, 0.1, 4.0)
+    )
+    reached[name] = mean_and_sd(taught(losses, name))
+wrong = reached["teacher of the wrong letters"][0]
+teacher_guess.reveal(
+    "near chance"
+    if wrong < 10
+    else "as with hard labels"
+    if wrong > hard[0] - 1
+    else "a little worse"
+)
+
+# %% [markdown]
+# And a student that is too small?
+
+# %%
+tiny = {
+    "hard labels": taught(
+        cross_entropy, "tiny, hard labels", build=lambda: student_network((4, 8, 16))
+    ),
+    "teacher, T = 2": taught(
+        distill.Distillation(offline, 0.1, 2.0),
+        "tiny, T = 2",
+        build=lambda: student_network((4, 8, 16)),
+    ),
+    "modest teacher, T = 2": taught(
+        distill.Distillation(distill.cached(modest, few.x), 0.1, 2.0),
+        "tiny, modest teacher",
+        build=lambda: student_network((4, 8, 16)),
+    ),
+}
+tiny_reached = {n: mean_and_sd(found) for n, found in tiny.items()}
+claim(
+    "A modest teacher is worth more than a point, too", reached["modest teacher"][0] - hard[0] > 1
+)
+claim("A wrong teacher ruins the student, true labels or not", wrong < hard[0] - 30)
+claim(
+    "The tiny student, taught, stays below the small one on hard labels: no teacher replaces capacity",
+    max(r[0] for r in tiny_reached.values()) < hard[0],
+)
+Table(
+    ["teacher", "student", "test accuracy, %"],
+    [
+        *([n, "small", mean_sd(*reached[n])] for n in ("hard labels", "teacher, T = 4", *schools)),
+        *([n, "tiny", mean_sd(*r)] for n, r in tiny_reached.items()),
+    ],
+    f"T = 4 where nothing is said; modest teacher {evaluate(modest, data.test):.1f} %, {len(SEEDS)} seeds; chance {100 / CLASSES:.1f} %",
+    text_columns=2,
+)
+
+# %% [markdown]
+# ## 5 · Hot early, cool late?
+#
+# A temperature may change during training: soft answers first, the decision at the end.
+#
+# ### Exercise 4 · Hot early, cool late (1 point, about 1 line)
+#
+# From `high` at step 0 to `low` at step `steps`, by the same factor at every step.
+#
+# ```python
+# def falling_temperature_spec(step, steps, high, low):
+#     factor = (low / high) ** (1 / steps)
+#     temperature = high
+#     for _ in range(step):
+#         temperature *= factor
+#     return temperature
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "distill.falling_temperature", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def falling_temperature(step, steps, high, low):
+    """Two ints, two numbers above 0 -> the temperature at that step."""
+    ### BEGIN SOLUTION
+    return high * (low / high) ** (step / steps)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "distill.falling_temperature-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(falling_temperature, "distill.falling_temperature")
+
+# %%
+falling_temperature = adopt(falling_temperature, "distill.falling_temperature")
+schedule = distill.Distillation(
+    offline, 0.1, lambda done: falling_temperature(round(1000 * done), 1000, 8.0, 2.0)
+)
+reached["T falls from 8 to 2"] = mean_and_sd(taught(schedule, "falling T"))
+claim(
+    "A falling temperature ends within a point and a half of the best constant one",
+    abs(reached["T falls from 8 to 2"][0] - best) < 1.5,
+)
+
+# %% [markdown]
+# ## 6 · Online
+#
+# Cached answers are for fixed images. If images are changed at random, the teacher must be asked anew (*online*). And in deep mutual
+# learning (Zhang et al. 2018) there is no teacher: two untrained students teach each other.
+
+
+# %%
+def shifted(batch):
+    """The batch moved by up to two pixels, anew each time."""
+    rows, columns = torch.randint(-2, 3, (2,))
+    return Batch(batch.x.roll((int(rows), int(columns)), (2, 3)), batch.y, batch.index)
+
+
+def with_shifts(loss):
+    return lambda model, batch: loss(model, shifted(batch))
+
+
+moved = {
+    "hard labels": with_shifts(cross_entropy),
+    "answers cached for the unmoved image": with_shifts(distill.Distillation(offline, 0.1, 4.0)),
+    "the teacher asked anew": with_shifts(distill.Distillation(distill.online(teacher), 0.1, 4.0)),
+}
+online = {n: mean_and_sd(taught(loss, f"moved: {n}")) for n, loss in moved.items()}
+cohorts = taught(
+    distill.mutual(2.0),
+    "mutual",
+    build=lambda: distill.Cohort([student_network(), student_network()]),
+)
+mutual = mean_and_sd([cohort.students[0] for cohort in cohorts])
+claim(
+    "On moved images, too, the teacher is worth something",
+    online["the teacher asked anew"][0] > online["hard labels"][0],
+)
+claim("Two students that teach each other stay behind the one with a teacher", mutual[0] < best)
+Table(
+    ["lesson", "test accuracy, %"],
+    [
+        *([f"moved images: {n}", mean_sd(*r)] for n, r in online.items()),
+        ["two students, each other's teacher", mean_sd(*mutual)],
+        ["one student, hard labels", mean_sd(*hard)],
+    ],
+    f"T = 4 (mutual: 2), {EPOCHS} epochs of 1,500 images, {len(SEEDS)} seeds",
+)
+
+# %% [markdown]
+# ## 7 · Hints from inside
+#
+# A teacher can also show *where it looks*: the attention map of a layer (Zagoruyko and Komodakis 2017) is the mean square over channels at every
+# position, scaled to length 1. Student and teacher are held to the same maps.
+#
+# ### Exercise 5 · Where does it look? (2 points, about 3 lines)
+#
+# ```python
+# def attention_map_spec(features):
+#     out = np.zeros((len(features), features[0, 0].size), np.float32)
+#     for i, image in enumerate(features):
+#         energy = np.zeros(image[0].shape)
+#         for channel in image:
+#             energy += channel.astype(float) ** 2 / len(image)
+#         out[i] = (energy / np.sqrt((energy**2).sum())).ravel()
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "distill.attention_map", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def attention_map(features):
+    """float32 [n, channels, h, w] -> float32 [n, h * w], rows of length 1."""
+    ### BEGIN SOLUTION
+    energy = np.square(features).mean(axis=1).reshape(len(features), -1)
+    return energy / np.sqrt(np.square(energy).sum(axis=1, keepdims=True))
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "distill.attention_map-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(attention_map, "distill.attention_map")
+
+# %%
+attention_map = adopt(attention_map, "distill.attention_map")
+LAYERS = {"0": "1", "2": "2", "4": "3"}
+hints = distill.Hints(
+    teacher, LAYERS, distill.Distillation(offline, 0.1, 4.0), "attention", weight=1.0
+)
+shown_by_hints = taught(hints, "hints")
+reached["and hints from inside"] = mean_and_sd(shown_by_hints)
+
+
+def distance_of_maps(network):
+    """How far the student's maps are from the teacher's, on test images."""
+    x = data.test.x[:200]
+    with (
+        torch.no_grad(),
+        distill.Tap(network, list(LAYERS)) as mine,
+        distill.Tap(teacher, list(LAYERS.values())) as theirs,
+    ):
+        network(x), teacher(x)
+    maps = [
+        (attention_map(mine[a].numpy()), attention_map(theirs[b].numpy()))
+        for a, b in LAYERS.items()
+    ]
+    return float(np.mean([np.square(a - b).sum(1).mean() for a, b in maps]))
+
+
+apart = {
+    n: distance_of_maps(found[0])
+    for n, found in (("without hints", students["teacher, T = 4"]), ("with hints", shown_by_hints))
+}
+x = data.test.x[:8]
+figure, axes = plt.subplots(4, 8, figsize=(9, 4.4))
+rows = {"image": x[:, 0]}
+for name, network, layer in (
+    ("teacher", teacher, "2"),
+    ("without", students["teacher, T = 4"][0], "2"),
+    ("with hints", shown_by_hints[0], "2"),
+):
+    with torch.no_grad(), distill.Tap(network, [layer]) as found:
+        network(x)
+    side = found[layer].shape[2]
+    rows[name] = attention_map(found[layer].numpy()).reshape(-1, side, side)
+for row, (name, pictures) in zip(axes, rows.items()):
+    for axis, picture in zip(row, pictures):
+        axis.imshow(picture, cmap="gray_r" if name == "image" else "viridis")
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    row[0].set_ylabel(name, fontsize=9)
+plt.show()
+claim(
+    "With hints the student looks more where the teacher looks",
+    apart["with hints"] < apart["without hints"],
+)
+claim(
+    "In accuracy the hints change less than 2.5 points",
+    abs(reached["and hints from inside"][0] - reached["teacher, T = 4"][0]) < 2.5,
+)
+Table(
+    ["", "distance of the maps", "test accuracy, %"],
+    [
+        ["answers only", f"{apart['without hints']:.3f}", mean_sd(*reached["teacher, T = 4"])],
+        [
+            "answers and hints",
+            f"{apart['with hints']:.3f}",
+            mean_sd(*reached["and hints from inside"]),
+        ],
+    ],
+    f"{len(SEEDS)} seeds",
+)
+
+# %% [markdown]
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["finding", "source", "paper", "here"],
+    [
+        [
+            "errors, hard labels to distilled",
+            "Hinton et al. 2015, section 3 (MNIST)",
+            "146 to 74",
+            f"{100 - hard[0]:.1f} to {100 - best:.1f} %",
+        ],
+        [
+            "a student of its own size",
+            "Furlanello et al. 2018 (born again)",
+            "better than its teacher",
+            f"{reached['itself, a generation before'][0] - hard[0]:+.1f} points",
+        ],
+        [
+            "mutual learning",
+            "Zhang et al. 2018, table 2 (CIFAR-100)",
+            "+1 to +3 points",
+            f"{mutual[0] - hard[0]:+.1f} points",
+        ],
+    ],
+    text_columns=2,
+)
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.distill_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# Your company has a good teacher, 500 labels, a million unlabelled pictures, and needs a network a tenth as large. Write the plan: which losses, which
+# temperatures to try, which controls, and what would make you give up distillation.
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Softened answers teach more than labels; the temperature decides how much, and T² keeps the balance.
+# - Answers need no labels: with few labels and many images distillation is worth most.
+# - A teacher must be right and a student large enough. Compare with hard labels, same steps, several seeds.
+#
+# **Do not use it** with a teacher you cannot trust on your data, nor in place of a student that is large enough.
+#
+# **Back:** [Lab 07 · Slim by design](07_slim_by_design.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+#
+# **References.** Hinton et al. 2015, *Distilling the knowledge in a neural network*, arXiv:1503.02531 · Romero et al. 2015, *FitNets*, arXiv:1412.6550 ·
+# Zagoruyko and Komodakis 2017, arXiv:1612.03928 · Zhang et al. 2018, *Deep mutual learning*, arXiv:1706.00384 · Furlanello et al. 2018, *Born-again
+# neural networks*, arXiv:1805.04770
