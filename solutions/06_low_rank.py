@@ -480,8 +480,10 @@ def split_convolution(weight, rank):
     """float32 [m, c, h, w], int -> thin [rank, c, h, w] and mix [m, rank, 1, 1]."""
     ### BEGIN SOLUTION
     outputs = len(weight)
-    first, second = svd_factors(weight.reshape(outputs, -1), rank)
-    return first.reshape(rank, *weight.shape[1:]), second.reshape(outputs, rank, 1, 1)
+    u, s, vt = np.linalg.svd(weight.reshape(outputs, -1), full_matrices=False)
+    half = np.sqrt(s[:rank])
+    thin = (half[:, None] * vt[:rank]).reshape(rank, *weight.shape[1:])
+    return thin, (u[:, :rank] * half).reshape(outputs, rank, 1, 1)
     ### END SOLUTION
 
 

@@ -181,8 +181,9 @@ check(distillation_loss, "distill.distillation_loss")
 def soft_gradient(student, teacher, temperature):
     """float32 [n, classes] twice, a number -> float32 [n, classes]."""
     ### BEGIN SOLUTION
-    difference = soft_targets(student, temperature) - soft_targets(teacher, temperature)
-    return np.float32(temperature) * difference / len(student)
+    rows = torch.from_numpy(student), torch.from_numpy(teacher)
+    mine, theirs = (torch.softmax(z / temperature, 1).numpy() for z in rows)
+    return np.float32(temperature) * (mine - theirs) / len(student)
     ### END SOLUTION
 
 
