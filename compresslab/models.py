@@ -161,7 +161,9 @@ class SelfAttention(nn.Module):
         each = width // self.heads
         q, k, v = self.qkv(x).view(n, length, 3, self.heads, each).permute(2, 0, 3, 1, 4)
         scores = self.scores(q @ k.transpose(2, 3) / math.sqrt(each))
-        weights = scores.masked_fill(nothing[:, None, None], float("-inf")).softmax(3)
+        # The lowest finite number, not -inf: a row of nothing but padding must not become NaN.
+        lowest = torch.finfo(scores.dtype).min
+        weights = scores.masked_fill(nothing[:, None, None], lowest).softmax(3)
         return self.out((weights @ v).transpose(1, 2).reshape(n, length, width))
 
     def macs(self, output: torch.Tensor) -> int:
@@ -220,9 +222,12 @@ class Encoder(nn.Module):
     ) -> None:
         """Args: vocabulary, classes, tokens of a sequence, sizes (hidden: 4 * width), place as in Reader."""
         super().__init__()
+        if place is not None and not 0 <= place < length:
+            raise ValueError(f"place must be one of {length} tokens or None, got {place}")
         self.words = nn.Embedding(words, width, padding_idx=0)
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
-        nn.init.normal_(self.words.weight, std=0.02)
+        with torch.no_grad():
+            self.words.weight.mul_(0.02)
         hidden = hidden or 4 * width
         self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden) for _ in range(layers))
         self.read = Reader(place)
@@ -231,6 +236,8 @@ class Encoder(nn.Module):
 
     def embed(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens int64 [n, length] -> states [n, length, width], and where there is nothing [n, length]."""
+        if tokens.ndim != 2 or tokens.shape[1] != len(self.positions):
+            raise ValueError(f"tokens must be [n, {len(self.positions)}], got {list(tokens.shape)}")
         return self.words(tokens) + self.positions, tokens == 0
 
     def classify(self, x: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
@@ -246,7 +253,10 @@ class Encoder(nn.Module):
 
 
 class BiLSTM(nn.Module):
-    """Two recurrent layers, one from each end (Schuster and Paliwal 1997, on LSTM cells)."""
+    """Two recurrent layers, one from each end (Schuster and Paliwal 1997, on LSTM cells).
+
+    It reads padding like any other word (whose vector is 0).
+    """
 
     def __init__(
         self, words: int, classes: int, width: int = 48, hidden: int = 64, place: int | None = None

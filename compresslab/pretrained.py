@@ -42,19 +42,27 @@ def keyword_teacher(path: Path = KEYWORDS) -> Encoder:
     Raises:
         FileNotFoundError: if there is no such file, with the command that makes it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: make it by `compresslab checkpoint keywords`")
     model = keyword_encoder()
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     model.load_state_dict(state)
     return model.eval()
 
 
 def facts(path: Path = KEYWORDS) -> dict[str, object]:
-    """How the checkpoint came to be."""
-    with safe_open(path, "pt") as file:
+    """How the checkpoint came to be.
+
+    Raises:
+        FileNotFoundError: as in `keyword_teacher`.
+    """
+    with _opened(path) as file:
         return json.loads(file.metadata()["made"])
+
+
+def _opened(path: Path) -> safe_open:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: make it by `compresslab checkpoint keywords`")
+    return safe_open(path, "pt")
 
 
 def make_keyword_teacher(
@@ -70,6 +78,8 @@ def make_keyword_teacher(
     model = keyword_encoder()
     optimizer = torch.optim.AdamW(model.parameters(), 0.003, weight_decay=0.05)
     run = fit(model, data.train, epochs, 0.003, seed=seed, optimizer=optimizer, label="keywords")
+    # What is measured is what is kept: the rounded weights.
+    model.half().float()
     made = {
         "seed": seed,
         "epochs": epochs,
@@ -80,4 +90,5 @@ def make_keyword_teacher(
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().half().contiguous() for name, t in model.state_dict().items()}
     save_file(state, path, metadata={"made": json.dumps(made)})
+    path.chmod(0o644)
     return made

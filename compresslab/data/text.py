@@ -81,8 +81,13 @@ def vocabulary(
         counts: word and how often it occurs.
         size: words in all.
         first: words that must be there.
+
+    Raises:
+        ValueError: if not even the special words and those in `first` fit.
     """
     fixed = [*SPECIAL, *first]
+    if size < len(fixed):
+        raise ValueError(f"size must be at least {len(fixed)} for the fixed words, got {size}")
     known = set(fixed)
     order = sorted((-count, word) for word, count in counts if word not in known)
     return tuple([*fixed, *(word for _, word in order)][:size])

@@ -48,32 +48,40 @@ def soft_loss(
             that it is what "kl" becomes for large T and centred logits.
 
     Raises:
-        ValueError: for another distance or temperature, or shapes that differ.
+        ValueError: for another distance or temperature, no example, or shapes that differ.
     """
-    if student.shape != teacher.shape or student.ndim != 2:
+    if student.shape != teacher.shape or student.ndim != 2 or len(student) == 0:
         raise ValueError(
-            "student and teacher must both be [n, classes], "
+            "student and teacher must both be [n, classes] with n of 1 or more, "
             f"got {list(student.shape)} and {list(teacher.shape)}"
         )
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    _check_temperature("temperature", temperature)
     teacher = teacher.detach()
     if distance == "mse":
         return F.mse_loss(student, teacher) / 2
-    log_student = F.log_softmax(student / temperature, 1)
+    # At high temperatures the divergence is a small difference of large terms: float32 loses it.
+    log_student = F.log_softmax(student.double() / temperature, 1)
+    log_teacher = F.log_softmax(teacher.double() / temperature, 1)
     if distance == "kl":
-        log_teacher = F.log_softmax(teacher / temperature, 1)
         kl = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-        return temperature**2 * kl
+        return (temperature**2 * kl).to(student.dtype)
     if distance == "cross_entropy":
-        target = F.softmax(teacher / temperature, 1)
-        return -(temperature**2) * (target * log_student).sum(1).mean()
+        crossed = -(log_teacher.exp() * log_student).sum(1).mean()
+        return (temperature**2 * crossed).to(student.dtype)
     raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+
+
+def _check_temperature(name: str, temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"{name} must be above 0 and finite, got {temperature}")
 
 
 # ---- where the answers come from -----------------------------------------------------------------
 def cached(teacher: nn.Module, x: torch.Tensor) -> Answers:
-    """The teacher's logits, computed once for every example of the training set (offline)."""
+    """The teacher's logits, computed once for every example of the training set (offline).
+
+    `x` must be the images that are trained on, in their order: answers are found by the example's place.
+    """
     found = logits(teacher, x)
     return lambda batch: found[batch.index]
 
@@ -96,8 +104,8 @@ def falling(high: float = 8.0, low: float = 1.0) -> Schedule:
     Raises:
         ValueError: for temperatures that are not above 0.
     """
-    if not (high > 0 and low > 0):
-        raise ValueError(f"high and low must be above 0, got {high} and {low}")
+    _check_temperature("high", high)
+    _check_temperature("low", low)
     return lambda done: high * (low / high) ** done
 
 
@@ -118,20 +126,30 @@ class Distillation(Hook):
         """Args: from `cached` or `online`; the labels' share; T or a schedule of it; see `soft_loss`.
 
         Raises:
-            ValueError: for a share outside 0..1 or another distance.
+            ValueError: for a share outside 0..1, another distance, or a temperature that is not above 0.
         """
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in 0..1, got {alpha}")
         if distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
         self.answers, self.alpha, self.distance = answers, alpha, distance
-        self.schedule = temperature if callable(temperature) else lambda _done: temperature
-        self.done = 0.0
+        if not callable(temperature):
+            _check_temperature("temperature", temperature)
+        self.constant_or_schedule = temperature
+        self.done: float | None = None
 
     @property
     def temperature(self) -> float:
-        """T at this moment of the training."""
-        return self.schedule(self.done)
+        """T at this moment of the training.
+
+        Raises:
+            ValueError: for a schedule that was not told that training began.
+        """
+        if not callable(self.constant_or_schedule):
+            return self.constant_or_schedule
+        if self.done is None:
+            raise ValueError("hooks must have this loss, too, so that its temperature can change")
+        return self.constant_or_schedule(self.done)
 
     def before_training(self, run: Run) -> None:
         """Begin at the start of the schedule."""
@@ -161,7 +179,7 @@ def smoothed(smoothing: float = 0.1) -> Loss:
 
 # ---- students that teach each other --------------------------------------------------------------
 class Cohort(nn.Module):
-    """Several students as one module: logits [n, students, classes]."""
+    """Several students as one module: logits [n, students, classes]. Evaluate `students[i]`, not this."""
 
     def __init__(self, students: Sequence[nn.Module]) -> None:
         """Args: at least two networks with the same classes."""
@@ -217,7 +235,10 @@ def layer_map(student: int, teacher: int, kind: str = "uniform") -> list[int]:
 
 
 def attention_map(features: torch.Tensor) -> torch.Tensor:
-    """Where a layer looks: the mean square over channels at every position, of length 1: [n, positions]."""
+    """Where a layer looks: the mean square over channels at every position, of length 1: [n, positions].
+
+    Where there is nothing at all (every feature 0) the map is 0.
+    """
     energy = features.square().mean(1).flatten(1)
     return F.normalize(energy, dim=1)
 
@@ -241,9 +262,10 @@ FEATURES = {"mse": _states, "cosine": _cosine, "attention": _attention}
 class Hints(Hook):
     """Distillation plus what chosen layers of both networks have inside.
 
-    The student's features [n, c, ...] are brought to the teacher's width by a learned 1x1 projection where
-    the widths differ (not for "attention", which has no channels). Pass it as `loss` and among the
-    `hooks`: the projections join the optimizer there, and are left behind after training.
+    Features are [n, c], [n, c, h, w], or states of tokens [n, length, c]. The student's are brought to the
+    teacher's width by a learned 1x1 projection where the widths differ (not for "attention", which has no
+    channels). Pass it as `loss` and among the `hooks`: the projections join the optimizer there, and are left
+    behind after training.
     """
 
     def __init__(
@@ -262,9 +284,9 @@ class Hints(Hook):
         self.projections: dict[str, nn.Module] = {}
 
     def before_training(self, run: Run) -> None:
-        """Find out the widths, and train what brings the student's to the teacher's."""
+        """Begin with new projections; each joins the optimizer when its widths are first seen."""
         self.distillation.before_training(run)
-        self.run = run
+        self.run, self.projections = run, {}
 
     def after_step(self, run: Run) -> None:
         """Move along the temperature's schedule."""
@@ -278,8 +300,9 @@ class Hints(Hook):
             self.teacher(batch.x)
         distance = FEATURES[self.kind]
         for student, teacher in self.layers.items():
-            projected = self._projected(student, mine[student], theirs[teacher])
-            loss = loss + self.weight * distance(projected, theirs[teacher])
+            target = _channels_first(theirs[teacher])
+            projected = self._projected(student, _channels_first(mine[student]), target)
+            loss = loss + self.weight * distance(projected, target)
         return loss
 
     def _projected(self, name: str, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -297,6 +320,11 @@ class Hints(Hook):
             self.run.optimizer.add_param_group({**group, "params": list(layer.parameters())})
         flat = self.projections[name](mine.flatten(2) if mine.ndim > 2 else mine[:, :, None])
         return flat.reshape(len(mine), theirs.shape[1], *mine.shape[2:])
+
+
+def _channels_first(features: torch.Tensor) -> torch.Tensor:
+    """States of tokens [n, length, c] as [n, c, length]; images as they are."""
+    return features.transpose(1, 2) if features.ndim == 3 else features
 
 
 class Tap:

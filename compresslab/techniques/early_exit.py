@@ -3,7 +3,7 @@
     uncertainty(p) = - sum p log p / log(classes)          entropy between 0 (sure) and 1 (knows nothing)
     an example leaves at the first exit whose uncertainty is below `speed`
 
-FastBERT (Liu et al. 2020, https://arxiv.org/abs/2004.02178, equations 4, 5): a trained backbone is frozen, a
+FastBERT (Liu et al. 2020, https://arxiv.org/abs/2004.02178, section 3): a trained backbone is frozen, a
 small classifier is put behind every layer but the last, and each of them learns to answer what the last one
 answers (self-distillation: no labels). One network then serves every speed.
 
@@ -11,13 +11,13 @@ answers (self-distillation: no labels). One network then serves every speed.
 counted. Written for `models.Encoder`; the exits' features are what its own head reads.
 
 Left out: FastBERT's attention inside each classifier (ours has one hidden layer), training exits and backbone
-together.
+together. Its divergence is KL(exit || last); ours is KL(last || exit), as in all of the course.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from compresslab.models import Encoder
@@ -35,9 +35,8 @@ def uncertainty(logits: torch.Tensor) -> torch.Tensor:
         raise ValueError(
             f"logits must be [n, classes] with 2 classes or more, got {list(logits.shape)}"
         )
-    log_p = F.log_softmax(logits, 1)
-    entropy = -(log_p.exp() * log_p).sum(1)
-    return entropy / torch.log(torch.tensor(float(logits.shape[1])))
+    entropy = torch.special.entr(logits.softmax(1)).sum(1)
+    return entropy / math.log(logits.shape[1])
 
 
 class Exit(nn.Sequential):
@@ -65,8 +64,14 @@ class EarlyExit(nn.Module):
     """
 
     def __init__(self, backbone: Encoder, hidden: int = 64) -> None:
-        """Args: a trained encoder, which is frozen; the exits' hidden width."""
+        """Args: a trained encoder, which is frozen; the exits' hidden width.
+
+        Raises:
+            ValueError: for an encoder of a single layer, which has nowhere to leave early.
+        """
         super().__init__()
+        if len(backbone.layers) < 2:
+            raise ValueError(f"backbone must have 2 layers or more, got {len(backbone.layers)}")
         self.backbone = backbone.requires_grad_(False)
         width, classes = backbone.head.in_features, backbone.head.out_features
         count = len(backbone.layers) - 1
@@ -100,14 +105,15 @@ class EarlyExit(nn.Module):
         if not speed >= 0:
             raise ValueError(f"speed must be 0 or more, got {speed}")
         n, last = len(tokens), len(self.exits)
-        logits = torch.empty(n, self.backbone.head.out_features)
-        layers = torch.full((n,), last + 1)
-        waiting = torch.arange(n)
+        head = self.backbone.head.weight
+        logits = head.new_empty(n, self.backbone.head.out_features)
+        layers = torch.full((n,), last + 1, device=head.device)
+        waiting = torch.arange(n, device=head.device)
         x, nothing = self.backbone.embed(tokens)
         for index, layer in enumerate(self.backbone.layers):
             x = layer(x, nothing)
             found = self._leave(index, x, nothing)
-            done = torch.ones(len(x), dtype=torch.bool)
+            done = torch.ones(len(x), dtype=torch.bool, device=head.device)
             if index < last:
                 done = uncertainty(found) < speed
             logits[waiting[done]], layers[waiting[done]] = found[done], index + 1
@@ -118,7 +124,7 @@ class EarlyExit(nn.Module):
 
 
 def self_distillation(model: EarlyExit, batch: Batch) -> torch.Tensor:
-    """A loss for `fit`: every exit's distance to the last one's answer, at temperature 1 (equation 7)."""
+    """A loss for `fit`: every exit's distance to the last one's answer, at temperature 1."""
     answers = model(batch.x)
     last = answers[:, -1]
     return sum(soft_loss(answers[:, i], last, 1.0) for i in range(answers.shape[1] - 1))

@@ -13,14 +13,14 @@ A float teacher may help (quantization-aware distillation): `toward_teacher` mix
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from compresslab.data import Examples
+from compresslab.techniques.distill import Distillation, cached
 from compresslab.techniques.ptq import calibrate, prepare
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.techniques.ste import quantize_gradient
-from compresslab.training import Batch, Loss, fit, logits
+from compresslab.training import Loss, fit
 
 
 def tune(
@@ -68,16 +68,7 @@ def toward_teacher(
         temperature: T.
         weight: a.
     """
-    targets = F.softmax(logits(teacher, data.x) / temperature, dim=1)
-
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-        output = model(batch.x)
-        soft = F.log_softmax(output / temperature, dim=1)
-        divergence = F.kl_div(soft, targets[batch.index], reduction="batchmean")
-        hard = F.cross_entropy(output, batch.y)
-        return (1 - weight) * hard + weight * temperature**2 * divergence
-
-    return loss
+    return Distillation(cached(teacher, data.x), 1 - weight, temperature)
 
 
 def with_quantized_gradients(model: nn.Module, bits: int, stochastic: bool = True) -> nn.Module:

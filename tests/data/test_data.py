@@ -68,7 +68,10 @@ def test_glyphs_need_no_place_to_write(folder, monkeypatch):
 @pytest.mark.parametrize(
     "arguments,words",
     [
-        ({"name": "letters"}, "name must be one of glyphs, digits, mnist, cifar10, got 'letters'"),
+        (
+            {"name": "letters"},
+            "name must be one of glyphs, lowercase, digits, mnist, cifar10, got 'letters'",
+        ),
         ({"size": 20}, "size must be 16 or 28 for glyphs, got 20"),
         ({"size": 3}, "size must be 4 to 64"),
         ({"train_size": 0}, "train_size must be at least 1, got 0"),
@@ -294,3 +297,16 @@ def test_the_real_cifar10_has_a_thousand_test_images_a_class(monkeypatch):
     data = load("cifar10")
     assert torch.bincount(data.test.y).tolist() == [1000] * 10
     assert data.classes[3] == "cat"
+
+
+def test_lower_case_is_drawn_like_capitals_and_is_another_alphabet(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPRESSLAB_CACHE", str(tmp_path))
+    small, capitals = (load(name, train_size=52) for name in ("lowercase", "glyphs"))
+    assert "".join(small.classes) == "".join(capitals.classes).lower()
+    assert small.train.x.shape == capitals.train.x.shape
+    assert torch.equal(small.train.y, capitals.train.y), (
+        "the same letters under the same distortions"
+    )
+    assert not torch.equal(small.train.x, capitals.train.x)
+    assert torch.equal(load("lowercase", train_size=52).test.x, small.test.x), "from the cache"
+    assert len(list(tmp_path.glob("*.npz"))) == 2

@@ -41,6 +41,19 @@ def test_keywords_in_strings_and_comments_are_not_found():
     assert tokens.count("<number>") == 2
 
 
+@pytest.mark.parametrize(
+    "source,expected",
+    [
+        ("1if a else 2", ["<number>", "if", "a", "else", "<number>"]),
+        (r'"""a \""" for b""" if c', ["<string>", "if", "c"]),
+        ("x = .5e-3 + 0xFFor y", ["x", "=", "<number>", "+", "<number>", "or", "y"]),
+        ("a.b(1.5).real", ["a", ".", "b", "(", "<number>", ")", ".", "real"]),
+    ],
+)
+def test_what_is_hard_to_cut(source, expected):
+    assert k.tokens_of(source) == expected
+
+
 def test_lines_know_their_depth():
     tokens = k.tokens_of("if a:\n    b\n\n\n\tc\nd")
     assert [t for t in tokens if t.startswith("<line")] == ["<line 1>", "<line 1>", "<line 0>"]
@@ -104,6 +117,8 @@ def test_text_is_readable_again(data):
 def test_a_vocabulary_is_sorted_by_frequency_then_alphabet():
     words = vocabulary([("b", 2), ("a", 2), ("c", 9), ("must", 0)], 7, ("must",))
     assert words == (*SPECIAL, "must", "c", "a", "b")
+    with pytest.raises(ValueError, match="size must be at least 4"):
+        vocabulary([], 3, ("must",))
 
 
 @pytest.mark.parametrize(

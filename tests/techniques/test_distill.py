@@ -11,6 +11,7 @@ from torch import nn
 
 from compresslab import models
 from compresslab.data import load
+from compresslab.data.text import Sequences
 from compresslab.techniques import distill as d
 from compresslab.training import Batch, evaluate, fit, logits, seed_everything
 
@@ -167,6 +168,11 @@ def test_mutual_learners_pull_at_each_other_and_not_at_themselves():
         + d.soft_loss(two, one, 2.0)
     )
     assert torch.allclose(loss, expected)
+    loss.backward()
+    for student, other, mine in ((cohort.students[0], two, one), (cohort.students[1], one, two)):
+        alone = mine.clone().requires_grad_()
+        (F.cross_entropy(alone, b.y) + d.soft_loss(alone, other, 2.0)).backward()
+        assert torch.allclose(student.answer.grad, alone.grad, atol=1e-6)
 
 
 class _Says(nn.Module):
@@ -225,6 +231,70 @@ def test_hints_bring_the_features_together(kind):
     assert distance(5.0) < distance(1e-6)
 
 
+@pytest.mark.parametrize("kind", d.FEATURES)
+def test_hints_reach_the_student(kind):
+    """Without labels and answers, and with equal widths, only the hint can bring the features together."""
+    data = load("digits")
+    teacher, student = conv((8, 16)), conv((8, 16), 1)
+    fit(teacher, data.train, 2, 0.2, progress=False)
+    x = data.train.x[:200]
+
+    def apart():
+        with torch.no_grad(), d.Tap(student, ["2"]) as mine, d.Tap(teacher, ["2"]) as theirs:
+            student.eval()(x), teacher(x)
+            return float(d.FEATURES[kind](mine["2"], theirs["2"]))
+
+    class Nothing(d.Distillation):
+        def of_logits(self, student, batch):
+            return 0.0 * student.sum()
+
+    hints = d.Hints(teacher, {"2": "2"}, Nothing(None), kind)
+    before = apart()
+    fit(student, data.train, 4, 0.1, loss=hints, hooks=[hints], progress=False)
+    assert apart() < 0.8 * before
+
+
+def test_hints_can_be_used_for_a_second_student():
+    data = load("digits")
+    teacher = conv((8, 16))
+    hints = d.Hints(teacher, {"2": "2"}, d.Distillation(d.cached(teacher, data.train.x)))
+    for widths in ((4, 8), (4, 6)):
+        student = conv(widths)
+        fit(student, data.train, 0.5, 0.1, loss=hints, hooks=[hints], progress=False)
+        held = [p for g in hints.run.optimizer.param_groups for p in g["params"]]
+        assert any(p is hints.projections["2"].weight for p in held)
+
+
+def test_states_of_tokens_are_compared_along_their_width():
+    seed_everything(0)
+    teacher = models.Encoder(20, 3, 6, width=16, layers=1, heads=2)
+    student = models.Encoder(20, 3, 6, width=8, layers=1, heads=2)
+    tokens = torch.randint(1, 20, (12, 6))
+    data = Sequences(tokens, torch.zeros(12, dtype=torch.int64))
+    soft = d.Distillation(d.cached(teacher, tokens))
+    for kind in d.FEATURES:
+        hints = d.Hints(teacher, {"layers.0": "layers.0"}, soft, kind)
+        fit(student, data, 1, 0.01, loss=hints, hooks=[hints], progress=False)
+        if kind != "attention":
+            assert hints.projections["layers.0"].weight.shape == (16, 8, 1)
+
+
+def test_a_schedule_that_nobody_moves_is_refused():
+    data, teacher = load("digits"), small()
+    loss = d.Distillation(d.cached(teacher, data.train.x), temperature=d.falling(8, 1))
+    with pytest.raises(ValueError, match="hooks must have this loss"):
+        fit(small(1), data.train, 1, 0.1, loss=loss, progress=False)
+
+
+@pytest.mark.parametrize("temperature", [1e3, 1e5, 1e7])
+def test_very_high_temperatures_lose_no_digits(temperature):
+    student, teacher = pair()
+    exact = d.soft_loss(student.double(), teacher.double(), 1e3)
+    assert float(d.soft_loss(student, teacher, temperature)) == pytest.approx(
+        float(exact), rel=5e-3
+    )
+
+
 def test_a_tap_closes_again():
     model = small()
     with d.Tap(model, ["1"]) as found:
@@ -244,7 +314,11 @@ def test_a_tap_closes_again():
         (lambda: d.soft_loss(*pair(), 1.0, "l1"), "distance must be one of"),
         (lambda: d.Distillation(None, alpha=1.5), "alpha must lie in"),
         (lambda: d.Distillation(None, distance="l1"), "distance must be one of"),
-        (lambda: d.falling(0, 1), "high and low must be above 0"),
+        (lambda: d.soft_loss(*pair(), math.inf), "temperature must be above 0 and finite"),
+        (lambda: d.soft_loss(torch.zeros(0, 3), torch.zeros(0, 3)), "n of 1 or more"),
+        (lambda: d.Distillation(None, temperature=-1), "temperature must be above 0"),
+        (lambda: d.falling(0, 1), "high must be above 0"),
+        (lambda: d.falling(1, math.inf), "low must be above 0 and finite"),
         (lambda: d.layer_map(5, 4), "student must be 1 to 4 layers"),
         (lambda: d.layer_map(2, 4, "middle"), "kind must be one of"),
         (lambda: d.Cohort([small()]), "students must be at least 2"),

@@ -31,6 +31,7 @@ def test_uncertainty_is_entropy_over_its_maximum():
     expected = (0.5 * math.log(2) + 0.5 * math.log(4)) / math.log(3)
     assert float(e.uncertainty(p.log())) == pytest.approx(expected, rel=1e-5)
     assert torch.isfinite(e.uncertainty(torch.tensor([[1e4, -1e4]]))).all()
+    assert float(e.uncertainty(torch.tensor([[1.0, -math.inf]]))) == 0
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.3, 0.9, 0.97, 2.0])
@@ -60,7 +61,7 @@ def test_later_layers_see_only_who_is_left():
     sizes = []
     for layer in model.backbone.layers:
         layer.register_forward_pre_hook(lambda _m, inputs: sizes.append(len(inputs[0])))
-    speed = float(e.uncertainty(model(tokens())[:, 0]).median())
+    speed = float(e.uncertainty(model(tokens()).detach()[:, 0]).median())
     sizes.clear()
     answer = model.answer(tokens(), speed)
     counts = [int((answer.layers > k).sum()) for k in range(3)]
@@ -77,6 +78,9 @@ def test_one_sequence_and_none():
     assert model.answer(tokens(0), 0.5).logits.shape == (0, CLASSES)
     with pytest.raises(ValueError, match="speed must be 0 or more"):
         model.answer(tokens(), math.nan)
+    assert model.double().answer(tokens(3), 0.5).logits.dtype == torch.float64
+    with pytest.raises(ValueError, match="2 layers or more"):
+        e.EarlyExit(backbone(1))
     with pytest.raises(ValueError, match="2 classes or more"):
         e.uncertainty(torch.zeros(3, 1))
 
@@ -124,6 +128,16 @@ def test_padding_changes_nothing(place):
     before = model(x)
     model.positions.data[5:] += 10
     assert torch.allclose(model(x), before, atol=1e-5)
+
+
+def test_a_row_of_nothing_is_no_nan_and_other_lengths_are_refused():
+    model = backbone()
+    assert torch.isfinite(model(torch.zeros(2, LENGTH, dtype=torch.int64))).all()
+    assert (model.words.weight[0] == 0).all()
+    with pytest.raises(ValueError, match=rf"tokens must be \[n, {LENGTH}\], got \[3, 1\]"):
+        model(tokens(3)[:, :1])
+    with pytest.raises(ValueError, match="place must be one of 6 tokens"):
+        models.Encoder(WORDS, CLASSES, LENGTH, place=9)
 
 
 def test_macs_of_the_encoder_are_the_formula():

@@ -59,6 +59,16 @@ SOFT_TARGETS = Exercise(
             "The temperature is not used.",
         ),
         Mistake(
+            "one maximum for all",
+            lambda z, t: _overflowing(z / f32(t), (z / f32(t)).max()),
+            "Each row has its own maximum: behind that of another row nothing may be left but zeros.",
+        ),
+        Mistake(
+            "one sum for all",
+            lambda z, t: _summed_over_all(z / f32(t)),
+            "Every row adds up to 1, not all of them together.",
+        ),
+        Mistake(
             "over the examples",
             lambda z, t: _softmax(z / f32(t), axis=0),
             "Each row is one example, whose classes add up to 1. You added up over the examples.",
@@ -66,7 +76,9 @@ SOFT_TARGETS = Exercise(
         Mistake(
             "overflow",
             lambda z, t: _overflowing(z / f32(t)),
-            "exp of a large number is infinite. Take the row's maximum off first: the result is the same.",
+            "exp of a large number is infinite. Take off each row's own maximum of what you exponentiate: "
+            "the result is the same.",
+            also=(lambda z, t: _overflowing(z / f32(t), z.max(1, keepdims=True)),),
         ),
         Mistake(
             "powers of the probabilities, not divided again",
@@ -77,10 +89,15 @@ SOFT_TARGETS = Exercise(
 )
 
 
-def _overflowing(z):
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        e = np.exp(z)
+def _overflowing(z, off=0):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        e = np.exp(z - off)
         return e / e.sum(1, keepdims=True)
+
+
+def _summed_over_all(z):
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum()
 
 
 # ---- the loss --------------------------------------------------------------------------------------
@@ -108,6 +125,10 @@ def _loss_cases(generator: np.random.Generator) -> list[Case]:
             "the student answers like the teacher", (same, same.copy(), np.array([0, 2]), 0.5, 2.0)
         ),
         case("both", 3, 5, 0.3, 3.0),
+        Case(
+            "very large logits",
+            (f32([[900.0, -800.0, 0.0]]), f32([[-850.0, 800.0, 1.0]]), np.array([1]), 0.5, 2.0),
+        ),
         case("a larger batch", 8, 4, 0.1, 2.0),
     ]
 
@@ -139,6 +160,17 @@ def _teacher_at_one(s, t, y, alpha, temp):
     hard, log_q, _ = _parts(s, t, y, temp)
     _, _, log_p = _parts(s, t, y, 1.0)
     return float(alpha * hard + (1 - alpha) * temp**2 * _kl(log_q, log_p))
+
+
+def _student_at_one(s, t, y, alpha, temp):
+    hard, log_q, _ = _parts(s, t, y, 1.0)
+    _, _, log_p = _parts(s, t, y, temp)
+    return float(alpha * hard + (1 - alpha) * temp**2 * _kl(log_q, log_p))
+
+
+def _hard_at_t(s, t, y, alpha, temp):
+    hard, _, _ = _parts(s / f32(temp), t, y, 1.0)
+    return float(alpha * hard + _loss(s, t, y, 0.0, temp, _kl) * (1 - alpha))
 
 
 DISTILLATION_LOSS = Exercise(
@@ -181,6 +213,28 @@ DISTILLATION_LOSS = Exercise(
             "A sum over classes, and a *mean* over examples.",
         ),
         Mistake(
+            "labels compared at T",
+            _hard_at_t,
+            "Only the teacher's part is softened. Labels are compared with the answer at temperature 1.",
+        ),
+        Mistake(
+            "T² over everything",
+            lambda s, t, y, alpha, temp: temp**2 * _loss(s, t, y, alpha, temp, _kl, lambda _: 1.0),
+            "T² belongs to the soft part alone: the labels' gradient does not shrink.",
+        ),
+        Mistake(
+            "alpha forgotten at the labels",
+            lambda s, t, y, alpha, temp: float(
+                _parts(s, t, y, temp)[0] + _loss(s, t, y, 0.0, temp, _kl) * (1 - alpha)
+            ),
+            "The labels' part is weighed with alpha.",
+        ),
+        Mistake(
+            "the student not softened",
+            _student_at_one,
+            "Both answers are softened with the same temperature.",
+        ),
+        Mistake(
             "the teacher not softened",
             _teacher_at_one,
             "Both answers are softened with the same temperature.",
@@ -213,11 +267,17 @@ def _gradient_cases(generator: np.random.Generator) -> list[Case]:
         case("a batch", 4, 3, 2.0),
         case("hot", 2, 5, 20.0),
         case("cold", 2, 4, 0.5),
+        Case("very large logits", (f32([[900.0, -800.0]]), f32([[-850.0, 800.0]]), 2.0)),
     ]
 
 
 def _gap(s, t, temp):
     return soft_targets(s, temp) - soft_targets(t, temp)
+
+
+def _limit(s, t):
+    centred = (s - s.mean(1, keepdims=True)) - (t - t.mean(1, keepdims=True))
+    return centred / f32(s.size)
 
 
 SOFT_GRADIENT = Exercise(
@@ -254,6 +314,17 @@ SOFT_GRADIENT = Exercise(
             "not a mean over the batch",
             lambda s, t, temp: f32(temp) * _gap(s, t, temp),
             "The loss is a mean over the examples: so is its gradient.",
+        ),
+        Mistake(
+            "a mean over the classes, too",
+            lambda s, t, temp: f32(temp) * _gap(s, t, temp) / s.size,
+            "The divergence is a sum over classes: divide by the number of examples only.",
+        ),
+        Mistake(
+            "the limit for high temperatures",
+            lambda s, t, temp: _limit(s, t),
+            "Matching logits is what becomes of it when T is very large. At any T it is the difference "
+            "of the softened answers.",
         ),
         Mistake(
             "at temperature 1",
@@ -310,11 +381,18 @@ FALLING_TEMPERATURE = Exercise(
             lambda i, n, high, low: max(low, high * (low / high) ** i),
             "That is there after one step. The whole training takes it from high to low: the exponent is the "
             "share of the steps that are done.",
+            also=(lambda i, n, high, low: high * (low / high) ** i,),
         ),
         Mistake(
             "one step short",
             lambda i, n, high, low: high * (low / high) ** (i / (n + 1)),
             "At step `steps` the temperature is `low`.",
+        ),
+        Mistake(
+            "one step early",
+            lambda i, n, high, low: high * (low / high) ** (i / (n - 1)),
+            "`low` is reached at step `steps`, not one step before.",
+            also=(lambda i, n, high, low: high * (low / high) ** ((i + 1) / n),),
         ),
     ),
 )
@@ -375,6 +453,29 @@ ATTENTION_MAP = Exercise(
                 / np.square(x).mean(1).reshape(len(x), -1).sum(1, keepdims=True)
             ),
             "Length 1 means that the *squares* add up to 1.",
+        ),
+        Mistake(
+            "the square of the mean",
+            lambda x: _normal(np.square(x.mean(1)).reshape(len(x), -1)),
+            "First the squares, then the mean: channels of opposite sign must not cancel.",
+        ),
+        Mistake(
+            "the root of the mean square",
+            lambda x: _normal(np.sqrt(np.square(x).mean(1)).reshape(len(x), -1)),
+            "The map is made of mean squares, without a root.",
+        ),
+        Mistake(
+            "the strongest channel",
+            lambda x: _normal(np.square(x).max(1).reshape(len(x), -1)),
+            "The mean over the channels, not their maximum.",
+        ),
+        Mistake(
+            "divided by the largest",
+            lambda x: (
+                np.square(x).mean(1).reshape(len(x), -1)
+                / np.square(x).mean(1).reshape(len(x), -1).max(1, keepdims=True)
+            ),
+            "Length 1 means that the *squares* add up to 1, not that the largest value is 1.",
         ),
         Mistake(
             "over positions instead of channels",
