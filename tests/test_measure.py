@@ -135,3 +135,27 @@ def test_a_measurement_has_mean_and_sd_over_seeds():
     assert alone.bops == alone.macs * 32 * 32
     with pytest.raises(ValueError, match="at least one"):
         measure.measure("none", [], data.shape)
+
+
+def test_a_race_of_networks_is_on_one_thread_and_leaves_everything_as_it_was():
+    from compresslab.measure import race_networks
+
+    class Slow(torch.nn.Module):
+        def forward(self, x):
+            assert torch.get_num_threads() == 1
+            assert not self.training
+            for _ in range(200):
+                x = x * 1.0
+            return x
+
+    threads = torch.get_num_threads()
+    frozen = torch.nn.BatchNorm1d(4).eval()
+    networks = {"slow": Slow().train(), "quick": torch.nn.Sequential(frozen).train(False)}
+    networks["quick"].training = True
+    seconds = race_networks(networks, torch.rand(3, 4), rounds=5)
+    assert set(seconds) == {"slow", "quick"}
+    assert all(value > 0 for value in seconds.values())
+    assert torch.get_num_threads() == threads
+    assert networks["slow"].training
+    assert networks["quick"].training
+    assert not frozen.training

@@ -1,6 +1,7 @@
 """What a data set is to the rest of the course: three sets of images and labels, in memory."""
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Images `x`, float32 [n, channels, height, width] in 0..1, and labels `y`, int64 [n].
+class Labelled:
+    """Inputs `x` [n, ...] and labels `y`, int64 [n]; what an input is, a subclass says.
 
     Raises:
         ValueError: if shapes or dtypes are others.
@@ -19,22 +20,32 @@ class Examples:
     y: torch.Tensor
 
     def __post_init__(self) -> None:
-        """Refuse images and labels that do not belong together."""
-        if self.x.dtype != torch.float32 or self.x.ndim != 4:
-            raise ValueError(f"x must be float32 [n, c, h, w], got {self.x.dtype} {self.x.ndim}-d")
+        """Refuse inputs and labels that do not belong together."""
+        self._check_inputs()
         if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
             raise ValueError(
                 f"y must be int64 of shape [{len(self.x)}], got {self.y.dtype} "
                 f"of shape {list(self.y.shape)}"
             )
 
+    def _check_inputs(self) -> None:
+        raise TypeError(f"{type(self).__name__} does not say what an input is")
+
     def __len__(self) -> int:
         """How many examples."""
         return len(self.x)
 
-    def first(self, count: int) -> "Examples":
+    def first(self, count: int) -> Self:
         """The first `count` examples."""
-        return Examples(self.x[:count], self.y[:count])
+        return type(self)(self.x[:count], self.y[:count])
+
+
+class Examples(Labelled):
+    """Images `x`, float32 [n, channels, height, width] in 0..1, and their labels."""
+
+    def _check_inputs(self) -> None:
+        if self.x.dtype != torch.float32 or self.x.ndim != 4:
+            raise ValueError(f"x must be float32 [n, c, h, w], got {self.x.dtype} {self.x.ndim}-d")
 
 
 @dataclass(frozen=True)

@@ -9,38 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
+from compresslab.data.split import Labelled
+
 PADDING, UNKNOWN, MASK = "<nothing>", "<unknown>", "<mask>"
 SPECIAL = (PADDING, UNKNOWN, MASK)
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Tokens `x`, int64 [n, length], and labels `y`, int64 [n].
+class Sequences(Labelled):
+    """Tokens `x`, int64 [n, length], and the labels of the sequences."""
 
-    Raises:
-        ValueError: if shapes or dtypes are others.
-    """
-
-    x: torch.Tensor
-    y: torch.Tensor
-
-    def __post_init__(self) -> None:
-        """Refuse tokens and labels that do not belong together."""
+    def _check_inputs(self) -> None:
         if self.x.dtype != torch.int64 or self.x.ndim != 2:
             raise ValueError(f"x must be int64 [n, length], got {self.x.dtype} {self.x.ndim}-d")
-        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
-            raise ValueError(
-                f"y must be int64 of shape [{len(self.x)}], got {self.y.dtype} "
-                f"of shape {list(self.y.shape)}"
-            )
-
-    def __len__(self) -> int:
-        """How many sequences."""
-        return len(self.x)
-
-    def first(self, count: int) -> "Sequences":
-        """The first `count` sequences."""
-        return Sequences(self.x[:count], self.y[:count])
 
 
 @dataclass(frozen=True)
