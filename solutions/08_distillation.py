@@ -710,7 +710,7 @@ Table(
 #
 # **Do not use it** with a teacher you cannot trust on your data, nor in place of a student that is large enough.
 #
-# **Back:** [Lab 07 · Slim by design](07_slim_by_design.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+# **Back:** [Lab 07 · Slim by design](07_slim_by_design.ipynb) · **Next:** [Lab 09 · Distilling transformers](09_distilling_transformers.ipynb)
 #
 # **References.** Hinton et al. 2015, *Distilling the knowledge in a neural network*, arXiv:1503.02531 · Romero et al. 2015, *FitNets*, arXiv:1412.6550 ·
 # Zagoruyko and Komodakis 2017, arXiv:1612.03928 · Zhang et al. 2018, *Deep mutual learning*, arXiv:1706.00384 · Furlanello et al. 2018, *Born-again

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compresslab"
 LAYERS = [
-    *("kernels", "numerics", "data", "models", "training", "pretrained", "techniques", "runtime"),
-    *("measure", "report", "advisor", "classroom", "cli"),
+    *("kernels", "numerics", "data", "models", "training", "pretrained", "published"),
+    *("techniques", "runtime", "measure", "report", "advisor", "classroom", "cli"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

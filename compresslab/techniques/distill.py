@@ -272,38 +272,74 @@ class Hints(Hook):
         self,
         teacher: nn.Module,
         layers: Mapping[str, str],
-        distillation: Distillation,
+        distillation: Distillation | None,
         kind: str = "mse",
         weight: float = 1.0,
+        keep: Callable[[Batch], torch.Tensor] | None = None,
+        cached_on: torch.Tensor | None = None,
     ) -> None:
-        """Args: the teacher, student layer -> teacher layer, the loss on logits, the distance, its weight."""
+        """What to compare, and how.
+
+        Args:
+            teacher: the network whose features are copied.
+            layers: student layer -> teacher layer, dotted names.
+            distillation: the loss on logits; None compares features alone (a first stage of training).
+            kind: "mse", "cosine" or "attention".
+            weight: of the features' distance; the layers' distances are added up.
+            keep: for tokens: from a batch to bool [n, length], where tokens are looked at (no padding). Of
+                features [n, c, length, length], such as attention scores, pairs of kept tokens count.
+            cached_on: the inputs trained on, in their order: the teacher's features for all of them are
+                computed once and held in memory; None asks the teacher for every batch.
+
+        Raises:
+            ValueError: for another kind, or `keep` with "attention", whose maps are of whole images.
+        """
         if kind not in FEATURES:
             raise ValueError(f"kind must be one of {', '.join(FEATURES)}, got {kind!r}")
+        if keep is not None and kind == "attention":
+            raise ValueError("keep must be None for kind 'attention', which compares whole maps")
         self.teacher, self.layers = teacher.eval(), dict(layers)
-        self.distillation, self.kind, self.weight = distillation, kind, weight
+        self.distillation, self.kind, self.weight, self.keep = distillation, kind, weight, keep
         self.projections: dict[str, nn.Module] = {}
+        self.cache = None if cached_on is None else self._of_teacher(cached_on)
 
     def before_training(self, run: Run) -> None:
         """Begin with new projections; each joins the optimizer when its widths are first seen."""
-        self.distillation.before_training(run)
+        if self.distillation:
+            self.distillation.before_training(run)
         self.run, self.projections = run, {}
 
     def after_step(self, run: Run) -> None:
         """Move along the temperature's schedule."""
-        self.distillation.after_step(run)
+        if self.distillation:
+            self.distillation.after_step(run)
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss of one batch."""
         with Tap(model, self.layers) as mine:
-            loss = self.distillation.of_logits(model(batch.x), batch)
-        with torch.no_grad(), Tap(self.teacher, self.layers.values()) as theirs:
-            self.teacher(batch.x)
+            answers = model(batch.x)
+        loss = self.distillation.of_logits(answers, batch) if self.distillation else 0.0
+        if self.cache is None:
+            theirs = self._of_teacher(batch.x)
+        else:
+            theirs = {name: features[batch.index] for name, features in self.cache.items()}
         distance = FEATURES[self.kind]
         for student, teacher in self.layers.items():
             target = _channels_first(theirs[teacher])
             projected = self._projected(student, _channels_first(mine[student]), target)
+            if self.keep is not None:
+                projected, target = (kept(f, self.keep(batch)) for f in (projected, target))
             loss = loss + self.weight * distance(projected, target)
         return loss
+
+    @torch.no_grad()
+    def _of_teacher(self, x: torch.Tensor, batch_size: int = 1000) -> dict[str, torch.Tensor]:
+        parts = []
+        for part in x.split(batch_size):
+            with Tap(self.teacher, self.layers.values()) as found:
+                self.teacher(part)
+            parts.append(found)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _projected(self, name: str, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         if mine.shape[2:] != theirs.shape[2:]:
@@ -325,6 +361,23 @@ class Hints(Hook):
 def _channels_first(features: torch.Tensor) -> torch.Tensor:
     """States of tokens [n, length, c] as [n, c, length]; images as they are."""
     return features.transpose(1, 2) if features.ndim == 3 else features
+
+
+def kept(features: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Features at tokens that are kept, or at pairs of them: [n, c, length (, length)] -> [tokens, c].
+
+    Raises:
+        ValueError: if the mask [n, length] does not fit.
+    """
+    n, length = keep.shape
+    if features.shape[:1] + features.shape[2:] not in ((n, length), (n, length, length)):
+        raise ValueError(
+            f"keep must have a place for every token of features {list(features.shape)}, "
+            f"got {list(keep.shape)}"
+        )
+    if features.ndim == 4:
+        keep = keep[:, :, None] & keep[:, None, :]
+    return features.movedim(1, -1)[keep]
 
 
 class Tap:

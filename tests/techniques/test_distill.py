@@ -279,6 +279,58 @@ def test_states_of_tokens_are_compared_along_their_width():
             assert hints.projections["layers.0"].weight.shape == (16, 8, 1)
 
 
+def encoders():
+    seed_everything(0)
+    return [models.Encoder(20, 3, 6, width=8, layers=1, heads=2) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["mse", "cosine"])
+def test_padding_does_not_count_where_only_words_are_kept(kind):
+    teacher, student = encoders()
+    tokens = torch.randint(1, 20, (5, 6))
+    tokens[1, 3:] = 0
+    tokens[4, :2] = 0
+    batch = Batch(tokens, torch.zeros(5, dtype=torch.int64), torch.arange(5))
+    layers = {"layers.0": "layers.0", "layers.0.attention.scores": "layers.0.attention.scores"}
+    hints = d.Hints(teacher, layers, None, kind, keep=lambda batch: batch.x != 0)
+    with torch.no_grad(), d.Tap(student, layers) as mine, d.Tap(teacher, layers) as theirs:
+        student(tokens), teacher(tokens)
+    pairs = []
+    for n, length in ((0, range(6)), (1, range(3)), (2, range(6)), (3, range(6)), (4, range(2, 6))):
+        pairs += [(n, a, b) for a in length for b in length]
+    found = [f["layers.0.attention.scores"] for f in (mine, theirs)]
+    scores = [torch.stack([f[n, :, a, b] for n, a, b in pairs]) for f in found]
+    words = [f["layers.0"][tokens != 0] for f in (mine, theirs)]
+
+    def distance(a, b):
+        if kind == "mse":
+            return (a - b).square().mean()
+        return (1 - (a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)).mean()
+
+    expected = distance(*words) + distance(*scores)
+    assert hints(student, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cached_features_are_those_of_the_examples_in_the_batch():
+    teacher, student = encoders()
+    tokens = torch.randint(1, 20, (9, 6))
+    layers = {"layers.0": "layers.0", "layers.0.attention.scores": "layers.0.attention.scores"}
+    index = torch.tensor([4, 0, 7])
+    batch = Batch(tokens[index], torch.zeros(3, dtype=torch.int64), index)
+    asked = d.Hints(teacher, layers, None)(student, batch)
+    looked_up = d.Hints(teacher, layers, None, cached_on=tokens)(student, batch)
+    assert asked.item() == pytest.approx(looked_up.item(), rel=1e-5)
+
+
+def test_features_alone_teach_without_answers():
+    teacher, student = encoders()
+    tokens = torch.randint(1, 20, (40, 6))
+    hints = d.Hints(teacher, {"layers.0": "layers.0"}, None)
+    data = Sequences(tokens, torch.zeros(40, dtype=torch.int64))
+    run = fit(student, data, 60, 0.05, 20, hints, [hints], progress=False)
+    assert run.losses[-1] < 0.7 * run.losses[0]
+
+
 def test_a_schedule_that_nobody_moves_is_refused():
     data, teacher = load("digits"), small()
     loss = d.Distillation(d.cached(teacher, data.train.x), temperature=d.falling(8, 1))
@@ -324,6 +376,14 @@ def test_a_tap_closes_again():
         (lambda: d.Cohort([small()]), "students must be at least 2"),
         (lambda: d.Tap(small(), ["9"]), "got 9"),
         (lambda: d.Hints(small(), {}, None, "l1"), "kind must be one of"),
+        (
+            lambda: d.Hints(small(), {}, None, "attention", keep=lambda b: b.x != 0),
+            "keep must be None",
+        ),
+        (
+            lambda: d.kept(torch.rand(2, 3, 5), torch.ones(2, 4, dtype=torch.bool)),
+            "a place for every",
+        ),
     ],
 )
 def test_bad_input_is_answered(call, text):

@@ -14,9 +14,22 @@ from compresslab.classroom.exercises import (
     qat,
     slim,
     tickets,
+    transformers,
 )
 
-SUBJECTS = (measuring, numbers, ptq, qat, pruning, tickets, low_rank, slim, distillation, binary)
+SUBJECTS = (
+    measuring,
+    numbers,
+    ptq,
+    qat,
+    pruning,
+    tickets,
+    low_rank,
+    slim,
+    distillation,
+    transformers,
+    binary,
+)
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 
 

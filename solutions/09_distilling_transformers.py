@@ -1,0 +1,885 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 09 · Distilling transformers
+#
+# **You will** halve a small BERT, narrow it, let easy examples leave it early, and turn it into a recurrent network; each against a control that had no teacher.
+# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+#
+# Four recipes made BERT small: DistilBERT, TinyBERT, FastBERT, and BERT to BiLSTM. Their papers worked with 110 million parameters and sixteen graphics cards. Here the teacher
+# (教师) has a third of a million, and the task is one whose data every Python carries: *which keyword was here?*
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from compresslab import models, pretrained, published
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import keywords, sst2
+from compresslab.data.text import Sequences
+from compresslab.measure import disk_bytes, race_networks
+from compresslab.report import Table, claim, in_bytes, in_units, mean_sd, use_style
+from compresslab.techniques import distill, early_exit, inherit
+from compresslab.training import Batch, Hook, cross_entropy, evaluate, fit, logits, seed_everything
+
+use_style()
+data = keywords.load(train_size=2000)
+teacher = pretrained.keyword_teacher()
+SEEDS = (0, 1, 2)
+print(data)
+print(f"teacher: {len(teacher.layers)} layers, made with {pretrained.facts()}")
+for row in data.test.x[:3]:
+    print("\n", data.text(row))
+
+# %% [markdown]
+# The teacher (a transformer encoder, 编码器; `compresslab checkpoint keywords` makes it in four minutes) has seen all of the library. The students have 2,000 examples: with few of them a teacher has something to say.
+#
+# ## A hook: what do the layers do?
+#
+# Each layer *adds* to the states of the tokens. So the teacher's own head can read them behind any layer, untrained for it.
+
+# %%
+depth_guess = predict(
+    "The head is put behind layer 3 of 6, and nothing is trained. It keeps of the teacher's accuracy:",
+    ["hardly more than guessing", "about half", "all but 10 points", "all but 3 points"],
+)
+
+# %%
+by_depth = []
+with torch.no_grad():
+    states, nothing = teacher.embed(data.test.x)
+    for layer in teacher.layers:
+        states = layer(states, nothing)
+        right = teacher.classify(states, nothing).argmax(1) == data.test.y
+        by_depth.append(100 * float(right.double().mean()))
+figure, axes = plt.subplots(figsize=(6.5, 2.8))
+axes.plot(range(1, 7), by_depth, marker="o")
+axes.set(xlabel="layers passed before the head", ylabel="test accuracy, %", ylim=(0, 100))
+plt.show()
+full = by_depth[-1]
+lost = full - by_depth[2]
+depth_guess.reveal(
+    "all but 3 points"
+    if lost < 3
+    else "all but 10 points"
+    if lost < 10
+    else "about half"
+    if lost < full * 0.6
+    else "hardly more than guessing"
+)
+claim("Half of the layers do nearly all of the work: 3 of 6 lose less than 3 points", lost < 3)
+claim("The first layer alone does not", by_depth[0] < full - 10)
+
+# %% [markdown]
+# ## 1 · Half of the layers: DistilBERT
+#
+# DistilBERT (Sanh et al. 2019) keeps the width and begins with every second layer of the teacher.
+#
+# ### Exercise 1 · Which layers (1 point, about 1 line)
+#
+# The teacher's layers are cut into as many parts as the student has layers, as evenly as whole numbers allow (part i begins at i · teacher / student, rounded down); the student gets the first layer of each. Layers are counted from 0.
+#
+# ```python
+# def inherited_layers_spec(student, teacher):
+#     chosen = []
+#     for layer in range(teacher):
+#         begins = [part * teacher // student == layer for part in range(student)]
+#         if any(begins):
+#             chosen.append(layer)
+#     return chosen
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers.inherited_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def inherited_layers(student, teacher):
+    """Two numbers of layers, student <= teacher -> list of `student` numbers."""
+    ### BEGIN SOLUTION
+    return [i * teacher // student for i in range(student)]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers.inherited_layers-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(inherited_layers, "transformers.inherited_layers")
+
+# %% [markdown]
+# Beside soft targets, the student's last states are to point where the teacher's point. Sentences are padded (填充) to one length with token 0, and what a network thinks of padding is nobody's business.
+#
+# ### Exercise 2 · The same direction (2 points, about 4 lines)
+#
+# The mean of 1 − cos(student, teacher) over all *words* of the batch. The cosine (余弦) of two vectors is their dot product over the product of their lengths.
+#
+# ```python
+# def token_cosine_spec(student, teacher, tokens):
+#     found = []
+#     for sentence in range(len(tokens)):
+#         for place in range(tokens.shape[1]):
+#             if tokens[sentence, place] != 0:
+#                 s, t = (v[sentence, place].astype(float) for v in (student, teacher))
+#                 found.append(1 - sum(s * t) / (sum(s * s) * sum(t * t)) ** 0.5)
+#     return float(np.mean(found))
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers.token_cosine", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def token_cosine(student, teacher, tokens):
+    """float32 [n, length, width] twice, int64 [n, length] -> a float."""
+    ### BEGIN SOLUTION
+    s, t = (v[tokens != 0].astype(np.float64) for v in (student, teacher))
+    lengths = np.linalg.norm(s, axis=1) * np.linalg.norm(t, axis=1)
+    return float(1 - ((s * t).sum(1) / lengths).mean())
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers.token_cosine-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(token_cosine, "transformers.token_cosine")
+
+# %%
+inherited_layers = adopt(inherited_layers, "transformers.inherited_layers")
+token_cosine = adopt(token_cosine, "transformers.token_cosine")
+
+
+def words(batch):
+    """True where there is a word."""
+    return batch.x != 0
+
+
+x = data.test.x[:200]
+with torch.no_grad(), distill.Tap(teacher, ["layers.2", "layers.5"]) as found:
+    teacher(x)
+mine = token_cosine(found["layers.2"].numpy(), found["layers.5"].numpy(), x.numpy())
+theirs = distill.FEATURES["cosine"](
+    *(distill.kept(f.transpose(1, 2), x != 0) for f in found.values())
+)
+claim(
+    "The library's cosine loss, on which the students below train, is yours",
+    abs(mine - float(theirs)) < 1e-4,
+)
+
+# %% [markdown]
+# Four students of three layers: random weights and labels; random weights and the teacher's answers and states; the teacher's layers and labels; and the whole recipe. Beside them, other layers to begin with.
+
+# %%
+inherit_guess = predict(
+    "Which does more for a student of three layers and 2,000 examples?",
+    [
+        "the teacher's answers and states",
+        "the teacher's layers to begin with",
+        "both about the same",
+    ],
+)
+
+# %%
+EPOCHS = 3
+answers = distill.cached(teacher, data.train.x)
+half = {"width": 64, "layers": 3}
+
+
+# The teacher's answers alone, without labels, at temperature 1.
+soft = distill.Distillation(answers, alpha=0.0, temperature=1.0)
+answers_and_direction = distill.Hints(
+    teacher, {"layers.2": "layers.5"}, soft, "cosine", keep=words, cached_on=data.train.x
+)
+
+
+def begun_with(layers):
+    return lambda: inherit.inherit(pretrained.keyword_encoder(**half), teacher, layers)
+
+
+def from_scratch():
+    return pretrained.keyword_encoder(**half)
+
+
+def trained(build, loss, label, seeds=SEEDS, sentences=data.train, epochs=EPOCHS, rate=0.004):
+    """One student for each seed."""
+    found = []
+    for seed in seeds:
+        seed_everything(seed)
+        student, lesson = build(), loss or cross_entropy
+        optimizer = torch.optim.AdamW(student.parameters(), rate, weight_decay=0.05)
+        hooks = [lesson] if isinstance(lesson, Hook) else []
+        fit(
+            student,
+            sentences,
+            epochs,
+            rate,
+            64,
+            lesson,
+            hooks,
+            seed,
+            optimizer,
+            label=f"{label}, seed {seed}",
+        )
+        found.append(student)
+    return found
+
+
+def mean_and_sd(networks):
+    values = [evaluate(network, data.test) for network in networks]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+every_second = inherited_layers(3, 6)
+recipes = {
+    "random start, labels": (from_scratch, None, 0.004),
+    "random start, answers and direction": (from_scratch, answers_and_direction, 0.004),
+    "every second layer, labels": (begun_with(every_second), None, 0.001),
+    "every second layer, answers and direction (DistilBERT)": (
+        begun_with(every_second),
+        answers_and_direction,
+        0.001,
+    ),
+}
+halves = {
+    name: trained(build, loss, name, rate=rate) for name, (build, loss, rate) in recipes.items()
+}
+reached = {name: mean_and_sd(found) for name, found in halves.items()}
+untrained = {
+    "every second layer": begun_with(every_second)(),
+    "the first three layers": begun_with([0, 1, 2])(),
+    "the last layer of each pair": begun_with(distill.layer_map(3, 6, "uniform"))(),
+}
+
+# %%
+scratch, taught, begun, distilbert = (reached[name][0] for name in recipes)
+by_answers, by_layers = taught - scratch, begun - scratch
+inherit_guess.reveal(
+    "both about the same"
+    if abs(by_answers - by_layers) < 1
+    else "the teacher's answers and states"
+    if by_answers > by_layers
+    else "the teacher's layers to begin with"
+)
+claim("DistilBERT's recipe keeps 97 % of the teacher's accuracy and more", distilbert > 0.97 * full)
+claim("It is more than 8 points above the same network from scratch", distilbert - scratch > 8)
+claim("Most of that comes from the layers it begins with", by_layers > 2 * by_answers)
+claim("but the teacher's answers add to them", distilbert > begun)
+start = {name: evaluate(network.eval(), data.test) for name, network in untrained.items()}
+claim(
+    "Without layer 0 the other layers do not understand the embedding",
+    start["the last layer of each pair"] < start["every second layer"] - 30,
+)
+Table(
+    ["student of 3 layers", "test accuracy, %"],
+    [
+        *([name, mean_sd(*value)] for name, value in reached.items()),
+        *([f"{name}, not trained at all", f"{value:.1f}"] for name, value in start.items()),
+        ["teacher, 6 layers", f"{full:.1f}"],
+    ],
+    f"{EPOCHS} epochs of {len(data.train):,} examples, {len(SEEDS)} seeds; each start has the learning rate that suits it",
+)
+
+# %% [markdown]
+# The control that DistilBERT's paper does not show: the first layers alone, without a step of training. In this teacher, whose layers only add small corrections, they are hard to beat. Always try the cut before you train.
+#
+# ## 2 · Narrower: TinyBERT
+#
+# A student of half the width cannot begin with the teacher's layers. TinyBERT (Jiao et al. 2020) has it copy what is inside: states, through a learned projection, and the attention scores (注意力分数) $QK^T/\sqrt d$.
+#
+# ### Exercise 3 · Who looks at whom (2 points, about 4 lines)
+#
+# The mean squared difference of the scores, over heads and those pairs in which both tokens are words.
+#
+# ```python
+# def attention_loss_spec(student, teacher, tokens):
+#     n, heads, length, _ = student.shape
+#     found = []
+#     for i in range(n):
+#         for head in range(heads):
+#             for a in range(length):
+#                 for b in range(length):
+#                     if tokens[i, a] != 0 and tokens[i, b] != 0:
+#                         found.append((float(student[i, head, a, b]) - float(teacher[i, head, a, b])) ** 2)
+#     return float(sum(found) / len(found))
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers.attention_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def attention_loss(student, teacher, tokens):
+    """float32 [n, heads, length, length] twice, int64 [n, length] -> a float."""
+    ### BEGIN SOLUTION
+    word = tokens != 0
+    pairs = word[:, None, :, None] & word[:, None, None, :]
+    counts = np.broadcast_to(pairs, student.shape)
+    return float(np.square(student.astype(np.float64) - teacher)[counts].mean())
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers.attention_loss-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(attention_loss, "transformers.attention_loss")
+
+# %% [markdown]
+# A teacher can answer for sentences that nobody wrote. TinyBERT makes twenty from each, replacing words by similar ones (data augmentation, 数据增强). Ours come from the teacher's own embedding:
+
+# %%
+near = inherit.nearest_words(teacher.words.weight, 10)
+for word in ("self", "if", "except", "print"):
+    if word in data.words:
+        print(f"{word:8}", ", ".join(data.words[i] for i in near[data.words.index(word)][:6]))
+
+# %% [markdown]
+# ### Exercise 4 · Other words, the same sentence (2 points, about 3 lines)
+#
+# Where a roll is below `share`, the word gives way to its neighbour in the column that `picks` says. Tokens 0, 1 and 2 (nothing, unknown, mask) stay.
+#
+# ```python
+# def replace_words_spec(tokens, near, rolls, picks, share):
+#     out = tokens.copy()
+#     for i in range(tokens.shape[0]):
+#         for j in range(tokens.shape[1]):
+#             if tokens[i, j] > 2 and rolls[i, j] < share:
+#                 out[i, j] = near[tokens[i, j]][picks[i, j]]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers.replace_words", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def replace_words(tokens, near, rolls, picks, share):
+    """int64 [n, length], int64 [words, neighbours], float64 and int64 [n, length], a number -> int64 [n, length]."""
+    ### BEGIN SOLUTION
+    changed = (rolls < share) & (tokens >= 3)
+    return np.where(changed, near[tokens, picks], tokens)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers.replace_words-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(replace_words, "transformers.replace_words")
+
+# %%
+attention_loss = adopt(attention_loss, "transformers.attention_loss")
+replace_words = adopt(replace_words, "transformers.replace_words")
+generator = np.random.default_rng(0)
+COPIES, SHARE = 3, 0.3
+made = [data.train.x.numpy()]
+for _ in range(COPIES):
+    rolls = generator.random(made[0].shape)
+    picks = generator.integers(0, near.shape[1], made[0].shape)
+    made.append(replace_words(made[0], near.numpy(), rolls, picks, SHARE))
+sentences = torch.from_numpy(np.concatenate(made))
+more = Sequences(
+    sentences, torch.zeros(len(sentences), dtype=torch.int64)
+)  # labels nobody looks at
+more_answers = distill.cached(teacher, more.x)
+print("one sentence and what became of it:\n")
+for copy in made:
+    print(data.text(torch.from_numpy(copy[0])), "\n")
+said = {
+    name: source(Batch(None, None, slice(None))).argmax(1)
+    for name, source in (("old", answers), ("all", more_answers))
+}
+same = float((said["all"][len(data.train) :] == said["old"].repeat(COPIES)).double().mean())
+claim(
+    "The new sentences are not the old ones with old answers: the teacher says something else of more than a tenth",
+    same < 0.9,
+)
+
+# %%
+inside_guess = predict(
+    "The narrow student learns from answers on all sentences. Copying states and attention as well brings:",
+    ["more than 2 points", "no more than the seeds' own spread", "a loss of more than 2 points"],
+)
+
+# %%
+LONGER = 6
+tiny = {"width": 32, "layers": 2, "hidden": 128}
+layers = distill.layer_map(2, 6)
+inside = {f"layers.{i}": f"layers.{j}" for i, j in enumerate(layers)}
+inside |= {f"{i}.attention.scores": f"{j}.attention.scores" for i, j in list(inside.items())}
+
+
+def narrow():
+    return pretrained.keyword_encoder(**tiny)
+
+
+more_soft = distill.Distillation(more_answers, alpha=0.0, temperature=1.0)
+states_and_scores = distill.Hints(
+    teacher, inside, more_soft, "mse", weight=0.1, keep=words, cached_on=more.x
+)
+same_steps = LONGER / (1 + COPIES)
+lessons = {
+    "labels": (None, data.train, LONGER),
+    "answers": (soft, data.train, LONGER),
+    "answers, words replaced": (more_soft, more, same_steps),
+    "answers, words replaced, states and scores (TinyBERT)": (states_and_scores, more, same_steps),
+}
+tinies = {
+    name: trained(narrow, loss, name, sentences=on, epochs=epochs)
+    for name, (loss, on, epochs) in lessons.items()
+}
+reached_tiny = {name: mean_and_sd(found) for name, found in tinies.items()}
+
+# %%
+labels, by_answers, by_words, tinybert = (reached_tiny[name][0] for name in lessons)
+gain = tinybert - by_words
+inside_guess.reveal(
+    "more than 2 points"
+    if gain > 2
+    else "a loss of more than 2 points"
+    if gain < -2
+    else "no more than the seeds' own spread"
+)
+claim(
+    "TinyBERT's recipe is more than 3 points above the same student on labels",
+    tinybert - labels > 3,
+)
+claim(
+    "Answers on sentences with words replaced are worth more than 2 points", by_words - labels > 2
+)
+claim("States and scores change less than 2 points here", abs(gain) < 2)
+Table(
+    ["student of 2 layers, half as wide", "test accuracy, %"],
+    [[name, mean_sd(*value)] for name, value in reached_tiny.items()],
+    f"the same steps for all, {len(SEEDS)} seeds; TinyBERT has two stages, inside first and answers after; ours does both at once",
+)
+
+# %% [markdown]
+# What is inside did not help here. In TinyBERT's table 2 it helps most: their student copies from a teacher that was trained on far more text than the task has. Ours knows nothing beyond the task.
+#
+# ## 3 · Leave when you are sure: FastBERT
+#
+# Not every example needs all layers. FastBERT (Liu et al. 2020) freezes the trained network, puts a small classifier behind each layer (early exit, 提前退出), and teaches it the last one's answers.
+# Who is sure enough leaves. Sureness is measured by the entropy (熵) of the answer, $u = -\sum_i p_i \log p_i \,/\, \log N$.
+#
+# ### Exercise 5 · How sure is it? (2 points, about 4 lines)
+#
+# ```python
+# def uncertainty_spec(logits):
+#     found = []
+#     for row in logits.astype(float):
+#         powers = [np.exp(z - max(row)) for z in row]
+#         p = [v / sum(powers) for v in powers]
+#         entropy = -sum(v * np.log(v) for v in p if v > 0)
+#         found.append(entropy / np.log(len(row)))
+#     return np.array(found, dtype=np.float32)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers.uncertainty", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def uncertainty(logits):
+    """float32 [n, classes] -> float32 [n], 0 sure, 1 knows nothing."""
+    ### BEGIN SOLUTION
+    shifted = logits - logits.max(1, keepdims=True)
+    p = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    logs = np.log(np.where(p > 0, p, 1))
+    return (-(p * logs).sum(1) / np.log(logits.shape[1])).astype(np.float32)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers.uncertainty-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(uncertainty, "transformers.uncertainty")
+
+# %% [markdown]
+# ### Exercise 6 · Who leaves where (2 points, about 3 lines)
+#
+# From the uncertainty at every exit: how many layers does each example pass? It leaves at the first exit where its uncertainty is below `speed`, at the last one in any case.
+#
+# ```python
+# def exit_layers_spec(uncertain, speed):
+#     n, layers = uncertain.shape
+#     passed = np.zeros(n, dtype=np.int64)
+#     for i in range(n):
+#         for layer in range(layers):
+#             passed[i] = layer + 1
+#             if uncertain[i, layer] < speed:
+#                 break
+#     return passed
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers.exit_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def exit_layers(uncertain, speed):
+    """float32 [n, layers], a number -> int64 [n], 1 to layers."""
+    ### BEGIN SOLUTION
+    leaves = uncertain < speed
+    leaves[:, -1] = True
+    return leaves.argmax(1) + 1
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers.exit_layers-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(exit_layers, "transformers.exit_layers")
+
+# %%
+uncertainty = adopt(uncertainty, "transformers.uncertainty")
+exit_layers = adopt(exit_layers, "transformers.exit_layers")
+seed_everything(0)
+many = early_exit.EarlyExit(pretrained.keyword_teacher())
+exits = [p for p in many.parameters() if p.requires_grad]
+fit(
+    many,
+    more,
+    1.5,
+    0.004,
+    64,
+    early_exit.self_distillation,
+    optimizer=torch.optim.AdamW(exits, 0.004),
+    label="exits",
+)
+at_exits = logits(many, data.test.x)
+doubt = np.stack([uncertainty(at_exits[:, i].numpy()) for i in range(at_exits.shape[1])], 1)
+passed = exit_layers(doubt.copy(), 0.2)
+library = many.answer(data.test.x, 0.2)
+claim(
+    "By your rule everybody leaves where the library lets them leave (but for rounding at the threshold)",
+    (passed == library.layers.numpy()).mean() > 0.999,
+)
+
+# %%
+speed_guess = predict(
+    "How much faster may the whole test set be answered, at a loss of less than one point?",
+    ["not at all", "up to 1.5 times", "1.5 to 2 times", "more than 2 times"],
+)
+
+# %%
+BATCH = 500
+SPEEDS = (0.0, 0.05, 0.1, 0.14, 0.17, 0.2, 0.3, 0.5, 1.1)
+
+
+def run_all(speed):
+    return [many.answer(part, speed) for part in data.test.x.split(BATCH)]
+
+
+def on_validation(speed):
+    found = many.answer(data.val.x, speed)
+    return 100 * float((found.logits.argmax(1) == data.val.y).double().mean())
+
+
+class AtSpeed(torch.nn.Module):
+    """The network with exits at one speed, to be raced like any other."""
+
+    def __init__(self, speed):
+        super().__init__()
+        self.speed = speed
+
+    def forward(self, tokens):
+        return many.answer(tokens, self.speed).logits
+
+
+took = race_networks(
+    {"teacher": teacher} | {speed: AtSpeed(speed) for speed in SPEEDS},
+    data.test.x[:BATCH],
+    rounds=5,
+)
+curve = []
+for speed in SPEEDS:
+    found = run_all(speed)
+    right = torch.cat([f.logits for f in found]).argmax(1) == data.test.y
+    mean_layers = float(torch.cat([f.layers for f in found]).double().mean())
+    curve.append(
+        (speed, 100 * float(right.double().mean()), mean_layers, took["teacher"] / took[speed])
+    )
+# Chosen on validation sentences, with a margin: the fastest that loses no more than 0.8 points.
+whole = on_validation(0.0)
+chosen = max(s for s in SPEEDS if on_validation(s) > whole - 0.8)
+picked = next(row for row in curve if row[0] == chosen)
+times_faster, point_loss = picked[3], full - picked[1]
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2))
+axes[0].plot([row[3] for row in curve], [row[1] for row in curve], marker="o")
+for row in curve[1::3]:
+    axes[0].annotate(
+        f"speed {row[0]}", (row[3], row[1]), textcoords="offset points", xytext=(4, 5), fontsize=8
+    )
+axes[0].axhline(full, color="black", lw=1, ls="--", label="teacher")
+axes[0].set(xlabel="times faster than the teacher (measured)", ylabel="test accuracy, %")
+axes[0].legend(fontsize=9)
+left = np.bincount(torch.cat([f.layers for f in run_all(chosen)]).numpy(), minlength=7)[1:]
+axes[1].bar(range(1, 7), 100 * left / left.sum(), color="#0072B2")
+axes[1].set(xlabel=f"left after layer (speed {chosen})", ylabel="% of the examples")
+plt.show()
+speed_guess.reveal(
+    "not at all"
+    if times_faster < 1.05
+    else "up to 1.5 times"
+    if times_faster < 1.5
+    else "1.5 to 2 times"
+    if times_faster < 2
+    else "more than 2 times"
+)
+claim(
+    "More than twice as fast by the clock at less than a point", times_faster > 2 and point_loss < 1
+)
+claim(
+    "Never leaving is slower than the teacher without exits, by less than a third",
+    0.67 < curve[0][3] < 1.05,
+)
+Table(
+    ["speed", "test accuracy, %", "layers, mean", "times faster"],
+    [[f"{s}", f"{a:.1f}", f"{n:.2f}", f"{t:.2f}"] for s, a, n, t in curve],
+    f"batches of {BATCH}, one thread, against the teacher in the same race; chosen on validation: {chosen}",
+)
+
+# %% [markdown]
+# Look at what leaves first, and what stays to the end:
+
+# %%
+surest = torch.from_numpy(doubt[:, 0]).argsort()
+
+
+def draw_example(rank):
+    index = int(surest[round(rank / 100 * (len(surest) - 1))])
+    print(data.text(data.test.x[index]).replace("<line", "\n<line"))
+    figure, axes = plt.subplots(figsize=(6, 2.3))
+    axes.plot(range(1, 7), doubt[index], marker="o")
+    axes.set(
+        xlabel="exit",
+        ylabel="uncertainty",
+        ylim=(0, 1),
+        title=f"it was: {data.classes[int(data.test.y[index])]}; last exit says: {data.classes[int(at_exits[index, -1].argmax())]}",
+    )
+    plt.show()
+
+
+explore(draw_example, rank=(0, 100, 10))
+
+# %% [markdown]
+# ## 4 · Into another shape: BERT to BiLSTM
+#
+# A student need not be a transformer. Tang et al. (2019) taught a one-layer BiLSTM (双向长短期记忆网络) to match BERT's logits, on sentences with words replaced.
+
+
+# %%
+def recurrent():
+    return models.BiLSTM(
+        keywords.WORDS, len(keywords.CLASSES), width=48, hidden=64, place=keywords.BEFORE
+    )
+
+
+lstms = {
+    "labels": trained(recurrent, None, "BiLSTM, labels", epochs=9),
+    "answers, words replaced": trained(
+        recurrent, more_soft, "BiLSTM, answers", sentences=more, epochs=9 / (1 + COPIES)
+    ),
+}
+reached_lstm = {name: mean_and_sd(found) for name, found in lstms.items()}
+claim(
+    "The BiLSTM learns more from answers than from labels",
+    reached_lstm["answers, words replaced"][0] > reached_lstm["labels"][0],
+)
+Table(
+    ["BiLSTM", "test accuracy, %"],
+    [[name, mean_sd(*value)] for name, value in reached_lstm.items()],
+    f"the same steps, {len(SEEDS)} seeds",
+)
+
+# %% [markdown]
+# ## What the papers say, what we measured
+#
+# First, the published networks themselves. Parameters and milliseconds do not depend on the weights, so they can be built from their configurations and measured, with random weights, on this processor.
+
+# %%
+big = {}
+if published.available():
+    sentence = torch.randint(5, 30_000, (1, 128))
+    networks = {name: published.bert(name) for name in published.BERTS}
+    took = race_networks(networks, sentence, rounds=5)
+    big = {
+        name: (sum(p.numel() for p in network.parameters()), 1e3 * took[name])
+        for name, network in networks.items()
+    }
+    base = big["BERT-base"]
+    fewer = 1 - big["DistilBERT"][0] / base[0]
+    claim("DistilBERT has 40 % fewer parameters, as its paper says", 0.38 < fewer < 0.42)
+    claim(
+        "TinyBERT-4 is 7.5 times smaller, as its paper says", 7 < base[0] / big["TinyBERT-4"][0] < 8
+    )
+    claim("DistilBERT is at least 1.5 times as fast", base[1] / big["DistilBERT"][1] > 1.5)
+    claim("TinyBERT-4 is more than 8 times as fast", base[1] / big["TinyBERT-4"][1] > 8)
+    del networks
+else:
+    print(f"The published networks are not built: transformers is missing ({published.INSTALL}).")
+Table(
+    ["published network", "parameters", "times smaller", "ms", "times faster", "its paper says"],
+    [
+        [
+            name,
+            in_units(p),
+            f"{big['BERT-base'][0] / p:.2f}",
+            f"{ms:.1f}",
+            f"{big['BERT-base'][1] / ms:.1f}",
+            said,
+        ]
+        for (name, (p, ms)), said in zip(
+            big.items(),
+            (
+                "",
+                "40 % fewer, 60 % faster",
+                "1.6 times smaller, 2 times faster",
+                "7.5 times smaller, 9.4 times faster",
+            ),
+        )
+    ],
+    "one sentence of 128 tokens, one thread, torch float32; TinyBERT's times are from a graphics card",
+    text_columns=1,
+)
+
+# %%
+ours = {
+    "teacher": (teacher, full),
+    "DistilBERT's recipe": (
+        halves["every second layer, answers and direction (DistilBERT)"][0],
+        distilbert,
+    ),
+    "TinyBERT's recipe": (
+        tinies["answers, words replaced, states and scores (TinyBERT)"][0],
+        tinybert,
+    ),
+    "BiLSTM": (lstms["answers, words replaced"][0], reached_lstm["answers, words replaced"][0]),
+}
+controls = {
+    "DistilBERT's recipe": scratch,
+    "TinyBERT's recipe": labels,
+    "BiLSTM": reached_lstm["labels"][0],
+}
+took = race_networks(
+    {name: network for name, (network, _) in ours.items()}, data.test.x[:BATCH], rounds=9
+)
+claims = {
+    "teacher": "",
+    "DistilBERT's recipe": "1.7 times smaller, 1.6 times faster, 97 %",
+    "TinyBERT's recipe": "7.5 times smaller, 9.4 times faster, 96 %",
+    "BiLSTM": "100 times smaller, 15 times faster",
+}
+rows, all_parameters = [], {}
+for name, (network, accuracy) in ours.items():
+    all_parameters[name] = sum(p.numel() for p in network.parameters())
+    control = f"{controls[name]:.1f}" if name in controls else ""
+    rows.append(
+        [
+            name,
+            in_units(all_parameters[name]),
+            in_bytes(disk_bytes(network)),
+            f"{all_parameters['teacher'] / all_parameters[name]:.1f}",
+            f"{took['teacher'] / took[name]:.1f}",
+            f"{accuracy:.1f}",
+            f"{100 * accuracy / full:.0f} %",
+            control,
+            claims[name],
+        ]
+    )
+rows.append(
+    [
+        "FastBERT's exits",
+        "",
+        "",
+        "",
+        f"{times_faster:.1f}",
+        f"{picked[1]:.1f}",
+        f"{100 * picked[1] / full:.0f} %",
+        "",
+        "1 to 12 times faster",
+    ]
+)
+claim(
+    "Every recipe is above its control",
+    all(ours[name][1] > control for name, control in controls.items()),
+)
+claim(
+    "TinyBERT's student is more than 5 times smaller and 4 times faster",
+    all_parameters["teacher"] / all_parameters["TinyBERT's recipe"] > 5
+    and took["teacher"] / took["TinyBERT's recipe"] > 4,
+)
+Table(
+    [
+        "",
+        "parameters",
+        "file",
+        "times smaller",
+        "times faster",
+        "accuracy, %",
+        "kept",
+        "control, no teacher",
+        "paper: size, speed, kept",
+    ],
+    rows,
+    f"batches of {BATCH}, one thread; papers: Sanh et al. 2019 (abstract), Jiao et al. 2020 (abstract), Tang et al. 2019 (abstract), Liu et al. 2020 (abstract)",
+    text_columns=1,
+)
+
+# %% [markdown]
+# Here the embedding is most of a small student: it does not shrink with the layers. The papers' students saw far more text than ours, and kept more of a better teacher.
+#
+# ### A real task, if you have it
+#
+# SST-2 asks whether a sentence is for or against a film. Put its files into a folder and name it in `COMPRESSLAB_DATA`; then this cell trains, in about two minutes, a teacher of six layers on it and two students of three. Nobody here has
+# read anything but 6,920 sentences: is there anything that six layers know and three do not?
+
+
+# %%
+def film_reviews():
+    films = sst2.load()
+    sizes = (len(films.words), len(films.classes), films.length)
+
+    def encoder(layers):
+        return models.Encoder(*sizes, layers=layers)
+
+    def learn(network, loss, label, rate=0.001):
+        hooks = [loss] if isinstance(loss, Hook) else []
+        optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.05)
+        fit(network, films.train, 3, rate, 64, loss, hooks, optimizer=optimizer, label=label)
+        return network
+
+    found = []
+    for seed in SEEDS:
+        seed_everything(seed)
+        large = learn(encoder(6), cross_entropy, f"teacher, seed {seed}")
+        answers = distill.Distillation(distill.cached(large, films.train.x), 0.0, 1.0)
+        hints = distill.Hints(large, {"layers.2": "layers.5"}, answers, "cosine", keep=words)
+        student = inherit.inherit(encoder(3), large, every_second)
+        found.append(
+            [
+                evaluate(n, films.test)
+                for n in (
+                    large,
+                    learn(student, hints, "student", 0.0005),
+                    learn(encoder(3), cross_entropy, "control"),
+                )
+            ]
+        )
+    columns = np.array(found)
+    return Table(
+        ["SST-2, no pre-training", "test accuracy, %"],
+        [
+            [name, mean_sd(float(c.mean()), float(c.std(ddof=1)))]
+            for name, c in zip(
+                ("teacher, 6 layers", "DistilBERT's recipe, 3 layers", "3 layers, labels"),
+                columns.T,
+            )
+        ],
+        f"{len(SEEDS)} seeds",
+    )
+
+
+try:
+    outcome = film_reviews()
+except FileNotFoundError as missing:
+    outcome = None
+    print(f"not run: {missing}")
+outcome
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.transformers_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# A service answers ten million short texts a day with BERT-base on processors; most are easy. One colleague wants TinyBERT, another FastBERT's exits, a third simply the first six layers. What do you measure first,
+# with which controls, and when would each of the three be right?
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Where a student can begin with its teacher's layers, it should: that was worth more than all losses together. The cut alone, untrained, is a control.
+# - A student of another shape learns from answers, and most from answers on sentences nobody labelled.
+# - Early exits turn easy examples into time, by the clock and in batches; one threshold serves every speed.
+#
+# **Do not use** exits where every answer must take the same time, nor hidden-state losses without the control that leaves them out.
+#
+# **Back:** [Lab 08 · Distillation](08_distillation.ipynb) · **Next:** [Lab 10 · Binarization](10_binarization.ipynb)
+#
+# **References.** Sanh et al. 2019, *DistilBERT*, arXiv:1910.01108 · Jiao et al. 2020, *TinyBERT*, arXiv:1909.10351 · Liu et al. 2020, *FastBERT*, arXiv:2004.02178 ·
+# Tang et al. 2019, *Distilling task-specific knowledge from BERT into simple neural networks*, arXiv:1903.12136 · Devlin et al. 2019, *BERT*, arXiv:1810.04805
