@@ -350,7 +350,7 @@ class Hints(Hook):
         if self.kind == "attention" or mine.shape[1] == theirs.shape[1]:
             return mine
         if name not in self.projections:
-            layer = nn.Conv1d(mine.shape[1], theirs.shape[1], 1, bias=False)
+            layer = nn.Conv1d(mine.shape[1], theirs.shape[1], 1, bias=False).to(mine)
             self.projections[name] = layer
             group = {k: v for k, v in self.run.optimizer.param_groups[0].items() if k != "params"}
             self.run.optimizer.add_param_group({**group, "params": list(layer.parameters())})

@@ -77,6 +77,12 @@ class EarlyExit(nn.Module):
         count = len(backbone.layers) - 1
         self.exits = nn.ModuleList(Exit(width, classes, hidden) for _ in range(count))
 
+    def train(self, mode: bool = True) -> "EarlyExit":
+        """Only the exits train: a backbone with dropout goes on answering the same."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of all exits, the backbone's own last: [n, layers, classes]."""
         x, nothing = self.backbone.embed(tokens)

@@ -2,14 +2,16 @@
 
     DistilBERT  (Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3)     every second layer of the
                 teacher is the student's start; then soft targets, labels, and the cosine of last states
+                (in the paper while it reads ordinary text, in the course on the task itself)
     TinyBERT    (Jiao et al. 2020, https://arxiv.org/abs/1909.10351, section 3)     a narrower student: states
                 and attention scores first, answers next, on many sentences with words replaced
 
 The losses are `distill.Hints` and `distill.Distillation`; here is what else the two need: `inherit` copies
 layers, `nearest_words` and `replaced` make sentences.
 
-Left out: replacing words by what a masked language model proposes, which is how TinyBERT treats single-piece
-words; the nearest vectors of the teacher's own embedding stand in for both that and GloVe's.
+Left out: TinyBERT's first stage on ordinary text, and its embedding loss; replacing words by what a masked
+language model proposes, its way with single-piece words (the nearest vectors of the teacher's own embedding
+stand in for both that and GloVe's).
 """
 
 from collections.abc import Sequence

@@ -160,3 +160,10 @@ def test_macs_of_the_recurrent_network_are_the_formula():
 def test_a_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="width must be a multiple of 3 heads"):
         models.SelfAttention(16, 3)
+
+
+def test_the_backbone_goes_on_evaluating_while_the_exits_train():
+    model = e.EarlyExit(backbone()).train()
+    assert not any(m.training for m in model.backbone.modules())
+    assert all(m.training for m in model.exits.modules())
+    assert not any(m.training for m in model.eval().modules())

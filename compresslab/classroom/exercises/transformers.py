@@ -65,6 +65,16 @@ INHERITED_LAYERS = Exercise(
             "For 5 layers of 12 the step is 2.4, not 2: multiply first, divide after.",
         ),
         Mistake(
+            "rounded to the nearest",
+            lambda s, t: [round(i * t / s) for i in range(s)],
+            "Part i begins at i · teacher / student rounded *down*: // does it.",
+        ),
+        Mistake(
+            "too many",
+            lambda s, t: list(range(0, t, max(t // s, 1))),
+            "For 5 layers of 12 a whole step of 2 gives six layers. Multiply first, divide after.",
+        ),
+        Mistake(
             "every second, whatever the sizes",
             lambda s, t: [2 * i for i in range(s)],
             "Every second layer is right for half of the layers only. The step is teacher / student.",
@@ -260,6 +270,15 @@ ATTENTION_LOSS = Exercise(
             "Divide by the number of scores that count, not by all.",
         ),
         Mistake(
+            "either is a word",
+            lambda s, t, x: float(
+                _squares(s, t)
+                .transpose(0, 2, 3, 1)[(x != 0)[:, :, None] | (x != 0)[:, None, :]]
+                .mean()
+            ),
+            "*Both* tokens must be words, the one that looks and the one looked at.",
+        ),
+        Mistake(
             "only those looked at",
             lambda s, t, x: float(
                 _squares(s, t)
@@ -449,6 +468,22 @@ def _overflowing(z):
         return (-(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(z.shape[1])).astype(f32)
 
 
+def _of_probabilities(p, classes):
+    return (-(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(classes)).astype(f32)
+
+
+def _off_batch(z):
+    with np.errstate(all="ignore"):
+        p = np.exp(z - z.max())
+        return _of_probabilities(p / p.sum(1, keepdims=True), z.shape[1])
+
+
+def _off_axis(z):
+    with np.errstate(all="ignore"):
+        p = np.exp(z - z.max(0))
+        return _of_probabilities(p / p.sum(0), z.shape[1])
+
+
 UNCERTAINTY = Exercise(
     id="transformers.uncertainty",
     title="How sure is it?",
@@ -473,6 +508,22 @@ UNCERTAINTY = Exercise(
             "overflow",
             _overflowing,
             "exp(800) is infinite. Take the row's maximum off first: the probabilities stay the same.",
+        ),
+        Mistake(
+            "the batch's maximum taken off",
+            _off_batch,
+            "Take off each row's own maximum: next to a much larger row all powers of a row become 0, and "
+            "0 / 0 is NaN.",
+        ),
+        Mistake(
+            "softmax over the batch",
+            lambda z: _off_axis(z),
+            "The probabilities of one example, a row, add up to 1.",
+        ),
+        Mistake(
+            "two kinds of logarithm",
+            lambda z: (_entropies(z)[0] / np.log(2) / np.log(z.shape[1])).astype(f32),
+            "Entropy and its maximum need the same logarithm.",
         ),
         Mistake(
             "the sign",
@@ -504,11 +555,15 @@ UNCERTAINTY = Exercise(
 
 
 # ---- early exits -----------------------------------------------------------------------------------
-def exit_layers(uncertain: np.ndarray, speed: float) -> np.ndarray:
-    """After how many layers each example leaves; what `early_exit.EarlyExit.answer` does in batches."""
-    sure = uncertain < speed
+def _first_sure(sure):
+    sure = sure.copy()
     sure[:, -1] = True
     return sure.argmax(1) + 1
+
+
+def exit_layers(uncertain: np.ndarray, speed: float) -> np.ndarray:
+    """After how many layers each example leaves; what `early_exit.EarlyExit.answer` does in batches."""
+    return _first_sure(uncertain < speed)
 
 
 def _exit_cases(generator: np.random.Generator) -> list[Case]:
@@ -525,17 +580,11 @@ def _exit_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
-def _first_sure(sure):
-    sure = sure.copy()
-    sure[:, -1] = True
-    return sure.argmax(1) + 1
-
-
 EXIT_LAYERS = Exercise(
     id="transformers.exit_layers",
     title="Who leaves where",
     points=2,
-    reference=lambda u, speed: exit_layers(u.copy(), speed),
+    reference=exit_layers,
     cases=_exit_cases,
     lines=3,
     returns="layers passed, of each example",
@@ -561,6 +610,16 @@ EXIT_LAYERS = Exercise(
                 (u < v).any(1), u.shape[1] - (u < v)[:, ::-1].argmax(1), u.shape[1]
             ),
             "Whoever has left is gone: the *first* exit that is sure counts.",
+        ),
+        Mistake(
+            "one layer too many for the never sure",
+            lambda u, v: np.cumprod(u >= v, axis=1).sum(1) + 1,
+            "Whoever is never sure leaves at the last exit: there are no more layers than columns.",
+        ),
+        Mistake(
+            "nothing for the never sure",
+            lambda u, v: np.where((u < v).any(1), _first_sure(u < v), 0),
+            "Whoever is never sure goes through all layers.",
         ),
         Mistake(
             "the surest exit",
