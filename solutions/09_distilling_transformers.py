@@ -39,7 +39,7 @@ for row in data.test.x[:3]:
     print("\n", data.text(row))
 
 # %% [markdown]
-# The teacher (a transformer encoder, 编码器; `compresslab checkpoint keywords` makes it in four minutes) was trained on all windows of the training files; validation and test come from other files. The students have 2,000 of those windows.
+# The teacher (a transformer encoder, 编码器; `compresslab checkpoint keywords` makes it in some minutes) was trained on all windows of the training files; validation and test come from other files. The students have 2,000 of those windows.
 #
 # ## A hook: what do the layers do?
 #
@@ -163,7 +163,7 @@ claim(
 )
 
 # %% [markdown]
-# Four students of three layers: random weights and labels; random weights and the teacher's answers and states; the teacher's layers and labels; and the whole recipe. Beside them, other layers to begin with.
+# Students of three layers: random weights, with labels or with the teacher's answers and states; the teacher's layers, with labels, with its answers, or with both answers and states, the whole recipe. Beside them, other layers to begin with.
 
 # %%
 inherit_guess = predict(
@@ -286,7 +286,7 @@ Table(
 # %% [markdown]
 # The control that DistilBERT's paper does not show: the first layers alone, without a step of training. Always try the cut before you train.
 #
-# Inherited layers carry what the teacher learned from thirty times as many labels as the student sees: part of their worth is that.
+# Inherited layers carry what the teacher learned from many more labels than the student sees: part of their worth is that.
 #
 # ## 2 · Narrower: TinyBERT
 #
@@ -820,7 +820,7 @@ Table(
 # %% [markdown]
 # ### A real task, if you have it
 #
-# SST-2 asks whether a sentence is for or against a film. Put its files into a folder and name it in `COMPRESSLAB_DATA`; then this cell trains, in about two minutes, a teacher of six layers on it and two students of three. Nobody here has
+# SST-2 asks whether a sentence is for or against a film. Put its files into a folder and name it in `COMPRESSLAB_DATA`; then this cell trains, in some minutes, a teacher of six layers on it and two students of three. Nobody here has
 # read anything but 6,920 sentences: is there anything that six layers know and three do not?
 
 

@@ -91,6 +91,18 @@ def replaced(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in 0..1, got {share}")
-    chosen = torch.rand(tokens.shape, generator=generator) < share
-    which = torch.randint(near.shape[1], tokens.shape, generator=generator)
-    return torch.where(chosen & (tokens >= len(SPECIAL)), near[tokens, which], tokens)
+    rolls = torch.rand(tokens.shape, generator=generator)
+    picks = torch.randint(near.shape[1], tokens.shape, generator=generator)
+    return replace_where(tokens, near, rolls, picks, share)
+
+
+def replace_where(
+    tokens: torch.Tensor,
+    near: torch.Tensor,
+    rolls: torch.Tensor,
+    picks: torch.Tensor,
+    share: float,
+) -> torch.Tensor:
+    """The rule of `replaced`, its random numbers given: rolls in 0..1, columns of `near`; shaped as tokens."""
+    chosen = (rolls < share) & (tokens >= len(SPECIAL))
+    return torch.where(chosen, near[tokens, picks], tokens)

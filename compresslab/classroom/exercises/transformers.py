@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
-from compresslab.techniques import distill, early_exit
+from compresslab.techniques import distill, early_exit, inherit
 
 f32 = np.float32
 
@@ -339,8 +339,9 @@ ATTENTION_LOSS = Exercise(
 def replace_words(
     tokens: np.ndarray, near: np.ndarray, rolls: np.ndarray, picks: np.ndarray, share: float
 ) -> np.ndarray:
-    """The rule of `techniques.inherit.replaced`, with its random numbers given."""
-    return np.where((rolls < share) & (tokens >= 3), near[tokens, picks], tokens)
+    """The library's rule."""
+    arrays = (torch.from_numpy(a) for a in (tokens, near, rolls, picks))
+    return inherit.replace_where(*arrays, share).numpy()
 
 
 def _word_cases(generator: np.random.Generator) -> list[Case]:
