@@ -103,6 +103,6 @@ def replace_where(
     picks: torch.Tensor,
     share: float,
 ) -> torch.Tensor:
-    """The rule of `replaced`, its random numbers given: rolls in 0..1, columns of `near`; shaped as tokens."""
+    """The rule of `replaced`, its random numbers given: rolls in 0..1, columns of `near`, as tokens."""
     chosen = (rolls < share) & (tokens >= len(SPECIAL))
     return torch.where(chosen, near[tokens, picks], tokens)
