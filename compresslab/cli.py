@@ -43,11 +43,11 @@ def progress() -> None:
 
 
 @app.command()
-def checkpoint(name: Annotated[str, typer.Argument(help="keywords")]) -> None:
+def checkpoint(name: Annotated[str, typer.Argument(help="keywords or gpt")]) -> None:
     """Train a network that the package carries, and write its file (minutes)."""
     from compresslab import pretrained
 
-    makers = {"keywords": pretrained.make_keyword_teacher}
+    makers = {"keywords": pretrained.make_keyword_teacher, "gpt": pretrained.make_language_model}
     if name not in makers:
         raise typer.BadParameter(f"name must be one of {', '.join(makers)}, got {name!r}")
     typer.echo(makers[name]())

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compresslab.data import Examples
-from compresslab.runtime import storage
+from compresslab.runtime import storage, weight_only
 from compresslab.runtime.program import Program
 from compresslab.training import evaluate, evaluating
 
@@ -158,6 +158,8 @@ def disk_bytes(model: nn.Module) -> int:
         path = Path(folder) / "model.safetensors"
         if isinstance(model, Program):
             return storage.save(model, path)
+        if weight_only.packed_layers(model):
+            return weight_only.save(model, path)
         # A tensor that appears under several names is one object here, and is kept under its last.
         tensors = {id(t): (n, t) for n, t in model.state_dict(keep_vars=True).items()}
         save_file({n: t.detach().contiguous().clone() for n, t in tensors.values()}, path)

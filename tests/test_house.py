@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compresslab"
 LAYERS = [
-    *("kernels", "numerics", "data", "models", "training", "pretrained", "published"),
+    *("kernels", "numerics", "data", "models", "gpt", "training", "pretrained", "published"),
     *("techniques", "runtime", "measure", "report", "advisor", "classroom", "cli"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -214,29 +214,33 @@ def weight_range(
     method: str = "minmax",
     axis: int | None = None,
     group: int | None = None,
+    symmetric: bool = True,
 ) -> Range:
-    """Symmetric ranges of a weight, one for the tensor, each channel or each group.
+    """Ranges of a weight, one for the tensor, each channel or each group.
 
     Args:
         weight: float32 of any shape.
-        grid: the codes; signed.
+        grid: the codes; signed where the ranges are symmetric.
         method: "minmax" or "mse".
         axis: the channel axis.
         group: length of a group along the last axis.
+        symmetric: whether the ends are as far from 0 as each other.
 
     Raises:
         ValueError: for another method, or an empty weight.
     """
     weight = weight.detach()
     lo, hi = minmax(weight, axis, group)
-    top = torch.maximum(-lo, hi).clamp(min=0.0)
+    if symmetric:
+        hi = torch.maximum(-lo, hi).clamp(min=0.0)
+        lo = -hi
     if method == "minmax":
-        return -top, top
+        return lo, hi
     if method != "mse":
         raise ValueError(f"method must be minmax or mse for weights, got {method!r}")
     (outer, channels, inner), shape = channel_view(tuple(weight.shape), axis, group)
     rows = weight.reshape(outer, channels, inner).transpose(0, 1).reshape(channels, -1)
-    lo, hi = _least_error(rows, -top.reshape(-1), top.reshape(-1), grid, symmetric=True)
+    lo, hi = _least_error(rows, lo.reshape(-1), hi.reshape(-1), grid, symmetric)
     return lo.reshape(shape), hi.reshape(shape)
 
 

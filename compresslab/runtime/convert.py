@@ -9,7 +9,6 @@ so the norm's factor t joins the requantization (it is one number a channel) and
 What the converter does not know it refuses by name: nothing falls back to floats in silence.
 """
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +33,7 @@ from compresslab.runtime.modules import (
 )
 from compresslab.runtime.program import IMAGE, Program, Step
 from compresslab.techniques.folding import fold_batch_norm
+from compresslab.techniques.layers import as_linear, linear_layers, replaced
 from compresslab.techniques.ptq import is_addition
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 
@@ -66,13 +66,15 @@ def convert(prepared: fx.GraphModule) -> Program:
 
 
 def convert_dynamic(model: nn.Module) -> nn.Module:
-    """A copy of any model with every nn.Linear on int8 products, activations quantized at run time."""
-    model = copy.deepcopy(model).eval()
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, DynamicInt8Linear(module))
-    return model
+    """A copy of any model with its linear layers on int8 products, activations quantized at run time.
+
+    GPT-2's Conv1D counts as linear; a layer that shares its weight with another module stays as it is.
+
+    Raises:
+        ValueError: if there is no linear layer.
+    """
+    new = {name: DynamicInt8Linear(as_linear(m)) for name, m in linear_layers(model).items()}
+    return replaced(model, new).eval()
 
 
 class _Converter:

@@ -1,15 +1,15 @@
 """The integer kernels as torch operators, so that torch's own machinery can see them.
 
 `torch.ops.compresslab.*` take and return tensors, have fake implementations (shapes without data, for
-torch.compile and torch.export) and are checked by `torch.library.opcheck`. Integers in, integers out:
-they have no gradient. The modules call the kernels directly when nobody is watching, because an operator
-call costs as much as a small layer.
+torch.compile and torch.export) and are checked by `torch.library.opcheck`. Where activations are integers
+there is no gradient; `lowbit_linear` has one for its float inputs. The modules call the kernels directly
+when nobody is watching, because an operator call costs as much as a small layer.
 """
 
 import numpy as np
 import torch
 
-from compresslab.kernels import int8, int8_conv, xnor, xnor_conv
+from compresslab.kernels import int8, int8_conv, lowbit, xnor, xnor_conv
 
 
 def threads() -> int:
@@ -103,6 +103,81 @@ def dynamic_int8_linear(
 @dynamic_int8_linear.register_fake
 def _(x, panels, sums, scale, bias, width):  # noqa: ANN001, ANN202
     return x.new_empty((x.shape[0], scale.shape[0]))
+
+
+MANY_ROWS = 32
+"""From so many rows on, restoring the weights first takes less time than unpacking them for each row."""
+
+
+def lowbit_product(
+    rows: torch.Tensor, weight: lowbit.PackedCodes, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Float rows [M, K] times packed weights, float32 [M, N], by the way that is faster for M."""
+    if len(rows) < MANY_ROWS:
+        offset = None if bias is None else bias.numpy()
+        return torch.from_numpy(lowbit.matmul(rows.numpy(), weight, offset, threads()))
+    restored = torch.from_numpy(lowbit.restore(weight))
+    return rows @ restored if bias is None else torch.addmm(bias, rows, restored)
+
+
+def _codes(words, scale, zero, sizes) -> lowbit.PackedCodes:  # noqa: ANN001
+    arrays = (words.numpy().view(np.uint32), scale.numpy(), zero.numpy())
+    return lowbit.PackedCodes(*arrays, *sizes)
+
+
+@torch.library.custom_op("compresslab::lowbit_linear", mutates_args=())
+def lowbit_linear(
+    x: torch.Tensor,
+    words: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    bias: torch.Tensor | None,
+    outputs: int,
+    inputs: int,
+    bits: int,
+    group: int,
+) -> torch.Tensor:
+    """A float linear layer on low-bit weights, [M, K] -> [M, N]; see `kernels.lowbit`."""
+    return lowbit_product(x, _codes(words, scale, zero, (outputs, inputs, bits, group)), bias)
+
+
+@lowbit_linear.register_fake
+def _(x, words, scale, zero, bias, outputs, inputs, bits, group):  # noqa: ANN001, ANN202
+    torch._check(x.shape[1] == inputs, lambda: f"x must have shape [M, {inputs}]")
+    return x.new_empty((x.shape[0], outputs))
+
+
+@torch.library.custom_op("compresslab::lowbit_gradient", mutates_args=())
+def lowbit_gradient(
+    gradient: torch.Tensor,
+    words: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    outputs: int,
+    inputs: int,
+    bits: int,
+    group: int,
+) -> torch.Tensor:
+    """What reaches the inputs of `lowbit_linear`: dL/dx = dL/dy W, [M, N] -> [M, K]."""
+    weight = _codes(words, scale, zero, (outputs, inputs, bits, group))
+    return gradient @ torch.from_numpy(lowbit.restore(weight)).T
+
+
+@lowbit_gradient.register_fake
+def _(gradient, words, scale, zero, outputs, inputs, bits, group):  # noqa: ANN001, ANN202
+    return gradient.new_empty((gradient.shape[0], inputs))
+
+
+def _keep(ctx, inputs, output) -> None:  # noqa: ANN001
+    ctx.save_for_backward(*inputs[1:4])
+    ctx.sizes = inputs[5:]
+
+
+def _backward(ctx, gradient):  # noqa: ANN001, ANN202
+    return lowbit_gradient(gradient, *ctx.saved_tensors, *ctx.sizes), *[None] * 8
+
+
+torch.library.register_autograd("compresslab::lowbit_linear", _backward, setup_context=_keep)
 
 
 @torch.library.custom_op("compresslab::xnor_linear", mutates_args=())

@@ -22,6 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from compresslab.techniques.layers import is_linear, is_transposed, sizes
+
 
 class LoRA(nn.Module):
     """A frozen layer plus its correction.
@@ -127,36 +129,10 @@ def _checked(rank: int, limit: int) -> int:
     return rank
 
 
-def is_transposed(layer: nn.Module) -> bool:
-    """Whether the weight lies [inputs, outputs], as in GPT-2's Conv1D of Hugging Face."""
-    return type(layer).__name__ == "Conv1D"
-
-
-def sizes(layer: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a linear-like layer.
-
-    Raises:
-        ValueError: if it does not say.
-    """
-    if is_transposed(layer):
-        return tuple(layer.weight.shape)
-    try:
-        return layer.in_features, layer.out_features
-    except AttributeError as error:
-        kind = type(layer).__name__
-        raise ValueError(f"base must be linear or an ungrouped convolution, got {kind}") from error
-
-
 def adaptable(layer: nn.Module) -> bool:
     """Linear layers, ungrouped convolutions with padding in numbers, GPT-2's Conv1D."""
-    return (
-        isinstance(layer, nn.Linear)
-        or (
-            isinstance(layer, nn.Conv2d)
-            and layer.groups == 1
-            and not isinstance(layer.padding, str)
-        )
-        or is_transposed(layer)
+    return is_linear(layer) or (
+        isinstance(layer, nn.Conv2d) and layer.groups == 1 and not isinstance(layer.padding, str)
     )
 
 

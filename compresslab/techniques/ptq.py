@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from compresslab.techniques.layers import as_linear, linear_layers, replaced
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -52,6 +53,36 @@ def prepare(model: nn.Module, config: QuantConfig) -> fx.GraphModule:
         _replace(traced, name, Quantized(layer, config.layers.get(name, bits), config))
     traced.recompile()
     return traced
+
+
+def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:
+    """A copy of any model whose linear layers simulate integer weights and inputs; all else stays float.
+
+    Nothing is traced, so it takes models that `prepare` cannot; each layer quantizes its own input, and what
+    lies between layers is not quantized. Conv1D counts as linear, shared weights stay float.
+
+    Args:
+        model: any module tree; not changed.
+        config: `edge_bits` has no meaning here.
+
+    Raises:
+        ValueError: if `config.layers` names other layers, or edge_bits is set.
+    """
+    layers = linear_layers(model)
+    unknown = set(config.layers) - set(layers)
+    if unknown or config.edge_bits is not None:
+        raise ValueError(
+            f"layers must name {', '.join(layers)} and edge_bits be None, "
+            f"got {', '.join(sorted(unknown)) or config.edge_bits}"
+        )
+    new = {}
+    for name, layer in layers.items():
+        layer = copy.deepcopy(as_linear(layer))
+        parts = [Quantized(layer, config.layers.get(name, config.weight_bits), config)]
+        if config.activation_bits is not None:
+            parts.insert(0, ActivationQuantizer(config.activation_bits, config))
+        new[name] = nn.Sequential(*parts)
+    return replaced(model, new).eval()
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

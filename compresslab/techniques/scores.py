@@ -25,14 +25,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import Examples
+from compresslab.techniques.layers import is_transposed
 
 Scores = dict[str, torch.Tensor]
 SOURCES = nn.Conv2d | nn.Linear
 
 
 def prunable(model: nn.Module, last: bool = True) -> dict[str, nn.Module]:
-    """Convolutions and linear layers by name; without the last one if `last` is False."""
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, SOURCES)}
+    """Convolutions and linear layers by name; without the last one if `last` is False.
+
+    GPT-2's Conv1D counts as linear. Its weight lies [inputs, outputs]: weights may be pruned as they are,
+    rows and columns once it is `layers.as_linear`.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, SOURCES) or is_transposed(m)}
     return layers if last else dict(list(layers.items())[:-1])
 
 

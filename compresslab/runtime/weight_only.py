@@ -1,0 +1,245 @@
+"""Linear layers on packed low-bit weights inside any float model, and the file of such a model.
+
+    file    [8 bytes: length of the header][header: JSON][tensors]             safetensors
+
+    NAME/codes     uint8    codes at b bits each (`kernels.bitpack`)
+    NAME/scale     float16  [outputs, inputs / group]
+    NAME/zero      uint8    zero points at b bits each
+    others         everything else of the model's state, as it was; of tied tensors the first
+
+The header's metadata names each packed layer's bits, group and shape. A file is read into a model of the
+same architecture: built from its configuration, it need not have the right weights. Every size is checked
+against the model and the bytes that are there before anything is built; the model given is not changed.
+
+A layer has no trainable weight but lets gradients through to its inputs: a base for LoRA, which makes
+QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, with their number format replaced by groups
+of integers). Many rows at once are computed with the weights restored, see `kernels.lowbit`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from compresslab.data.files import write_whole
+from compresslab.kernels import bitpack, lowbit
+from compresslab.numerics.affine import QParams, QTensor
+from compresslab.runtime import ops
+from compresslab.runtime.storage import FileError
+from compresslab.techniques.layers import linear_layers, replaced, sizes
+from compresslab.techniques.weight_only import Codes, WeightConfig
+
+FORMAT, VERSION = "compresslab.weights", "1"
+PARTS = ("codes", "scale", "zero")
+
+
+class WeightOnlyLinear(nn.Module):
+    """A linear layer whose weights are low-bit codes in memory; activations are float32.
+
+    Args:
+        codes: of a matrix [outputs, inputs], on an unsigned grid, one scale a group.
+        bias: float32 [outputs] or None.
+    """
+
+    activation_bits = 32
+
+    def __init__(self, codes: QTensor, bias: torch.Tensor | None = None) -> None:
+        """Pack the codes for the kernel."""
+        super().__init__()
+        p = codes.qparams
+        self.out_features, self.in_features = codes.codes.shape
+        self.weight_bits, self.group = p.grid.bits, p.group
+        arrays = (codes.codes.numpy(), p.scale.numpy(), p.zero_point.float().numpy())
+        self.packed = lowbit.pack_weight(*arrays, self.weight_bits, self.group)
+        self.register_buffer("words", torch.from_numpy(self.packed.words.view(np.int32)))
+        self.register_buffer("scale", torch.from_numpy(self.packed.scale))
+        self.register_buffer("zero", torch.from_numpy(self.packed.zero))
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., inputs] -> float32 [..., outputs].
+
+        Raises:
+            ValueError: for another dtype or another number of inputs.
+        """
+        if x.dtype != torch.float32 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x must be float32 [..., {self.in_features}], got {x.dtype} {list(x.shape)}"
+            )
+        rows = x.reshape(-1, self.in_features)
+        if ops.plain(x) and not (x.requires_grad and torch.is_grad_enabled()):
+            out = ops.lowbit_product(rows.detach(), self.packed, self.bias)
+        else:
+            p = self.packed
+            numbers = (self.words, self.scale, self.zero, self.bias)
+            out = ops.lowbit_linear(rows, *numbers, p.outputs, p.inputs, p.bits, p.group)
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    def macs(self, output: torch.Tensor) -> int:
+        """Multiply-accumulates of one example."""
+        return self.in_features * output[0].numel()
+
+    def extra_repr(self) -> str:
+        """Sizes, bits and group."""
+        return f"{self.in_features}, {self.out_features}, {self.weight_bits} bits, groups of {self.group}"
+
+    def file_tensors(self) -> dict[str, torch.Tensor]:
+        """Codes and zero points packed to their bits, scales as float16."""
+        codes, scale, zero = self.packed.unpacked()
+        return {
+            "codes": torch.from_numpy(bitpack.pack(codes.reshape(-1), self.weight_bits)),
+            "scale": torch.from_numpy(scale).half(),
+            "zero": torch.from_numpy(
+                bitpack.pack(zero.astype(np.uint8).reshape(-1), self.weight_bits)
+            ),
+        }
+
+
+def convert_weights(codes: Codes) -> nn.Module:
+    """A copy of a quantized model that computes with its packed codes.
+
+    Args:
+        codes: from `weight_only.quantize` or `gptq.quantize`.
+    """
+    new = {
+        name: WeightOnlyLinear(one, codes.model.get_submodule(name).bias)
+        for name, one in codes.layers.items()
+    }
+    return replaced(codes.model, new)
+
+
+def packed_layers(model: nn.Module) -> dict[str, WeightOnlyLinear]:
+    """The packed layers of a model by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, WeightOnlyLinear)}
+
+
+# ---- files ---------------------------------------------------------------------------------------
+def save(model: nn.Module, path: Path) -> int:
+    """Write a model with packed layers; returns the bytes on disk.
+
+    Raises:
+        ValueError: if it has no packed layer.
+    """
+    layers = packed_layers(model)
+    if not layers:
+        raise ValueError("model must have packed layers, got none: see convert_weights")
+    tensors = dict(_other_state(model))
+    about = {}
+    for name, layer in layers.items():
+        about[name] = {
+            "bits": layer.weight_bits,
+            "group": layer.group,
+            "shape": [layer.out_features, layer.in_features],
+        }
+        tensors |= {f"{name}/{part}": t for part, t in layer.file_tensors().items()}
+    metadata = {"format": FORMAT, "version": VERSION, "layers": json.dumps(about)}
+    tensors = {name: t.contiguous() for name, t in tensors.items()}
+    write_whole(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+    return Path(path).stat().st_size
+
+
+def load(model: nn.Module, path: Path) -> nn.Module:
+    """A copy of a model with the weights of a file, packed layers included.
+
+    Args:
+        model: of the same architecture, with or without weights that mean anything.
+        path: from `save`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileError: if the file is broken, of another format, or of another architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            about = _about(file.metadata() or {}, model)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        new = {name: _layer(model, name, one, tensors) for name, one in about.items()}
+        result = replaced(model, new)
+        _load_others(result, tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"{path} is no whole file of this model: {error}") from error
+    return result
+
+
+def _other_state(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """Parameters and buffers outside of packed layers' codes, each tied tensor once."""
+    inside = {
+        f"{name}.{part}" for name in packed_layers(model) for part in ("words", "scale", "zero")
+    }
+    found, seen = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in inside and id(tensor) not in seen:
+            found[name] = tensor.detach()
+            seen.add(id(tensor))
+    return found
+
+
+def _about(metadata: dict[str, str], model: nn.Module) -> dict[str, dict]:
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        found = f"{metadata.get('format')!r} {metadata.get('version')!r}"
+        raise ValueError(f"expected format {FORMAT!r} version {VERSION!r}, found {found}")
+    about = json.loads(metadata["layers"])
+    known = linear_layers(model)
+    if not isinstance(about, dict) or not about or set(about) - set(known):
+        raise ValueError("its packed layers are not linear layers of this model")
+    for name, one in about.items():
+        outputs, inputs = reversed(sizes(known[name]))
+        bits, group = one["bits"], one["group"]
+        if one["shape"] != [outputs, inputs]:
+            raise ValueError(f"{name} must have shape {[outputs, inputs]}, found {one['shape']}")
+        if type(bits) is not int or not 2 <= bits <= 8:
+            raise ValueError(f"{name}: bits must be 2 to 8, found {bits!r}")
+        if type(group) is not int or group < 1 or inputs % group:
+            raise ValueError(f"{name}: group must divide {inputs}, found {group!r}")
+    return about
+
+
+def _layer(
+    model: nn.Module, name: str, about: dict, tensors: dict[str, torch.Tensor]
+) -> WeightOnlyLinear:
+    """Build a packed layer from its tensors, taking them out of `tensors`."""
+    codes, scale, zero = (tensors.pop(f"{name}/{part}") for part in PARTS)
+    outputs, inputs = about["shape"]
+    bits, groups = about["bits"], inputs // about["group"]
+    if scale.dtype != torch.float16 or tuple(scale.shape) != (outputs, groups):
+        raise ValueError(f"{name}/scale must be float16 of shape {[outputs, groups]}")
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise ValueError(f"{name}/scale must be positive and finite")
+    for part in (codes, zero):
+        if part.dtype != torch.uint8:
+            raise ValueError(f"{name}: codes and zero points must be uint8, found {part.dtype}")
+    config_grid = WeightConfig(bits).grid
+    codes = torch.from_numpy(bitpack.unpack(codes.numpy(), bits, outputs * inputs))
+    zero = torch.from_numpy(bitpack.unpack(zero.numpy(), bits, outputs * groups))
+    params = QParams(
+        scale.float(), zero.to(torch.int32).view(outputs, groups), config_grid, group=about["group"]
+    )
+    bias = model.get_submodule(name).bias
+    return WeightOnlyLinear(
+        QTensor(codes.view(outputs, inputs), params), None if bias is None else torch.zeros(outputs)
+    )
+
+
+@torch.no_grad()
+def _load_others(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Copy the file's other tensors into the model: the same names, shapes and dtypes, or none."""
+    own = _other_state(model)
+    if set(own) != set(tensors):
+        other = sorted(set(own) ^ set(tensors))
+        raise ValueError(f"these tensors differ: {', '.join(other[:5])}")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+            raise ValueError(
+                f"{name} must be {own[name].dtype} {list(own[name].shape)}, "
+                f"found {tensor.dtype} {list(tensor.shape)}"
+            )
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)

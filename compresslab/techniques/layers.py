@@ -1,0 +1,84 @@
+"""The linear layers of any module tree, whoever built it, as matrices [outputs, inputs].
+
+    layer                     weight lies          where
+    nn.Linear                 [outputs, inputs]    everywhere
+    Conv1D (transformers)     [inputs, outputs]    GPT-2
+
+A layer whose weight is also somebody else's (a language model's head and its words) is nobody's to change
+alone, and is left out of `linear_layers`.
+"""
+
+import copy
+from collections import Counter
+
+import torch
+from torch import nn
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether the weight lies [inputs, outputs], as in GPT-2's Conv1D of Hugging Face."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Linear layers and Conv1D; not the one in nn.MultiheadAttention, which never runs as a module."""
+    read_by_name = isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    return (isinstance(layer, nn.Linear) and not read_by_name) or is_transposed(layer)
+
+
+def sizes(layer: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear-like layer.
+
+    Raises:
+        ValueError: if it does not say.
+    """
+    if is_transposed(layer):
+        return tuple(layer.weight.shape)
+    try:
+        return layer.in_features, layer.out_features
+    except AttributeError as error:
+        kind = type(layer).__name__
+        raise ValueError(f"base must be linear or an ungrouped convolution, got {kind}") from error
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear layers with a weight of their own, by name, in the order of the tree.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    modules = list(model.named_modules())
+    uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
+    found = {n: m for n, m in modules if is_linear(m) and uses[id(m.weight)] == 1}
+    if not found:
+        raise ValueError("model must have a linear layer with a weight of its own, got none")
+    return found
+
+
+def matrix(layer: nn.Module) -> torch.Tensor:
+    """The weight as [outputs, inputs], float32 and contiguous; a copy where it must be."""
+    weight = layer.weight.detach()
+    return (weight.T if is_transposed(layer) else weight).float().contiguous()
+
+
+@torch.no_grad()
+def set_matrix(layer: nn.Module, weight: torch.Tensor) -> None:
+    """Write a matrix [outputs, inputs] into the layer's weight."""
+    layer.weight.copy_(weight.T if is_transposed(layer) else weight)
+
+
+def as_linear(layer: nn.Module) -> nn.Linear:
+    """The layer itself if it is nn.Linear, else an nn.Linear that computes the same."""
+    if not is_transposed(layer):
+        return layer
+    inputs, outputs = sizes(layer)
+    new = nn.Linear(inputs, outputs, device="meta", dtype=layer.weight.dtype)
+    new.weight = nn.Parameter(layer.weight.detach().T.contiguous())
+    new.bias = nn.Parameter(layer.bias.detach().clone())
+    return new.train(layer.training)
+
+
+def replaced(model: nn.Module, new: dict[str, nn.Module]) -> nn.Module:
+    """A copy of the model with other modules under some names; the old ones are not copied."""
+    memo = {id(model.get_submodule(name)): module for name, module in new.items()}
+    return copy.deepcopy(model, memo)

@@ -1,0 +1,239 @@
+"""Moving difficulty between activations and weights without changing what a network computes.
+
+    y = W x = (W diag(s)) (diag(s)^-1 x)
+
+A norm's gain and shift in front of the layer can take diag(s)^-1, so it costs nothing at run time. Three
+uses:
+
+    smooth            s_j = max|x_j|^a / max|W_j|^(1 - a)      SmoothQuant [1], equation 4
+                      an outlier channel of activations is divided, the weights' column takes it: for W8A8
+    search_scales     s_j = mean|x_j|^a, a searched            AWQ [2], section 3.2
+                      columns that see large activations are rounded on a finer grid: for weights alone
+    plant_outliers    s_j = 1 / k for a few channels           makes the outliers that large models have [3]
+
+A norm may be scaled only if all that reads it are linear layers that take the factor. Which read it is
+found by running the model; that nothing else does is checked by running it again (BERT's residual reads
+it, too: refused).
+
+[1] Xiao et al. 2022, https://arxiv.org/abs/2211.10438. [2] Lin et al. 2023,
+https://arxiv.org/abs/2306.00978. [3] Dettmers et al. 2022, https://arxiv.org/abs/2208.07339, section 4.
+
+Left out: scales between two linear layers with no norm between them (attention's values and output).
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
+
+SMALLEST = 1e-5
+STEPS = 20
+KEPT_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A norm, the linear layers that read it, and a sample of what they read, float32 [rows, channels]."""
+
+    norm: str
+    readers: tuple[str, ...]
+    x: torch.Tensor
+
+
+@torch.no_grad()
+def feeds(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[Feed]:
+    """The norms that linear layers read directly, in the order of the run.
+
+    Args:
+        model: any module tree; a norm is a module whose class is called ...Norm, with a gain [channels].
+        inputs: batches, each what `model(batch)` takes.
+
+    Raises:
+        ValueError: if there are no batches or no such norm.
+    """
+    if len(inputs) == 0:
+        raise ValueError("inputs must hold at least one batch, got 0")
+    source: dict[int, str] = {}
+    readers: dict[str, dict[str, None]] = {}
+    seen: dict[str, list[torch.Tensor]] = {}
+    alive: list[torch.Tensor] = []
+
+    def after_norm(name: str):  # noqa: ANN202
+        def hook(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+            # Kept alive, so that no other tensor of this run gets its identity.
+            alive.append(output)
+            source[id(output)] = name
+            seen.setdefault(name, []).append(output.flatten(0, -2))
+
+        return hook
+
+    def before_linear(name: str):  # noqa: ANN202
+        def hook(_module: nn.Module, arguments: tuple) -> None:
+            norm = source.get(id(arguments[0]))
+            if norm is not None:
+                readers.setdefault(norm, {})[name] = None
+
+        return hook
+
+    hooks = [m.register_forward_hook(after_norm(n)) for n, m in model.named_modules() if is_norm(m)]
+    hooks += [
+        m.register_forward_pre_hook(before_linear(n)) for n, m in linear_layers(model).items()
+    ]
+    try:
+        for batch in inputs:
+            model(batch)
+            source.clear()
+            alive.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not readers:
+        raise ValueError("model must have a norm that linear layers read, got none")
+    return [Feed(n, tuple(names), torch.cat(seen[n])) for n, names in readers.items()]
+
+
+def is_norm(module: nn.Module) -> bool:
+    """LayerNorm, RMSNorm, LlamaRMSNorm ...: one gain a channel."""
+    weight = getattr(module, "weight", None)
+    return type(module).__name__.endswith("Norm") and weight is not None and weight.ndim == 1
+
+
+@torch.no_grad()
+def migrate(model: nn.Module, feed: Feed, scale: torch.Tensor) -> None:
+    """Divide a norm's output by `scale` and multiply its readers' columns by it, in place.
+
+    Raises:
+        ValueError: if scale is not one positive, finite number a channel.
+    """
+    norm = model.get_submodule(feed.norm)
+    good = scale.shape == norm.weight.shape and bool(((scale > 0) & torch.isfinite(scale)).all())
+    if not good:
+        raise ValueError(
+            f"scale must be positive and finite, of shape {list(norm.weight.shape)}, got {list(scale.shape)}"
+        )
+    norm.weight.div_(scale)
+    if getattr(norm, "bias", None) is not None:
+        norm.bias.div_(scale)
+    for name in feed.readers:
+        layer = model.get_submodule(name)
+        set_matrix(layer, matrix(layer) * scale)
+
+
+def smoothing_scale(x: torch.Tensor, weights: Sequence[torch.Tensor], alpha: float) -> torch.Tensor:
+    """max|x_j|^alpha / max|W_j|^(1 - alpha).
+
+    Args:
+        x: [rows, channels].
+        weights: matrices [outputs, channels] that all read x.
+        alpha: 0 leaves all difficulty with the activations, 1 gives all to the weights.
+    """
+    x_max = x.abs().amax(0).clamp(min=SMALLEST)
+    w_max = torch.cat(list(weights)).abs().amax(0).clamp(min=SMALLEST)
+    return (x_max**alpha / w_max ** (1 - alpha)).clamp(min=SMALLEST)
+
+
+def smooth(model: nn.Module, inputs: Sequence[torch.Tensor], alpha: float = 0.5) -> nn.Module:
+    """A copy of the model that computes the same with outliers moved into the weights.
+
+    Args:
+        model: any module tree with norms in front of linear layers.
+        inputs: batches for calibration.
+        alpha: 0 to 1.
+
+    Raises:
+        ValueError: for another alpha, or where something else reads a norm.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in 0..1, got {alpha}")
+
+    def scale_of(feed: Feed, weights: list[torch.Tensor]) -> torch.Tensor:
+        return smoothing_scale(feed.x, weights, alpha)
+
+    return _migrated(model, inputs, scale_of)
+
+
+def search_scales(
+    model: nn.Module, inputs: Sequence[torch.Tensor], config: WeightConfig
+) -> nn.Module:
+    """A copy of the model that computes the same and loses less when its weights are rounded.
+
+    Args:
+        model: any module tree with norms in front of linear layers.
+        inputs: batches for calibration.
+        config: how the weights will be rounded.
+
+    Raises:
+        ValueError: where something else reads a norm.
+    """
+
+    def scale_of(feed: Feed, weights: list[torch.Tensor]) -> torch.Tensor:
+        return best_scale(feed.x, torch.cat(weights), config)
+
+    return _migrated(model, inputs, scale_of)
+
+
+def best_scale(x: torch.Tensor, weight: torch.Tensor, config: WeightConfig) -> torch.Tensor:
+    """mean|x_j|^a, its geometric mean made 1, with the a of least error in the layer's outputs.
+
+    Args:
+        x: [rows, channels]; some KEPT_ROWS of them are used.
+        weight: [outputs, channels].
+        config: how the weight will be rounded.
+    """
+    rows = x[:: max(1, len(x) // KEPT_ROWS)]
+    wanted, magnitude = rows @ weight.T, x.abs().mean(0).clamp(min=SMALLEST)
+    best, chosen = torch.inf, torch.ones_like(magnitude)
+    for step in range(STEPS):
+        scale = magnitude ** (step / STEPS)
+        scale = scale / scale.log().mean().exp()
+        rounded = round_to_nearest(weight * scale, config).dequantize() / scale
+        error = float((rows @ rounded.T - wanted).square().mean())
+        if error < best:
+            best, chosen = error, scale
+    return chosen
+
+
+def plant_outliers(
+    model: nn.Module, inputs: Sequence[torch.Tensor], channels: Sequence[int], factor: float
+) -> nn.Module:
+    """A copy of the model that computes the same with outliers in some channels of every norm.
+
+    Args:
+        model: any module tree with norms in front of linear layers.
+        inputs: one batch is enough.
+        channels: which.
+        factor: how many times larger they become.
+    """
+
+    def scale_of(feed: Feed, _weights: list[torch.Tensor]) -> torch.Tensor:
+        scale = torch.ones(feed.x.shape[1])
+        scale[list(channels)] = 1 / factor
+        return scale
+
+    return _migrated(model, inputs, scale_of)
+
+
+@torch.no_grad()
+def _migrated(model: nn.Module, inputs: Sequence[torch.Tensor], scale_of) -> nn.Module:  # noqa: ANN001
+    model = copy.deepcopy(model).eval()
+    found = feeds(model, inputs)
+    before = _output(model, inputs[0])
+    for feed in found:
+        weights = [matrix(model.get_submodule(name)) for name in feed.readers]
+        migrate(model, feed, scale_of(feed, weights))
+    after = _output(model, inputs[0])
+    if not torch.allclose(before, after, rtol=1e-2, atol=1e-2 * float(before.std())):
+        raise ValueError(
+            "model must let only linear layers read its norms: scaling them changed what it computes"
+        )
+    return model
+
+
+def _output(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    out = model(batch)
+    return out if isinstance(out, torch.Tensor) else out[0]
