@@ -10,11 +10,12 @@ import typer
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from benchmarks import affine, bitpack, int8, sparse, xnor
+from benchmarks import affine, bitpack, int8, lowbit, sparse, xnor
 from benchmarks.harness import Record
 from compresslab.report import Table
 
-FAMILIES = {"affine": affine, "bitpack": bitpack, "int8": int8, "xnor": xnor, "sparse": sparse}
+RACED = (affine, bitpack, int8, lowbit, xnor, sparse)
+FAMILIES = {module.__name__.split(".")[-1]: module for module in RACED}
 
 
 def main(
