@@ -101,26 +101,48 @@ def quantize_layer(
     grid, group = config.grid, config.group_of(len(h))
     params = config.qparams(weight)
     scale, zero = params.scale.clone(), params.zero_point.float()
-    # Blocks of whole groups: when a group's scales are chosen, all its columns must be up to date.
-    block = block if order else max(block // group, 1) * group
     codes = torch.empty_like(work)
-    for first in range(0, len(h), block):
-        last = min(first + block, len(h))
-        errors = torch.empty(len(work), last - first)
-        for j in range(first, last):
-            g = int(columns[j]) // group
-            if not order and j % group == 0:
-                now = config.qparams(work[:, j : j + group].contiguous())
-                scale[:, g], zero[:, g] = now.scale[:, 0], now.zero_point[:, 0].float()
-            s, z = scale[:, g], zero[:, g]
-            codes[:, j] = ((work[:, j] / s).round() + z).clamp(grid.low, grid.high)
-            errors[:, j - first] = (work[:, j] - (codes[:, j] - z) * s) / factor[j, j]
-            work[:, j + 1 : last] -= errors[:, j - first, None] * factor[j, j + 1 : last]
-        work[:, last:] -= errors @ factor[first:last, last:]
+    length = block if order else min(block, group)
+    for start in range(0, len(h), len(h) if order else group):
+        end = len(h) if order else start + group
+        if not order:
+            now = config.qparams(work[:, start:end].contiguous())
+            scale[:, start // group] = now.scale[:, 0]
+            zero[:, start // group] = now.zero_point[:, 0].float()
+        for first in range(start, end, length):
+            here = slice(first, min(first + length, end))
+            s, z = (numbers[:, columns[here] // group] for numbers in (scale, zero))
+            codes[:, here] = quantize_columns(work[:, here], factor[here, here], s, z, grid.high)
+            errors = (work[:, here] - (codes[:, here] - z) * s) / factor.diagonal()[here]
+            work[:, here.stop :] -= errors @ factor[here, here.stop :]
     back = torch.empty_like(codes)
     back[:, columns] = codes
     params = QParams(scale, zero.to(torch.int32), grid, group=group)
     return QTensor(back.to(grid.dtype), params)
+
+
+def quantize_columns(
+    work: torch.Tensor, factor: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, high: int
+) -> torch.Tensor:
+    """Codes of a few columns, one after another; those behind make up for each error.
+
+    Args:
+        work: [rows, columns]; changed: each column is left as it was when its turn came.
+        factor: [columns, columns], upper triangular.
+        scale: [rows, columns], or [rows, 1] for all.
+        zero: the same shape.
+        high: the largest code; the smallest is 0.
+
+    Returns:
+        Codes in work's dtype, [rows, columns].
+    """
+    scale, zero = scale.expand_as(work), zero.expand_as(work)
+    codes = torch.empty_like(work)
+    for j in range(work.shape[1]):
+        codes[:, j] = ((work[:, j] / scale[:, j]).round() + zero[:, j]).clamp(0, high)
+        error = (work[:, j] - (codes[:, j] - zero[:, j]) * scale[:, j]) / factor[j, j]
+        work[:, j + 1 :] -= error[:, None] * factor[j, j + 1 :]
+    return codes
 
 
 # ---- a whole model -------------------------------------------------------------------------------

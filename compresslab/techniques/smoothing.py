@@ -22,7 +22,7 @@ Left out: scales between two linear layers with no norm between them (attention'
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -171,28 +171,32 @@ def search_scales(
         ValueError: where something else reads a norm.
     """
 
+    def rounding(weight: torch.Tensor) -> torch.Tensor:
+        return round_to_nearest(weight, config).dequantize()
+
     def scale_of(feed: Feed, weights: list[torch.Tensor]) -> torch.Tensor:
-        return best_scale(feed.x, torch.cat(weights), config)
+        return best_scale(feed.x, torch.cat(weights), rounding)
 
     return _migrated(model, inputs, scale_of)
 
 
-def best_scale(x: torch.Tensor, weight: torch.Tensor, config: WeightConfig) -> torch.Tensor:
+def best_scale(
+    x: torch.Tensor, weight: torch.Tensor, rounding: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
     """mean|x_j|^a, its geometric mean made 1, with the a of least error in the layer's outputs.
 
     Args:
         x: [rows, channels]; some KEPT_ROWS of them are used.
         weight: [outputs, channels].
-        config: how the weight will be rounded.
+        rounding: from a weight to the weight that is left of it.
     """
     rows = x[:: max(1, len(x) // KEPT_ROWS)]
-    wanted, magnitude = rows @ weight.T, x.abs().mean(0).clamp(min=SMALLEST)
+    wanted, magnitude = rows @ weight.T, rows.abs().mean(0).clamp(min=SMALLEST)
     best, chosen = torch.inf, torch.ones_like(magnitude)
     for step in range(STEPS):
         scale = magnitude ** (step / STEPS)
         scale = scale / scale.log().mean().exp()
-        rounded = round_to_nearest(weight * scale, config).dequantize() / scale
-        error = float((rows @ rounded.T - wanted).square().mean())
+        error = float((rows @ (rounding(weight * scale) / scale).T - wanted).square().mean())
         if error < best:
             best, chosen = error, scale
     return chosen

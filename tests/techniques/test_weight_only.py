@@ -301,7 +301,7 @@ def test_the_searched_scale_never_costs_more_than_none():
     x = torch.randn(300, 32, generator=generator) * torch.logspace(-1, 1, 32)
     weight = torch.randn(16, 32, generator=generator)
     config = WeightConfig(3, None)
-    scale = smoothing.best_scale(x, weight, config)
+    scale = smoothing.best_scale(x, weight, lambda w: round_to_nearest(w, config).dequantize())
     errors = [
         float(
             (x @ (round_to_nearest(weight * s, config).dequantize() / s - weight).T).square().mean()

@@ -6,6 +6,7 @@ from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import (
     binary,
     distillation,
+    llm,
     low_rank,
     measuring,
     numbers,
@@ -29,6 +30,7 @@ SUBJECTS = (
     distillation,
     transformers,
     binary,
+    llm,
 )
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 
