@@ -5,8 +5,8 @@ that walks through its layers. The limit is how fast one thread reads as many by
 same size.
 
 "torch bf16 x int4" and "torch bf16 x int8" round activations to bfloat16; "ONNX Runtime, int8
-activations" quantizes them row by row (another arithmetic: it multiplies bytes); ours and "ONNX Runtime"
-leave them in float32.
+activations" quantizes them row by row (another arithmetic, that of "ours, int8 activations"); ours and
+"ONNX Runtime" leave them in float32.
 """
 
 import itertools
@@ -86,13 +86,14 @@ def _product(outputs: int, inputs: int, bits: int, batch: int, cold: int) -> Ite
     rows = torch.from_numpy(x)
     one = _packed(outputs, inputs, bits)
     ours = [one] + [
-        lowbit.PackedCodes(one.words.copy(), one.scale, one.zero, outputs, inputs, bits, GROUP)
+        lowbit.PackedCodes(one.words.copy(), one.scales, outputs, inputs, bits, GROUP)
         for _ in range(_copies(one.nbytes, cold) - 1)
     ]
     dense = torch.from_numpy(lowbit.restore(one).T.copy())
     floats = [dense] + [dense.clone() for _ in range(_copies(dense.nbytes, cold) - 1)]
     runners = {
         "ours": _in_turn(lambda w: lowbit.matmul(x, w), ours),
+        "ours, int8 activations": _in_turn(lambda w: lowbit.matmul(x, w, digits=1), ours),
         "torch fp32": _in_turn(lambda w: F.linear(rows, w), floats),
     }
     if bits == 8:

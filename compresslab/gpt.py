@@ -130,7 +130,9 @@ class GPT(nn.Module):
         """Empty caches for `n` sequences, one a layer."""
         heads = self.layers[0].attention.heads
         shape = (n, heads, self.length, self.words.embedding_dim // heads)
-        return [Cache(torch.zeros(shape), torch.zeros(shape)) for _ in self.layers]
+        dtype = self.words.weight.dtype
+        room = [torch.zeros(shape, dtype=dtype) for _ in range(2 * len(self.layers))]
+        return [Cache(*pair) for pair in zip(room[::2], room[1::2], strict=True)]
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
     corpus           where it is                                  parts
     python           the standard library's source, anywhere      whole files, by a hash of their name
-    documentation    pydoc's topics, in the standard library      whole topics, by a hash of their name
+    documentation    pydoc's topics, in the standard library      whole topics, without shared paragraphs
     shakespeare      tinyshakespeare.txt, in COMPRESSLAB_DATA     8, 1 and 1 tenths, in their order
 
 A tokenizer cuts all three alike: byte-pair encoding (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909),
@@ -145,10 +145,25 @@ def _texts(name: str, part: str) -> Iterator[str]:
         for path in _source_files(part):
             yield path.read_text(encoding="utf-8", errors="replace")
     elif name == "documentation":
-        topics = importlib.import_module("pydoc_data.topics").topics
-        yield from (topics[topic] for topic in sorted(topics) if _part_of(topic) == part)
+        yield from _topics(part)
     else:
         yield _shakespeare(part)
+
+
+def _topics(part: str) -> Iterator[str]:
+    """The part's topics; topics quote each other, so what training has is taken out of the other parts."""
+    topics = importlib.import_module("pydoc_data.topics").topics
+    parts = {name: _part_of(name) for name in sorted(topics)}
+    known = {
+        paragraph.strip()
+        for name, own in parts.items()
+        for paragraph in topics[name].split("\n\n")
+        if PARTS.index(own) < PARTS.index(part)
+    }
+    for name, own in parts.items():
+        if own == part:
+            kept = [p for p in topics[name].split("\n\n") if p.strip() not in known]
+            yield "\n\n".join(kept)
 
 
 def _source_files(part: str) -> list[Path]:

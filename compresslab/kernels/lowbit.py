@@ -2,22 +2,27 @@
 
     y[m, n] = sum_g s[n, g] * ( sum_{k in g} q[n, k] x[m, k]  -  z[n, g] * sum_{k in g} x[m, k] )  +  b[n]
 
-with unsigned b-bit codes q and one scale s and zero point z for every `group` inputs of an output. A
-single row (a language model writing) reads each code once for one multiply-add, so its speed is the
-memory's, and a quarter of the bits is four times the tokens, if unpacking keeps up. The bracket's second
-sum does not depend on n: it is computed once a row, and a zero point costs one subtraction a group.
+with unsigned codes q, and one scale s and zero point z for every `group` inputs of an output. A single
+row (a language model writing) reads each code once for one multiply-add, so its speed is the memory's,
+and a quarter of the bits is four times the tokens, if unpacking keeps up. Turning every code into a float
+does not: an AND, a conversion and a multiply-add for sixteen weights are slower than the memory. Byte dot
+products do 64 at once, and an activation is a few bytes, too: within a group,
 
-Layout: a 32-bit word holds T = 32 // b codes of one output, consecutive k from the low bits up (b = 3:
-ten, and two bits unused); a panel holds 64 outputs, word beside word, so that a vector register is
-sixteen outputs. Groups are padded to whole words with codes of 0.
+    x = u * (d_1 * 256^(D-1) + ... + d_D),      d signed bytes,      u = max|x| / (half of 256^D)
 
-No code is ever shifted. `word & mask` leaves q * 2^(b t), which converts to float exactly, and x[k + t]
-is multiplied by 2^(-b t) beforehand (exact, too, unless it falls below the smallest float): an AND, a
-conversion and a multiply-add for sixteen weights. Prefetching 16 KB ahead hides the memory's latency.
+Three digits hold x to 2^-24 of the group's largest, as a float32 sum would; sums are exact in int32, and
+what is left is a few operations a group. One digit is int8 activations, quantized as they come (W4A8): a
+third of the work for larger batches.
 
-Cited for the idea of weight-only kernels: Frantar et al. 2022 (GPTQ, https://arxiv.org/abs/2210.17323,
-section 4). Left out: blocking over K and integer activations, which a large batch would want (`int8`):
-from about thirty rows on it is faster to restore the weights and use an ordinary product.
+Layout: a byte holds two 4-bit or four 2-bit codes; other widths take the next wider of 2, 4 and 8 bits
+(in memory; in files every bit counts). A 32-bit word holds, at place t of its four bytes, the codes of
+four consecutive inputs, a *quad*; a panel holds 64 outputs, word beside word, so that a vector is sixteen
+outputs. Groups are padded to whole words. A scale and its zero point share a word: the zero point takes
+the scale's lowest eight bits.
+
+A row with NaN or an infinity is NaN. Left out: blocking over K; matrix tiles. From about thirty rows on
+it is faster to restore the weights and use an ordinary product. Weight-only kernels: Frantar et al. 2022
+(GPTQ, https://arxiv.org/abs/2210.17323, section 4).
 """
 
 from dataclasses import dataclass
@@ -31,23 +36,40 @@ from compresslab.kernels.int8 import aligned
 from compresslab.kernels.simd import (
     Static,
     at,
+    bitcast,
     convert,
+    dot4,
     f32x16,
     fma,
+    hmax,
+    hsum,
+    i8x16,
+    i8x64,
+    i32x16,
     load,
+    nan_mask,
     prefetch,
     register_tile,
+    rint,
     splat,
     store,
+    u8x64,
     u32x16,
+    vabs,
     value,
+    vmax,
 )
 
-LANES, WIDTH = 16, 64
-PANEL = Static(WIDTH)
+LANES, WIDTH, QUAD = 16, 64, 4
 AHEAD = 4096
-ONE, FOUR = Static(1), Static(4)
-BITS = {bits: Static(bits) for bits in range(2, 9)}
+EXACT = 3
+"""Digits that keep a float32 activation."""
+ROWS = {1: Static(4), 2: Static(2), 3: Static(2)}
+"""Rows of a tile, so that its sums (rows x digits x 64) stay in vector registers."""
+COLUMNS = {digits: Static(digits * WIDTH) for digits in ROWS}
+ONE, PANEL = Static(1), Static(WIDTH)
+HELD = {2: Static(2), 4: Static(4), 8: Static(8)}
+ZERO_BITS = np.uint32(255)
 SPLIT_MACS = 2_000_000
 """Below so many multiply-adds (about a tenth of a millisecond) a second thread costs more than it saves."""
 
@@ -58,8 +80,7 @@ class PackedCodes:
 
     Attributes:
         words: uint32, flat [panels * words of a row * 64], aligned to 64 bytes.
-        scale: float32, flat [panels * groups * 64].
-        zero: float32, the same length.
+        scales: uint32, flat [panels * groups * 64]: float32 scales whose lowest byte is the zero point.
         outputs: N.
         inputs: K.
         bits: of a code.
@@ -67,8 +88,7 @@ class PackedCodes:
     """
 
     words: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray
+    scales: np.ndarray
     outputs: int
     inputs: int
     bits: int
@@ -77,7 +97,7 @@ class PackedCodes:
     @property
     def nbytes(self) -> int:
         """What a product reads."""
-        return self.words.nbytes + self.scale.nbytes + self.zero.nbytes
+        return self.words.nbytes + self.scales.nbytes
 
     @property
     def panels(self) -> int:
@@ -85,23 +105,30 @@ class PackedCodes:
         return -(-self.outputs // WIDTH)
 
     def unpacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes uint8 [N, K], scales and zero points float32 [N, K / group], as they were packed."""
-        a_word, groups = 32 // self.bits, self.inputs // self.group
-        words, scale, zero = (
+        """Codes uint8 [N, K], scales and zero points float32 [N, K / group], as they are held."""
+        words, scales = (
             a.reshape(self.panels, -1, WIDTH).transpose(0, 2, 1).reshape(self.panels * WIDTH, -1)
-            for a in (self.words, self.scale, self.zero)
+            for a in (self.words, self.scales)
         )
-        shifts = np.arange(a_word, dtype=np.uint32) * np.uint32(self.bits)
-        codes = (words[: self.outputs, :, None] >> shifts) & np.uint32((1 << self.bits) - 1)
-        codes = codes.astype(np.uint8).reshape(self.outputs, groups, -1)[:, :, : self.group]
+        held = held_bits(self.bits)
+        shifts = np.arange(0, 8, held, dtype=np.uint8)
+        rows = np.ascontiguousarray(words[: self.outputs]).view(np.uint8)
+        codes = rows.reshape(self.outputs, -1, 1, QUAD) >> shifts[:, None] & ((1 << held) - 1)
+        codes = codes.reshape(self.outputs, self.inputs // self.group, -1)[:, :, : self.group]
+        scales = np.ascontiguousarray(scales[: self.outputs])
+        zero = (scales & ZERO_BITS).astype(np.float32)
         shape = (self.outputs, self.inputs)
-        rest = (np.ascontiguousarray(a[: self.outputs]) for a in (scale, zero))
-        return codes.reshape(shape).copy(), *rest
+        return codes.reshape(shape).copy(), (scales & ~ZERO_BITS).view(np.float32), zero
+
+
+def held_bits(bits: int) -> int:
+    """Bits that a code takes in memory: 2, 4 or 8."""
+    return 2 if bits <= 2 else 4 if bits <= 4 else 8
 
 
 def words_of_group(group: int, bits: int) -> int:
     """32-bit words that a group takes."""
-    return -(-group // (32 // bits))
+    return -(-group // (32 // held_bits(bits)))
 
 
 def pack_weight(
@@ -111,8 +138,8 @@ def pack_weight(
 
     Args:
         codes: uint8 [N, K], below 2^bits.
-        scale: float32 [N, K / group].
-        zero: what code stands for 0, numbers [N, K / group]; it need not be a code itself.
+        scale: positive [N, K / group]; kept to 16 significant bits (a float16 is kept as it is).
+        zero: the code that stands for 0, whole numbers 0 to 255 [N, K / group].
         bits: 2 to 8.
         group: inputs that share a scale, a divisor of K; all of a row if None.
 
@@ -129,20 +156,22 @@ def pack_weight(
         raise ValueError(f"group must divide the {inputs} inputs, got {group}")
     if int(codes.max()) >> bits:
         raise ValueError(f"codes must be below {1 << bits} for {bits} bits, got {codes.max()}")
-    groups = inputs // group
-    for name, numbers in {"scale": scale, "zero": zero}.items():
-        if np.shape(numbers) != (outputs, groups) or not np.isfinite(numbers).all():
-            raise ValueError(
-                f"{name} must be finite, of shape {(outputs, groups)}, got {np.shape(numbers)}"
-            )
-    a_word = 32 // bits
-    padded = np.zeros((outputs, groups, words_of_group(group, bits) * a_word), np.uint32)
-    padded[:, :, :group] = codes.reshape(outputs, groups, group)
-    words = np.zeros((outputs, groups * words_of_group(group, bits)), np.uint32)
-    for place in range(a_word):
-        words |= padded.reshape(outputs, -1)[:, place::a_word] << np.uint32(bits * place)
+    shape = (outputs, inputs // group)
     scale, zero = np.asarray(scale, np.float32), np.asarray(zero, np.float32)
-    return PackedCodes(*map(_panels, (words, scale, zero)), outputs, inputs, bits, group)
+    if scale.shape != shape or not (np.isfinite(scale) & (scale > 0)).all():
+        raise ValueError(f"scale must be positive and finite, of shape {shape}, got {scale.shape}")
+    if zero.shape != shape or not np.isin(zero, np.arange(256)).all():
+        raise ValueError(f"zero must be whole numbers 0..255 of shape {shape}, got {zero.shape}")
+    held = held_bits(bits)
+    places = 8 // held
+    padded = np.zeros((*shape, words_of_group(group, bits) * places * QUAD), np.uint8)
+    padded[:, :, :group] = codes.reshape(*shape, group)
+    quads = padded.reshape(outputs, -1, places, QUAD)
+    held_codes = quads << np.arange(0, 8, held, dtype=np.uint8)[:, None]
+    words = np.bitwise_or.reduce(held_codes, axis=2).reshape(outputs, -1).view(np.uint32)
+    # Half of what the lowest byte is worth is added first, so that cutting it off rounds.
+    scales = (scale.view(np.uint32) + np.uint32(128)) & ~ZERO_BITS | zero.astype(np.uint32)
+    return PackedCodes(_panels(words), _panels(scales), outputs, inputs, bits, group)
 
 
 def _panels(rows: np.ndarray) -> np.ndarray:
@@ -152,14 +181,17 @@ def _panels(rows: np.ndarray) -> np.ndarray:
     padded = np.zeros((panels * WIDTH, columns), rows.dtype)
     padded[:outputs] = rows
     packed = aligned(padded.size, rows.dtype)
-    packed.reshape(panels, columns, WIDTH)[...] = padded.reshape(panels, WIDTH, columns).transpose(
-        0, 2, 1
-    )
+    by_panel = padded.reshape(panels, WIDTH, columns).transpose(0, 2, 1)
+    packed.reshape(panels, columns, WIDTH)[...] = by_panel
     return packed
 
 
 def matmul(
-    x: np.ndarray, weight: PackedCodes, bias: np.ndarray | None = None, threads: int = 1
+    x: np.ndarray,
+    weight: PackedCodes,
+    bias: np.ndarray | None = None,
+    threads: int = 1,
+    digits: int = EXACT,
 ) -> np.ndarray:
     """The product of float rows with low-bit weights.
 
@@ -168,31 +200,35 @@ def matmul(
         weight: from `pack_weight`.
         bias: float32 [N].
         threads: at most so many, each with panels of its own.
+        digits: bytes that an activation is held in: 3 as float32, 2 as 16-bit integers, 1 as int8, with one
+            scale a group.
 
     Returns:
         float32 [M, N].
 
     Raises:
-        ValueError: if x or bias have another shape or dtype.
+        ValueError: if x or bias have another shape or dtype, or digits is not 1, 2 or 3.
     """
     x = _checks.array_of("x", x, np.float32)
+    digits = _checks.integer_in("digits", digits, 1, 3)
     if x.ndim != 2 or x.shape[1] != weight.inputs:
         raise ValueError(f"x must have shape [M, {weight.inputs}], got {x.shape}")
     if bias is not None and np.shape(bias) != (weight.outputs,):
         raise ValueError(f"bias must have shape ({weight.outputs},), got {np.shape(bias)}")
     panels, groups = weight.panels, weight.inputs // weight.group
-    a_group = words_of_group(weight.group, weight.bits)
-    rows, bits = FOUR if len(x) >= FOUR.number else ONE, BITS[weight.bits]
-    shape = (len(x), groups, a_group, panels * WIDTH)
-    scaled = aligned(len(x) * groups * a_group * (32 // weight.bits), np.float32)
-    sums = np.empty(len(x) * groups, np.float32)
-    prepare(x.reshape(-1), len(x) * groups, weight.group, a_group, weight.bits, scaled, sums)
+    held = held_bits(weight.bits)
+    quads = words_of_group(weight.group, weight.bits) * (8 // held)
+    parts = np.zeros(len(x) * groups * quads * digits, np.int32)
+    units, sums = np.empty((2, len(x) * groups), np.float32)
+    split_digits(x.reshape(-1), weight.group, quads, digits, parts.view(np.int8), units, sums)
+    rows = ROWS[digits] if len(x) >= ROWS[digits].number else ONE
+    shape = (len(x), groups, quads, panels * WIDTH)
     out = np.empty((len(x), panels * WIDTH), np.float32)
     flat = out.reshape(-1)
 
     def run(first: int, last: int) -> None:
-        numbers = (weight.words, weight.scale, weight.zero)
-        multiply(scaled, sums, *numbers, shape, first, last, rows, bits, flat)
+        arrays = (parts, units, sums, weight.words, weight.scales)
+        multiply(*arrays, shape, first, last, rows, COLUMNS[digits], HELD[held], flat)
 
     work = len(x) * weight.inputs * weight.outputs
     split_rows(run, panels, threads if work > SPLIT_MACS else 1)
@@ -204,114 +240,151 @@ def matmul(
 
 def restore(weight: PackedCodes) -> np.ndarray:
     """The weights as floats and transposed, float32 [K, N]: for products with many rows, and gradients."""
-    groups = weight.inputs // weight.group
+    groups, held = weight.inputs // weight.group, held_bits(weight.bits)
     out = np.empty((weight.inputs, weight.panels * WIDTH), np.float32)
-    shape = (groups, weight.group, words_of_group(weight.group, weight.bits), weight.panels * WIDTH)
-    numbers = (weight.words, weight.scale, weight.zero)
-    write_floats(*numbers, weight.panels, shape, BITS[weight.bits], out.reshape(-1))
+    a_group = words_of_group(weight.group, weight.bits)
+    shape = (groups, weight.group, a_group, weight.panels * WIDTH)
+    write_floats(weight.words, weight.scales, weight.panels, shape, HELD[held], out.reshape(-1))
     return out[:, : weight.outputs]
 
 
 # ---- the loops -----------------------------------------------------------------------------------
 @kernel
-def prepare(x, groups, group, a_group, bits, scaled, sums):
-    """x[k + t] * 2^(-bits t), groups padded with zeros to whole words; and the sum of each group."""
-    a_word = 32 // bits
-    step = np.float32(1) / np.float32(1 << bits)
-    for g in range(groups):
-        total, factor, place = np.float32(0), np.float32(1), 0
-        for k in range(group):
-            number = at(x, g * group + k)
-            total += number
-            scaled[g * a_group * a_word + k] = number * factor
-            factor *= step
-            place += 1
-            if place == a_word:
-                factor, place = np.float32(1), 0
-        for k in range(group, a_group * a_word):
-            scaled[g * a_group * a_word + k] = np.float32(0)
-        sums[g] = total
+def split_digits(x, group, quads, digits, parts, units, sums):
+    """Every group of x as signed bytes, and its unit u and sum (in units).
+
+    Layout of parts: [groups, digits, quads, 4], most significant digit first; zero where a group is padded.
+    """
+    # The bytes lie in -128..127 and carry: 0.99 of the range keeps the first one inside.
+    largest = np.float32(0.99 * (1 << (8 * digits - 1)))
+    whole = group // LANES * LANES
+    for g in range(units.size):
+        top = largest_of(x, g * group, group)
+        units[g] = top / largest
+        # A group of zeros has no digits, one that is not finite no meaning.
+        inverse = largest / top if np.float32(0) < top < np.inf else np.float32(0)
+        if inverse > np.float32(3e38):
+            inverse = np.float32(0)
+        total = splat(np.int32(0), i32x16)
+        for k in range(0, whole, LANES):
+            scaled = rint(load(x, g * group + k, f32x16) * splat(inverse, f32x16))
+            number = convert(scaled, i32x16)
+            total = total + number
+            for d in range(digits - 1, -1, -1):
+                place = (g * digits + d) * quads * QUAD + k
+                byte = convert(number, i8x16)
+                store(parts, place, byte)
+                number = (number - convert(byte, i32x16)) >> splat(np.int32(8), i32x16)
+        rest = 0
+        for k in range(whole, group):
+            number = np.int32(np.rint(at(x, g * group + k) * inverse))
+            rest += number
+            for d in range(digits - 1, -1, -1):
+                byte = ((number + 128) & 255) - 128
+                parts[(g * digits + d) * quads * QUAD + k] = byte
+                number = (number - byte) >> 8
+        sums[g] = np.float32(hsum(total) + rest)
+
+
+@kernel(forceinline=True)
+def largest_of(x, start, count):
+    """The largest magnitude of a few neighbours; NaN if one of them is."""
+    whole, nan = count // LANES * LANES, np.uint64(0)
+    largest = splat(np.float32(0), f32x16)
+    for k in range(0, whole, LANES):
+        block = vabs(load(x, start + k, f32x16))
+        nan |= np.uint64(nan_mask(block))
+        largest = vmax(largest, block)
+    top = hmax(largest)
+    for k in range(whole, count):
+        number = abs(at(x, start + k))
+        nan |= np.uint64(number != number)
+        top = max(top, number)
+    return top if nan == np.uint64(0) else np.float32(np.nan)
 
 
 @kernel
-def multiply(scaled, sums, words, scale, zero, shape, first, last, rows, bits, out):
-    """Panels first..last of the product."""
-    m, groups, _, columns = shape
+def multiply(parts, units, sums, words, scales, shape, first, last, rows, columns, held, out):
+    """Panels first..last of the product; `columns` is 64 for each digit."""
+    m, groups, _, outputs = shape
     for panel in range(first, last):
         for row in range(0, m, value(rows)):
             # The last tile may overlap the one before: the same sums are written twice.
             i = max(min(row, m - value(rows)), 0)
             total = register_tile(rows, PANEL, f32x16)
-            clear(total, rows)
+            for t in range(0, value(rows) * WIDTH, LANES):
+                store(total, t, splat(np.float32(0), f32x16))
             for g in range(groups):
-                tile = register_tile(rows, PANEL, f32x16)
-                clear(tile, rows)
-                add_group(scaled, i, g, words, panel, shape, rows, bits, tile)
-                add_scaled(tile, sums, i, g, groups, scale, zero, panel, rows, total)
+                tile = register_tile(rows, columns, i32x16)
+                sum_products(parts, words, i, g, panel, shape, rows, columns, held, tile)
+                add_scaled(tile, units, sums, scales, i, g, panel, groups, rows, columns, total)
             for r in range(value(rows)):
                 for j in range(0, WIDTH, LANES):
-                    place = (i + r) * columns + panel * WIDTH + j
+                    place = (i + r) * outputs + panel * WIDTH + j
                     store(out, place, load(total, r * WIDTH + j, f32x16))
 
 
 @kernel(forceinline=True)
-def clear(tile, rows):
-    """Set all sums to 0."""
-    for t in range(0, value(rows) * WIDTH, LANES):
-        store(tile, t, splat(np.float32(0), f32x16))
-
-
-@kernel(forceinline=True)
-def add_group(scaled, i, g, words, panel, shape, rows, bits, tile):
-    """tile[r, j] += sum of q x over a group, for 64 outputs and a few rows."""
-    _, groups, a_group, _ = shape
-    a_word = 32 // value(bits)
-    ones = (1 << value(bits)) - 1
+def sum_products(parts, words, i, g, panel, shape, rows, columns, held, tile):
+    """tile[r, d, j] = sum of q and digit d of x over a group, for a few rows and 64 outputs."""
+    _, groups, quads, _ = shape
+    places, digits = 8 // value(held), value(columns) // WIDTH
+    a_group = quads // places
+    for t in range(0, value(rows) * value(columns), LANES):
+        store(tile, t, splat(np.int32(0), i32x16))
+    ones = splat(np.uint32(0x01010101 * ((1 << value(held)) - 1)), u32x16)
     for w in range(a_group):
         place = ((panel * groups + g) * a_group + w) * WIDTH
         for j in range(0, WIDTH, LANES):
             prefetch(words, place + j + AHEAD)
-            word = load(words, place + j, u32x16)
-            for t in range(a_word):
-                mask = splat(np.uint32(ones << (value(bits) * t)), u32x16)
-                code = convert(word & mask, f32x16)
+        # Places outside, outputs inside: the few x of a place stay in registers beside the sums.
+        for t in range(places):
+            for j in range(0, WIDTH, LANES):
+                word = load(words, place + j, u32x16)
+                codes = bitcast(word >> splat(np.uint32(value(held) * t), u32x16) & ones, u8x64)
                 for r in range(value(rows)):
-                    k = (((i + r) * groups + g) * a_group + w) * a_word + t
-                    here = r * WIDTH + j
-                    store(
-                        tile,
-                        here,
-                        fma(code, splat(at(scaled, k), f32x16), load(tile, here, f32x16)),
-                    )
+                    for d in range(digits):
+                        here = r * value(columns) + d * WIDTH + j
+                        quad = (((i + r) * groups + g) * digits + d) * quads + w * places + t
+                        x = bitcast(splat(at(parts, quad), i32x16), i8x64)
+                        store(tile, here, dot4(load(tile, here, i32x16), codes, x))
 
 
 @kernel(forceinline=True)
-def add_scaled(tile, sums, i, g, groups, scale, zero, panel, rows, total):
-    """Add s * (tile - z * sum of x) to the total."""
+def add_scaled(tile, units, sums, scales, i, g, panel, groups, rows, columns, total):
+    """Add s * u * (sum of q d - z * sum of d), the digits' sums put together, to the total."""
     for r in range(value(rows)):
+        unit = splat(at(units, (i + r) * groups + g), f32x16)
         x = splat(at(sums, (i + r) * groups + g), f32x16)
         for j in range(0, WIDTH, LANES):
-            place, here = (panel * groups + g) * WIDTH + j, r * WIDTH + j
-            sum_qx = load(tile, here, f32x16) - load(zero, place, f32x16) * x
-            store(total, here, fma(sum_qx, load(scale, place, f32x16), load(total, here, f32x16)))
+            both = load(scales, (panel * groups + g) * WIDTH + j, u32x16)
+            zero = convert(both & splat(ZERO_BITS, u32x16), f32x16)
+            scale = bitcast(both & splat(~ZERO_BITS, u32x16), f32x16)
+            products = splat(np.float32(0), f32x16)
+            for d in range(0, value(columns), WIDTH):
+                digit = convert(load(tile, r * value(columns) + d + j, i32x16), f32x16)
+                products = fma(products, splat(np.float32(256), f32x16), digit)
+            here = r * WIDTH + j
+            products = products - zero * x
+            store(total, here, fma(products, scale * unit, load(total, here, f32x16)))
 
 
 @kernel
-def write_floats(words, scale, zero, panels, shape, bits, out):
+def write_floats(words, scales, panels, shape, held, out):
     """(q - z) s of every weight, row k beside row k + 1, columns in the order of the panels."""
     groups, group, a_group, columns = shape
-    a_word = 32 // value(bits)
-    ones = splat(np.uint32((1 << value(bits)) - 1), u32x16)
+    places = 8 // value(held)
+    ones = splat(np.uint32((1 << value(held)) - 1), u32x16)
     for panel in range(panels):
         for g in range(groups):
             for j in range(0, WIDTH, LANES):
-                place = (panel * groups + g) * WIDTH + j
-                s, z = load(scale, place, f32x16), load(zero, place, f32x16)
-                for w in range(a_group):
+                both = load(scales, (panel * groups + g) * WIDTH + j, u32x16)
+                zero = convert(both & splat(ZERO_BITS, u32x16), f32x16)
+                scale = bitcast(both & splat(~ZERO_BITS, u32x16), f32x16)
+                for k in range(group):
+                    w, rest = k // (places * QUAD), k % (places * QUAD)
+                    shift = rest // QUAD * value(held) + 8 * (rest % QUAD)
                     word = load(words, ((panel * groups + g) * a_group + w) * WIDTH + j, u32x16)
-                    for t in range(min(a_word, group - w * a_word)):
-                        code = convert(
-                            word >> splat(np.uint32(value(bits) * t), u32x16) & ones, f32x16
-                        )
-                        row = g * group + w * a_word + t
-                        store(out, row * columns + panel * WIDTH + j, (code - z) * s)
+                    code = convert(word >> splat(np.uint32(shift), u32x16) & ones, f32x16)
+                    place = (g * group + k) * columns + panel * WIDTH + j
+                    store(out, place, (code - zero) * scale)

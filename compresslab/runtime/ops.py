@@ -120,8 +120,8 @@ def lowbit_product(
     return rows @ restored if bias is None else torch.addmm(bias, rows, restored)
 
 
-def _codes(words, scale, zero, sizes) -> lowbit.PackedCodes:  # noqa: ANN001
-    arrays = (words.numpy().view(np.uint32), scale.numpy(), zero.numpy())
+def _codes(words, scales, sizes) -> lowbit.PackedCodes:  # noqa: ANN001
+    arrays = (t.numpy().view(np.uint32) for t in (words, scales))
     return lowbit.PackedCodes(*arrays, *sizes)
 
 
@@ -129,8 +129,7 @@ def _codes(words, scale, zero, sizes) -> lowbit.PackedCodes:  # noqa: ANN001
 def lowbit_linear(
     x: torch.Tensor,
     words: torch.Tensor,
-    scale: torch.Tensor,
-    zero: torch.Tensor,
+    scales: torch.Tensor,
     bias: torch.Tensor | None,
     outputs: int,
     inputs: int,
@@ -138,11 +137,11 @@ def lowbit_linear(
     group: int,
 ) -> torch.Tensor:
     """A float linear layer on low-bit weights, [M, K] -> [M, N]; see `kernels.lowbit`."""
-    return lowbit_product(x, _codes(words, scale, zero, (outputs, inputs, bits, group)), bias)
+    return lowbit_product(x, _codes(words, scales, (outputs, inputs, bits, group)), bias)
 
 
 @lowbit_linear.register_fake
-def _(x, words, scale, zero, bias, outputs, inputs, bits, group):  # noqa: ANN001, ANN202
+def _(x, words, scales, bias, outputs, inputs, bits, group):  # noqa: ANN001, ANN202
     torch._check(x.shape[1] == inputs, lambda: f"x must have shape [M, {inputs}]")
     return x.new_empty((x.shape[0], outputs))
 
@@ -151,30 +150,29 @@ def _(x, words, scale, zero, bias, outputs, inputs, bits, group):  # noqa: ANN00
 def lowbit_gradient(
     gradient: torch.Tensor,
     words: torch.Tensor,
-    scale: torch.Tensor,
-    zero: torch.Tensor,
+    scales: torch.Tensor,
     outputs: int,
     inputs: int,
     bits: int,
     group: int,
 ) -> torch.Tensor:
     """What reaches the inputs of `lowbit_linear`: dL/dx = dL/dy W, [M, N] -> [M, K]."""
-    weight = _codes(words, scale, zero, (outputs, inputs, bits, group))
+    weight = _codes(words, scales, (outputs, inputs, bits, group))
     return gradient @ torch.from_numpy(lowbit.restore(weight)).T
 
 
 @lowbit_gradient.register_fake
-def _(gradient, words, scale, zero, outputs, inputs, bits, group):  # noqa: ANN001, ANN202
+def _(gradient, words, scales, outputs, inputs, bits, group):  # noqa: ANN001, ANN202
     return gradient.new_empty((gradient.shape[0], inputs))
 
 
 def _keep(ctx, inputs, output) -> None:  # noqa: ANN001
-    ctx.save_for_backward(*inputs[1:4])
-    ctx.sizes = inputs[5:]
+    ctx.save_for_backward(*inputs[1:3])
+    ctx.sizes = inputs[4:]
 
 
 def _backward(ctx, gradient):  # noqa: ANN001, ANN202
-    return lowbit_gradient(gradient, *ctx.saved_tensors, *ctx.sizes), *[None] * 8
+    return lowbit_gradient(gradient, *ctx.saved_tensors, *ctx.sizes), *[None] * 7
 
 
 torch.library.register_autograd("compresslab::lowbit_linear", _backward, setup_context=_keep)

@@ -57,8 +57,7 @@ class WeightOnlyLinear(nn.Module):
         arrays = (codes.codes.numpy(), p.scale.numpy(), p.zero_point.float().numpy())
         self.packed = lowbit.pack_weight(*arrays, self.weight_bits, self.group)
         self.register_buffer("words", torch.from_numpy(self.packed.words.view(np.int32)))
-        self.register_buffer("scale", torch.from_numpy(self.packed.scale))
-        self.register_buffer("zero", torch.from_numpy(self.packed.zero))
+        self.register_buffer("scales", torch.from_numpy(self.packed.scales.view(np.int32)))
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +75,7 @@ class WeightOnlyLinear(nn.Module):
             out = ops.lowbit_product(rows.detach(), self.packed, self.bias)
         else:
             p = self.packed
-            numbers = (self.words, self.scale, self.zero, self.bias)
+            numbers = (self.words, self.scales, self.bias)
             out = ops.lowbit_linear(rows, *numbers, p.outputs, p.inputs, p.bits, p.group)
         return out.reshape(*x.shape[:-1], self.out_features)
 
@@ -171,9 +170,7 @@ def load(model: nn.Module, path: Path) -> nn.Module:
 
 def _other_state(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """Parameters and buffers outside of packed layers' codes, each tied tensor once."""
-    inside = {
-        f"{name}.{part}" for name in packed_layers(model) for part in ("words", "scale", "zero")
-    }
+    inside = {f"{name}.{part}" for name in packed_layers(model) for part in ("words", "scales")}
     found, seen = {}, set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name not in inside and id(tensor) not in seen:

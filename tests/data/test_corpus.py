@@ -44,6 +44,14 @@ def test_parts_share_no_passage(name):
     assert not rows[1] & rows[2]
 
 
+def test_no_paragraph_of_the_documentation_is_in_two_parts():
+    texts = ["\n\n".join(corpus._topics(part)) for part in corpus.PARTS]
+    parts = [{p.strip() for p in text.split("\n\n") if p.strip()} for text in texts]
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
+    assert len(parts[0]) > 500
+
+
 def test_some_are_drawn_by_seed_and_none_twice():
     passages = corpus.cut(torch.arange(1000), 9)
     drawn = [passages.some(20, seed).x[:, 0].tolist() for seed in (0, 0, 1)]
