@@ -9,6 +9,7 @@ activations" quantizes them row by row (another arithmetic, that of "ours, int8 
 "ONNX Runtime" leave them in float32.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,7 @@ from benchmarks.harness import Record, race, records, two_threads
 from benchmarks.onnx_peers import onnx_session
 from compresslab.kernels import lowbit
 from compresslab.kernels._jit import kernel
+from compresslab.kernels.int8 import aligned
 from compresslab.kernels.simd import Static, load, prefetch, register_tile, splat, store, u32x16
 
 COLD = 256 << 20
@@ -72,6 +74,13 @@ def _packed(outputs: int, inputs: int, bits: int) -> lowbit.PackedCodes:
     return lowbit.pack_weight(_codes(outputs, inputs, bits), scale, zero, bits, GROUP)
 
 
+def _again(weight: lowbit.PackedCodes) -> lowbit.PackedCodes:
+    """A copy elsewhere in memory, on a cache line as well."""
+    words = aligned(weight.words.size, np.uint32)
+    words[:] = weight.words
+    return dataclasses.replace(weight, words=words)
+
+
 def _copies(nbytes: int, cold: int) -> int:
     return max(1, min(-(-cold // nbytes), 64))
 
@@ -85,28 +94,28 @@ def _product(outputs: int, inputs: int, bits: int, batch: int, cold: int) -> Ite
     x = np.random.default_rng(1).normal(size=(batch, inputs)).astype(np.float32)
     rows = torch.from_numpy(x)
     one = _packed(outputs, inputs, bits)
-    ours = [one] + [
-        lowbit.PackedCodes(one.words.copy(), one.scales, outputs, inputs, bits, GROUP)
-        for _ in range(_copies(one.nbytes, cold) - 1)
-    ]
+    copies = _copies(one.nbytes, cold)
+    ours, others = ([_again(one) for _ in range(copies)] for _ in range(2))
     dense = torch.from_numpy(lowbit.restore(one).T.copy())
     floats = [dense] + [dense.clone() for _ in range(_copies(dense.nbytes, cold) - 1)]
     runners = {
         "ours": _in_turn(lambda w: lowbit.matmul(x, w), ours),
-        "ours, int8 activations": _in_turn(lambda w: lowbit.matmul(x, w, digits=1), ours),
+        "ours, int8 activations": _in_turn(lambda w: lowbit.matmul(x, w, digits=1), others),
         "torch fp32": _in_turn(lambda w: F.linear(rows, w), floats),
     }
     if bits == 8:
-        runners["torch bf16 x int8"] = _torch_int8(rows, dense, len(ours))
+        runners["torch bf16 x int8"] = _torch_int8(rows, dense, copies)
     if bits == 4:
-        runners["torch bf16 x int4"] = _torch_int4(rows, outputs, inputs, len(ours))
+        runners["torch bf16 x int4"] = _torch_int4(rows, outputs, inputs, copies)
     if bits in (4, 8):
-        runners["ONNX Runtime"] = _onnx(x, outputs, bits, 1, len(ours))
-        runners["ONNX Runtime, int8 activations"] = _onnx(x, outputs, bits, 4, len(ours))
-    numbers, sink = np.ones(max(cold // 4, 128), np.uint32), np.zeros(128, np.uint32)
-    runners["read"] = lambda: read(numbers, sink)
+        runners["ONNX Runtime"] = _onnx(x, outputs, bits, 1, copies)
+        runners["ONNX Runtime, int8 activations"] = _onnx(x, outputs, bits, 4, copies)
+    sink, size = np.zeros(128, np.uint32), max(cold // 16, 128)
+    runners["read"] = _in_turn(
+        lambda n: read(n, sink), [np.ones(size, np.uint32) for _ in range(4)]
+    )
     medians = race(runners, seconds=2.0)
-    reached = one.nbytes / medians["ours"] / (numbers.nbytes / medians["read"])
+    reached = one.nbytes / medians["ours"] / (4 * size / medians["read"])
     shape = f"{batch}x{inputs} by {outputs}, {bits} bits"
     limit = reached if batch == 1 else None
     yield from records("low-bit matmul", shape, medians, 1, limit, limits=("read",))

@@ -357,7 +357,7 @@ def prefetch(_typing: object, array: types.Array, index: types.Type) -> tuple:
         address = builder.bitcast(builder.gep(pointer, [args[1]]), ir.IntType(8).as_pointer())
         signature = ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
         function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-        builder.call(function, [address, INT32(0), INT32(3), INT32(1)])
+        builder.call(function, [address, INT32(0), INT32(2), INT32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
