@@ -958,7 +958,7 @@ Table(
 # **Do not use it** for small layers (break-even above), for a first or last layer, or where an int8 engine comes close anyway
 # (see the race: processors with matrix tiles are fast at 8 bits).
 #
-# **Back:** [Lab 09 · Distilling transformers](09_distilling_transformers.ipynb)
+# **Back:** [Lab 09 · Distilling transformers](09_distilling_transformers.ipynb) · **Next:** [Lab 11 · The weights of a language model](11_llm_weights.ipynb)
 #
 # **References.** Courbariaux et al. 2015, *BinaryConnect*, arXiv:1511.00363 · Hubara et al. 2016, *Binarized neural
 # networks*, arXiv:1602.02830 · Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279 · Li et al. 2016, *Ternary weight

@@ -1,0 +1,1121 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Lab 11 · The weights of a language model
+#
+# **You will** press a language model's weights into 8, 4, 3 and 2 bits, round them so that each makes up for the others' errors, move outliers out of the way, and write text from 4-bit weights on a kernel of your own.
+# **Time:** 110 minutes to work through; it runs in about a minute and a half.
+#
+# A language model (语言模型) predicts the next token (词元) from those before it. Writing goes one token at a time, and every token needs *every* weight once. So what a large model costs is, first of all, bytes.
+
+# %%
+import copy
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from numba import njit
+
+from compresslab import pretrained, published
+from compresslab.classroom import adopt, check, explore, predict
+from compresslab.data import corpus
+from compresslab.gpt import GPT, generate, next_token_loss, perplexity
+from compresslab.kernels import lowbit
+from compresslab.measure import disk_bytes, machine_limits, race
+from compresslab.report import Table, claim, in_bytes, mean_sd, use_style
+from compresslab.runtime import weight_only as packed_files
+from compresslab.runtime.convert import convert_dynamic
+from compresslab.runtime.weight_only import convert_weights
+from compresslab.techniques import gptq, lora, ptq, smoothing, weight_only
+from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.techniques.quantizer import QuantConfig
+from compresslab.techniques.weight_only import WeightConfig
+from compresslab.training import fit, seed_everything
+
+use_style()
+model = pretrained.language_model()
+test = corpus.load("python", "test", 128 * 128)
+base = perplexity(model, test)
+print(
+    f"{sum(p.numel() for p in model.parameters()):,} parameters, made with {pretrained.facts(pretrained.LANGUAGE)}"
+)
+print(
+    f"{len(test)} passages of {corpus.LENGTH} tokens from files that it has not seen: perplexity {base:.2f}\n"
+)
+prompt = corpus.encode(["def read(self, path):\n    "])
+print(corpus.decode(generate(model, prompt, 60, temperature=0.7)))
+
+# %% [markdown]
+# The model is a small GPT (four layers, 128 wide) that learned Python's standard library in a quarter of an hour (`compresslab checkpoint gpt`). Its *perplexity* (困惑度) is the exponential of the mean loss: 14 means that it is as unsure of the next token as of a throw of a die with 14 faces. The vocabulary has 1,024 tokens.
+#
+# ## A hook: 175 billion weights
+#
+# GPT-3 has 175 billion. To write one token, a processor reads them all; the memory's bandwidth (带宽) says how long that takes, however fast it multiplies.
+
+# %%
+limits = machine_limits()
+token_guess = predict(
+    "One core of this machine, all of GPT-3's weights in its memory as 16-bit floats. A token takes about:",
+    ["a tenth of a second", "a second", "half a minute", "ten minutes"],
+)
+
+# %%
+# A copy reads and writes: the bytes it moves count twice.
+READ = limits.bytes_per_second
+rows, waits = [], {}
+for bits in (32, 16, 8, 4, 3, 2):
+    rows.append([f"{bits} bits"])
+    for weights in (175e9, 7e9, 1e9):
+        size = weights * bits / 8
+        waits[weights, bits] = size / READ
+        rows[-1].append(f"{size / 1e9:,.1f} GB, {size / READ:,.2f} s")
+wait = waits[175e9, 16]
+token_guess.reveal(
+    "a tenth of a second"
+    if wait < 0.3
+    else "a second"
+    if wait < 4
+    else "half a minute"
+    if wait < 150
+    else "ten minutes"
+)
+claim(
+    "GPT-3 in 16 bits takes more than 300 GB; in 4 bits it fits one server's memory of 96 GB",
+    175e9 * 2 > 300e9 and 175e9 / 2 < 96e9,
+)
+claim(
+    "7 billion weights in 4 bits fit a laptop of 8 GB, in 16 bits they do not",
+    7e9 / 2 < 8e9 < 7e9 * 2,
+)
+Table(
+    ["weights", "175 billion", "7 billion", "1 billion"],
+    rows,
+    f"bytes, and seconds a token at the {READ / 1e9:.0f} GB/s that one thread moves here",
+)
+
+# %% [markdown]
+# Activations may stay floats: there is one of them for thousands of weights. So weights alone are quantized (仅权重量化), W4A16 in the usual shorthand.
+#
+# ## 1 · Rounding, in groups
+#
+# Rounding to nearest (就近舍入, RTN) needs no data. One scale (缩放因子) for a row of thousands of weights is ruled by its largest. So every `group` neighbours of a row have a scale and a zero point (零点) of their own:
+#
+# $$q=\mathrm{clip}\big(\mathrm{rint}(w/s)+z,\;0,\;2^b-1\big),\qquad w'=(q-z)\,s$$
+#
+# ### Exercise 1 · Rounding in groups (2 points, about 8 lines)
+#
+# The range of a group reaches from its smallest weight to its largest and holds 0. The scale is stored as a 16-bit float, so it is rounded to one before codes are chosen.
+#
+# ```python
+# def round_groups_spec(weight, bits, group):
+#     out = np.zeros_like(weight)
+#     for n in range(weight.shape[0]):
+#         for first in range(0, weight.shape[1], group):
+#             w = weight[n, first : first + group]
+#             lo, hi = min(w.min(), 0), max(w.max(), 0)
+#             s = np.float32(np.float16((hi - lo) / (2**bits - 1)))
+#             if s == 0:  # nothing but zeros
+#                 continue
+#             z = np.rint(-lo / s)
+#             for k in range(group):
+#                 q = np.rint(w[k] / s) + z
+#                 out[n, first + k] = (min(max(q, 0), 2**bits - 1) - z) * s
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm.round_groups", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def round_groups(weight, bits, group):
+    """float32 [outputs, inputs], two numbers -> the weights that the codes stand for, float32 [outputs, inputs]."""
+    ### BEGIN SOLUTION
+    w = weight.reshape(len(weight), -1, group)
+    lo, hi = np.minimum(w.min(2, keepdims=True), 0), np.maximum(w.max(2, keepdims=True), 0)
+    s = ((hi - lo) / (2**bits - 1)).astype(np.float16).astype(np.float32)
+    s[s == 0] = 1
+    z = np.rint(-lo / s)
+    q = np.clip(np.rint(w / s) + z, 0, 2**bits - 1)
+    return ((q - z) * s).astype(np.float32).reshape(weight.shape)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm.round_groups-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(round_groups, "llm.round_groups")
+
+# %%
+round_groups = adopt(round_groups, "llm.round_groups")
+
+
+def with_weights(change, network=model):
+    """A copy of the model with each linear layer's matrix changed."""
+    changed = copy.deepcopy(network)
+    for name, layer in linear_layers(changed).items():
+        set_matrix(layer, change(name, matrix(layer)))
+    return changed
+
+
+def lost(network):
+    """How much perplexity went up, in per cent."""
+    return 100 * (perplexity(network, test) / base - 1)
+
+
+mine = lost(with_weights(lambda _, w: torch.from_numpy(round_groups(w.numpy(), 4, 64))))
+library = lost(weight_only.quantize(model, WeightConfig(4, 64)).model)
+claim(
+    "The library's rounding to nearest, which is used from here on, is yours",
+    abs(mine - library) < 0.02 * library,
+)
+
+# %%
+bits_guess = predict(
+    "Rounding to nearest, one scale a row: how few bits before perplexity is up by a tenth?",
+    ["8", "4 or so", "3", "2"],
+)
+
+# %%
+GROUPS = {"a row": None, "128": 128, "64": 64, "32": 32}
+nearest = {
+    (bits, name): weight_only.quantize(model, WeightConfig(bits, group))
+    for bits in (8, 4, 3, 2)
+    for name, group in GROUPS.items()
+}
+rtn = {key: lost(codes.model) for key, codes in nearest.items()}
+first_over = max((bits for bits in (8, 4, 3, 2) if rtn[bits, "a row"] > 9), default=2)
+bits_guess.reveal({8: "8", 4: "4 or so", 3: "3", 2: "2"}[first_over])
+figure, axes = plt.subplots(figsize=(6.5, 3.2))
+for bits in (8, 4, 3, 2):
+    points = [(nearest[bits, name].bits, rtn[bits, name]) for name in GROUPS]
+    axes.plot(*zip(*points), marker="o", label=f"{bits} bits, groups of a row ... 32")
+axes.set(
+    xlabel="bits a weight, scales and zero points included",
+    ylabel="perplexity lost, %",
+    yscale="symlog",
+    ylim=(-0.2, 2e4),
+)
+axes.legend()
+plt.show()
+claim("8 bits are free: less than 0.5 %", max(abs(rtn[8, name]) for name in GROUPS) < 0.5)
+claim(
+    "At 4 bits, groups of 32 lose much less than rows do: not three quarters",
+    rtn[4, "32"] < 0.75 * rtn[4, "a row"],
+)
+claim("They cost half a bit a weight more", nearest[4, "32"].bits - nearest[4, "a row"].bits > 0.45)
+claim(
+    "3 bits lose more than three times as much as 4, whatever the group",
+    all(rtn[3, name] > 3 * rtn[4, name] for name in GROUPS),
+)
+claim(
+    "At 2 bits rounding collapses: perplexity is more than five times what it was",
+    min(rtn[2, name] for name in GROUPS) > 400,
+)
+Table(
+    ["perplexity lost, %", *(f"groups: {name}" for name in GROUPS)],
+    [
+        [
+            f"{bits} bits",
+            *(f"{rtn[bits, name]:.1f} ({nearest[bits, name].bits:.2f} bits)" for name in GROUPS),
+        ]
+        for bits in (8, 4, 3, 2)
+    ],
+    "rounding to nearest; in brackets the bits a weight really takes",
+)
+
+# %% [markdown]
+# Smaller groups help and cost: 16 bits of scale and a zero point each. Mind which you compare: 4 bits in groups of 32 are nearly 5 bits.
+#
+# ## 2 · Which weights matter?
+#
+# Not the large ones: those that meet large activations are *salient* (显著). Here is what reaches three of the layers:
+
+# %%
+calibration = corpus.load("python", "train", 400_000).some(32)
+inputs = list(calibration.x.split(16))
+reaching = {}
+hooks = [
+    layer.register_forward_pre_hook(
+        lambda _, x, name=name: reaching.setdefault(name, []).append(x[0].flatten(0, -2))
+    )
+    for name, layer in linear_layers(model).items()
+]
+with torch.no_grad():
+    for batch in inputs:
+        model(batch)
+for hook in hooks:
+    hook.remove()
+reaching = {name: torch.cat(parts) for name, parts in reaching.items()}
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), sharey=True)
+for axis, name in zip(
+    axes, ("layers.0.attention.qkv", "layers.2.attention.out", "layers.0.feedforward.2")
+):
+    magnitude = reaching[name].abs().mean(0)
+    axis.bar(range(len(magnitude)), magnitude / magnitude.median(), width=1.0)
+    axis.set(title=name, xlabel="input channel")
+axes[0].set_ylabel("mean |x|, median = 1")
+plt.show()
+
+# %% [markdown]
+# ### Exercise 2 · The columns that matter (1 point, about 4 lines)
+#
+# A share of a layer's inputs stays in float: those with the largest mean magnitude of activations, and at least one.
+#
+# ```python
+# def salient_columns_spec(x, weight, share):
+#     inputs = x.shape[1]
+#     size = [float(np.mean([abs(value) for value in x[:, k]])) for k in range(inputs)]
+#     order = sorted(range(inputs), key=lambda k: -size[k])
+#     keep = np.zeros(inputs, dtype=bool)
+#     for k in order[: max(1, round(share * inputs))]:
+#         keep[k] = True
+#     return keep
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm.salient_columns", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def salient_columns(x, weight, share):
+    """Activations float32 [n, inputs], weights float32 [outputs, inputs], a number in 0..1 -> bool [inputs]."""
+    ### BEGIN SOLUTION
+    size = np.abs(x).mean(axis=0)
+    count = max(1, round(share * len(size)))
+    keep = np.zeros(len(size), dtype=bool)
+    keep[np.argsort(-size)[:count]] = True
+    return keep
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm.salient_columns-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check(salient_columns, "llm.salient_columns")
+
+# %%
+salient_columns = adopt(salient_columns, "llm.salient_columns")
+salient_guess = predict(
+    "3 bits, one scale a row, and one per cent of the columns left in float. Of what rounding lost, that brings back:",
+    ["about one per cent", "about 5 per cent", "about a fifth", "nearly all"],
+)
+
+# %%
+CONFIG = WeightConfig(3, None)
+
+
+def partly_rounded(choose, share=0.01):
+    """Every layer rounded, but for the columns that are chosen."""
+
+    def change(name, w):
+        keep = torch.from_numpy(choose(name, w, share))
+        return torch.where(keep, w, weight_only.round_to_nearest(w, CONFIG).dequantize())
+
+    return lost(with_weights(change))
+
+
+def at_random(seed):
+    generator = np.random.default_rng(seed)
+    return lambda name, w, share: np.isin(
+        np.arange(w.shape[1]),
+        generator.permutation(w.shape[1])[: max(1, round(share * w.shape[1]))],
+    )
+
+
+nothing_kept = rtn[3, "a row"]
+salient = {
+    share: partly_rounded(
+        lambda name, w, share: salient_columns(reaching[name].numpy(), w.numpy(), share), share
+    )
+    for share in (0.01, 0.05)
+}
+by_weight = {
+    share: partly_rounded(
+        lambda name, w, share: salient_columns(w.numpy(), w.numpy(), share), share
+    )
+    for share in (0.01, 0.05)
+}
+random_kept = {
+    share: [partly_rounded(at_random(seed), share) for seed in range(5)] for share in (0.01, 0.05)
+}
+brought_back = {share: 1 - salient[share] / nothing_kept for share in salient}
+by_chance = {share: 1 - np.mean(random_kept[share]) / nothing_kept for share in salient}
+back = 100 * brought_back[0.01]
+salient_guess.reveal(
+    "about one per cent"
+    if back < 2.5
+    else "about 5 per cent"
+    if back < 10
+    else "about a fifth"
+    if back < 50
+    else "nearly all"
+)
+claim(
+    "One per cent of the columns, chosen by their activations, brings back more than a tenth of what was lost",
+    brought_back[0.01] > 0.1,
+)
+claim(
+    "More than three times as much as random columns do", brought_back[0.01] > 3 * by_chance[0.01]
+)
+claim(
+    "Columns with large weights do no better than half of that",
+    nothing_kept - by_weight[0.01] < 0.5 * (nothing_kept - salient[0.01]),
+)
+Table(
+    ["left in float", "perplexity lost, %: 1 %", "5 % of the columns"],
+    [
+        ["nothing", f"{nothing_kept:.1f}", f"{nothing_kept:.1f}"],
+        ["at random", *(mean_sd(np.mean(v), np.std(v, ddof=1)) for v in random_kept.values())],
+        ["largest weights", *(f"{v:.1f}" for v in by_weight.values())],
+        ["largest activations", *(f"{v:.1f}" for v in salient.values())],
+    ],
+    "3 bits, one scale a row, rounded to nearest; random: 5 draws",
+)
+
+# %% [markdown]
+# Columns in float beside columns in 3 bits make a slow kernel. Two ways out follow: let the other weights make up for an error (GPTQ), or make salient columns *larger* before rounding, so that their error is smaller (AWQ).
+#
+# ## 3 · GPTQ: the rest makes up for it
+#
+# What an error $\delta w$ costs is not its size but what it does to outputs: $\lVert X\delta w\rVert^2=\delta w\,H\,\delta w^T$ with $H=X^TX$. Fix weight $j$ at its code, $\delta w_j=q_j-w_j$, and ask which other changes cost least. With a multiplier for the fixed one:
+#
+# $$H\,\delta w^T=\lambda e_j\;\Rightarrow\;\delta w=\lambda\,[H^{-1}]_{j,:}\;\Rightarrow\;\lambda=\frac{q_j-w_j}{[H^{-1}]_{jj}}\;\Rightarrow\;\delta w=-\frac{w_j-q_j}{[H^{-1}]_{jj}}\,[H^{-1}]_{j,:}$$
+#
+# GPTQ (Frantar et al. 2022) takes the columns in order. What remains of $H^{-1}$ once the first columns are fixed is a row of its Cholesky factor, $H^{-1}=U^TU$ with $U$ upper triangular, so one factor serves all columns and all rows:
+#
+# $$\mathrm{err}=\frac{w_j-q_j}{U_{jj}},\qquad w_k\leftarrow w_k-\mathrm{err}\cdot U_{jk}\quad\text{for } k>j$$
+#
+# ### Exercise 3 · GPTQ on one row (3 points, about 7 lines)
+#
+# A code stands for (q − zero) · scale. Return the row as its codes stand for it; the row given stays as it is.
+#
+# ```python
+# def gptq_row_spec(row, factor, scale, zero, bits):
+#     w = row.copy()
+#     out = np.zeros(len(row))
+#     for j in range(len(row)):
+#         q = min(max(np.rint(w[j] / scale) + zero, 0), 2**bits - 1)
+#         out[j] = (q - zero) * scale
+#         err = (w[j] - out[j]) / factor[j, j]
+#         for k in range(j + 1, len(row)):
+#             w[k] = w[k] - err * factor[j, k]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm.gptq_row", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def gptq_row(row, factor, scale, zero, bits):
+    """float64 [inputs], U float64 [inputs, inputs], three numbers -> float64 [inputs]."""
+    ### BEGIN SOLUTION
+    work, out = row.copy(), np.empty(len(row))
+    for j in range(len(row)):
+        code = np.clip(np.rint(work[j] / scale) + zero, 0, 2**bits - 1)
+        out[j] = (code - zero) * scale
+        work[j + 1 :] -= (work[j] - out[j]) / factor[j, j] * factor[j, j + 1 :]
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm.gptq_row-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(gptq_row, "llm.gptq_row")
+
+# %% [markdown]
+# A row of seven weights at 2 bits has $4^7$ codes: few enough to try them all. How close does GPTQ come to the best?
+
+# %%
+gptq_row = adopt(gptq_row, "llm.gptq_row")
+every_code = np.stack(np.meshgrid(*[np.arange(4.0)] * 7), -1).reshape(-1, 7)
+costs = []
+sample = reaching["layers.1.attention.qkv"].numpy()
+for seed in range(40):
+    generator = np.random.default_rng(seed)
+    columns = generator.choice(sample.shape[1], 7, replace=False)
+    h = gptq.hessian(torch.from_numpy(sample[:, columns]))
+    row, scale, zero = generator.normal(size=7), 1.0, 1
+    factor = gptq.inverse_factor(h).numpy()
+
+    def cost(quantized):
+        error = quantized - row
+        return ((error @ h.numpy()) * error).sum(-1)
+
+    plain = (np.clip(np.rint(row / scale) + zero, 0, 3) - zero) * scale
+    costs.append(
+        (
+            cost(plain),
+            cost(gptq_row(row, factor, scale, zero, 2)),
+            cost((every_code - zero) * scale).min(),
+        )
+    )
+by_rounding, by_gptq, by_force = np.mean(costs, axis=0)
+claim(
+    "No row is better than the best of all codes",
+    all(g >= best * (1 - 1e-9) for _, g, best in costs),
+)
+claim(
+    "GPTQ costs less than rounding, on average, and lies nearer to the best of all codes",
+    by_gptq < by_rounding and by_gptq - by_force < by_rounding - by_gptq,
+)
+Table(
+    ["", "output error"],
+    [
+        ["rounding to nearest", f"{by_rounding:.3f}"],
+        ["GPTQ", f"{by_gptq:.3f}"],
+        ["best of all 16,384 codes", f"{by_force:.3f}"],
+    ],
+    "40 rows of seven weights, 2 bits, inputs of a layer's attention",
+)
+
+# %%
+gptq_guess = predict(
+    "The whole model at 3 bits, groups of 64: of what rounding loses, GPTQ loses about",
+    ["nine tenths", "two thirds", "a third", "a twentieth"],
+)
+
+# %%
+optimized = {
+    (bits, name): gptq.quantize(model, inputs, WeightConfig(bits, GROUPS[name]))
+    for bits in (4, 3, 2)
+    for name in ("a row", "64", "32")
+}
+compensated = {key: lost(codes.model) for key, codes in optimized.items()}
+ends_drawn_in = {
+    (bits, "64"): lost(gptq.quantize(model, inputs, WeightConfig(bits, 64, "mse")).model)
+    for bits in (4, 3, 2)
+}
+in_order = {
+    (bits, "64"): lost(gptq.quantize(model, inputs, WeightConfig(bits, 64), order=True).model)
+    for bits in (4, 3, 2)
+}
+ratio = compensated[3, "64"] / rtn[3, "64"]
+gptq_guess.reveal(
+    "nine tenths"
+    if ratio > 0.8
+    else "two thirds"
+    if ratio > 0.5
+    else "a third"
+    if ratio > 0.12
+    else "a twentieth"
+)
+claim(
+    "At 4 bits GPTQ loses less than half of what rounding does, whatever the group",
+    all(compensated[4, n] < 0.5 * rtn[4, n] for n in ("a row", "64", "32")),
+)
+claim("At 3 bits, too", all(compensated[3, n] < 0.5 * rtn[3, n] for n in ("a row", "64", "32")))
+claim(
+    "At 2 bits it is still several times better, and still unusable: perplexity more than doubles",
+    compensated[2, "32"] < rtn[2, "32"] / 3 and compensated[2, "32"] > 80,
+)
+claim(
+    "3 bits by GPTQ in groups of 32 lose about as much as 4 bits by rounding in rows",
+    compensated[3, "32"] < 1.5 * rtn[4, "a row"],
+)
+Table(
+    ["perplexity lost, %", "RTN", "GPTQ", "GPTQ, large columns first", "GPTQ, ends drawn in"],
+    [
+        *(
+            [
+                f"{bits} bits, groups: {name}",
+                f"{rtn[bits, name]:.1f}",
+                f"{compensated[bits, name]:.1f}",
+                *(
+                    f"{found[bits, name]:.1f}" if (bits, name) in found else ""
+                    for found in (in_order, ends_drawn_in)
+                ),
+            ]
+            for bits, name in compensated
+        ),
+    ],
+    f"{len(calibration)} passages for calibration",
+)
+
+# %% [markdown]
+# How many passages does it need? Calibration (校准) estimates $H$, a matrix of 512 × 512 for the widest layer.
+
+# %%
+few = {
+    n: lost(gptq.quantize(model, list(calibration.first(n).x.split(16)), WeightConfig(3, 64)).model)
+    for n in (1, 4, 16)
+}
+few[len(calibration)] = compensated[3, "64"]
+figure, axes = plt.subplots(figsize=(5.5, 2.6))
+axes.plot([n * corpus.LENGTH for n in few], list(few.values()), marker="o", label="GPTQ")
+axes.axhline(rtn[3, "64"], linestyle="--", color="gray", label="RTN: no data")
+axes.set(xlabel="tokens for calibration", ylabel="perplexity lost, %", xscale="log", ylim=(0, None))
+axes.legend()
+plt.show()
+claim("A single passage is too few: more than twice the loss of 32", few[1] > 2 * few[32])
+claim("16 passages, 2,000 tokens, are nearly enough", few[16] < 1.35 * few[32])
+
+# %% [markdown]
+# ## 4 · A scale in front of the rounding: AWQ
+#
+# $y=(W\,\mathrm{diag}(s))(\mathrm{diag}(s)^{-1}x)$ whatever $s$. A column times 2 is rounded on a grid that is, for it, half as coarse; the norm in front of the layer takes the $1/2$ into its gain. AWQ (Lin et al. 2023) takes $s_j=\overline{|x_j|}^{\,\alpha}$ and tries values of $\alpha$.
+#
+# ### Exercise 4 · A scale found by trying (3 points, about 10 lines)
+#
+# Try α = 0, 0.05, ..., 0.95; keep the scale with the least error in the layer's *outputs*. `rounding` turns a weight into what is left of it.
+#
+# ```python
+# def search_scale_spec(x, weight, rounding):
+#     best, chosen = float("inf"), None
+#     for step in range(20):
+#         s = np.maximum(np.abs(x).mean(0), 1e-5) ** (step / 20)
+#         s = s / np.exp(np.mean(np.log(s)))          # only differences between inputs count
+#         rounded = rounding(weight * s) / s          # what meets x once the norm divides by s
+#         error = np.mean((x @ rounded.T - x @ weight.T) ** 2)
+#         if error < best:
+#             best, chosen = error, s
+#     return chosen.astype(np.float32)
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm.search_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def search_scale(x, weight, rounding):
+    """float32 [n, inputs], float32 [outputs, inputs], a function of such a weight -> float32 [inputs]."""
+    ### BEGIN SOLUTION
+    magnitude = np.maximum(np.abs(x).mean(axis=0), np.float32(1e-5))
+    found = []
+    for step in range(20):
+        s = magnitude ** np.float32(step / 20)
+        s /= np.exp(np.log(s).mean())
+        left = rounding(weight * s) / s
+        found.append((float(np.square(x @ (left - weight).T).mean()), step, s))
+    return min(found, key=lambda one: one[:2])[2]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm.search_scale-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(search_scale, "llm.search_scale")
+
+# %% [markdown]
+# Does it help here? Large models (from some seven billion weights on) have a few channels whose activations are twenty and more times larger than the rest (outliers, 离群值; Dettmers et al. 2022); the pictures above show none. So the same model once more, with outliers *planted* without changing what it computes: three channels of every norm's gain times 20, the next weights' columns divided by 20.
+
+# %%
+search_scale = adopt(search_scale, "llm.search_scale")
+planted = smoothing.plant_outliers(model, inputs[:1], [5, 77, 100], 20.0)
+awq_config = WeightConfig(4, 128)
+feed = smoothing.feeds(planted, inputs)[0]
+own = search_scale(
+    feed.x[::8].numpy(),
+    matrix(planted.get_submodule(feed.readers[0])).numpy(),
+    lambda w: round_groups(np.ascontiguousarray(w, np.float32), 4, 128),
+)
+channels = np.argsort(-own)[:3]
+claim(
+    "Your search makes the planted channels' columns the largest",
+    set(channels.tolist()) == {5, 77, 100},
+)
+awq = {}
+for name, network in {"as it is": model, "with outliers": planted}.items():
+    for bits in (4, 3):
+        config = WeightConfig(bits, 128)
+        scaled = smoothing.search_scales(network, inputs, config)
+        awq[name, bits] = (
+            lost(weight_only.quantize(network, config).model),
+            lost(weight_only.quantize(scaled, config).model),
+            lost(gptq.quantize(network, inputs, config).model),
+        )
+claim("Planting changed nothing in float", abs(lost(planted)) < 0.1)
+claim(
+    "With outliers, rounding loses more than twice as much; the searched scale wins nearly all of that back",
+    awq["with outliers", 4][0] > 2 * awq["as it is", 4][0]
+    and awq["with outliers", 4][1] < 1.4 * awq["as it is", 4][0],
+)
+claim(
+    "Without outliers it gains next to nothing at 4 bits: less than a fifth either way",
+    abs(awq["as it is", 4][1] / awq["as it is", 4][0] - 1) < 0.2,
+)
+Table(
+    ["perplexity lost, %", "RTN", "AWQ-style scale, then RTN", "GPTQ"],
+    [
+        [f"{name}, {bits} bits", *(f"{v:.1f}" for v in values)]
+        for (name, bits), values in awq.items()
+    ],
+    "groups of 128; scales in front of the layers that a norm feeds",
+)
+
+# %% [markdown]
+# ## 5 · Activations in 8 bits, too: W8A8
+#
+# A prompt of a thousand tokens is bound by arithmetic, and there bytes times bytes pay. But now an outlier hurts in another way: *it* sets the activation's one scale, and all other channels share the few codes that are left. SmoothQuant (Xiao et al. 2022) moves half of the difficulty into the weights:
+#
+# $$s_j=\frac{\max|x_j|^{\alpha}}{\max|W_{:,j}|^{1-\alpha}},\qquad x'=x/s,\quad W'=W\,\mathrm{diag}(s)$$
+#
+# ### Exercise 5 · Half of the difficulty each (2 points, about 3 lines)
+#
+# Maxima below 1e-5 count as 1e-5, and so does the scale.
+#
+# ```python
+# def smoothing_scale_spec(x, weight, alpha):
+#     s = np.zeros(x.shape[1], dtype=np.float32)
+#     for j in range(x.shape[1]):
+#         x_max = max([abs(value) for value in x[:, j]] + [1e-5])
+#         w_max = max([abs(value) for value in weight[:, j]] + [1e-5])
+#         s[j] = max(x_max**alpha / w_max ** (1 - alpha), 1e-5)
+#     return s
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm.smoothing_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def smoothing_scale(x, weight, alpha):
+    """float32 [n, inputs], float32 [outputs, inputs], a number -> what to divide inputs by, float32 [inputs]."""
+    ### BEGIN SOLUTION
+    x_max, w_max = (np.maximum(np.abs(a).max(axis=0), 1e-5) for a in (x, weight))
+    return np.maximum(x_max**alpha / w_max ** (1 - alpha), 1e-5).astype(np.float32)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm.smoothing_scale-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(smoothing_scale, "llm.smoothing_scale")
+
+# %%
+smoothing_scale = adopt(smoothing_scale, "llm.smoothing_scale")
+mine = smoothing_scale(feed.x.numpy(), matrix(planted.get_submodule(feed.readers[0])).numpy(), 0.5)
+theirs = smoothing.smoothing_scale(
+    feed.x, [matrix(planted.get_submodule(feed.readers[0]))], 0.5
+).numpy()
+claim("The library's smoothing scale is yours", np.allclose(mine, theirs, rtol=1e-4))
+smooth_guess = predict(
+    "W8A8, one fixed scale for all activations of a layer. What do outliers of 20 times cost in perplexity?",
+    ["under 1 %", "some 5 %", "more than 15 %"],
+)
+
+
+# %%
+def static(network, activation_bits=8):
+    """Weights 8 bits a row; activations on one fixed scale a layer."""
+    prepared = ptq.prepare_layers(network, QuantConfig(8, activation_bits))
+    return lost(ptq.calibrate(prepared, calibration.x))
+
+
+networks = {
+    "as it is": model,
+    "as it is, smoothed": smoothing.smooth(model, inputs),
+    "with outliers": planted,
+    "with outliers, smoothed": smoothing.smooth(planted, inputs),
+}
+w8a8 = {
+    name: (static(network), static(network, 6), lost(convert_dynamic(network)))
+    for name, network in networks.items()
+}
+hurt = w8a8["with outliers"][0]
+smooth_guess.reveal("under 1 %" if hurt < 1 else "some 5 %" if hurt < 15 else "more than 15 %")
+claim(
+    "The model as it is loses less than 1 %: without outliers there is nothing to mend, and smoothing mends nothing",
+    w8a8["as it is"][0] < 1 and abs(w8a8["as it is, smoothed"][0] - w8a8["as it is"][0]) < 1,
+)
+claim("Planted outliers cost more than 15 %", hurt > 15)
+claim("Smoothing brings that below 1 %", w8a8["with outliers, smoothed"][0] < 1)
+claim(
+    "A scale for each token, taken as it comes, mends most of it without smoothing",
+    w8a8["with outliers"][2] < 0.4 * hurt,
+)
+Table(
+    [
+        "perplexity lost, %",
+        "W8A8, fixed scale",
+        "W8A6, fixed scale",
+        "W8A8, a scale each token (int8 kernels)",
+    ],
+    [[name, *(f"{v:,.2f}" for v in values)] for name, values in w8a8.items()],
+    "weights: 8 bits, a scale each row; the last column runs on the integer kernels of lab 02",
+)
+
+# %%
+feed_weight = matrix(planted.get_submodule(feed.readers[0]))
+
+
+def shares(alpha=0.5):
+    """The largest magnitudes of each channel, before and after."""
+    s = smoothing.smoothing_scale(feed.x, [feed_weight], alpha)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
+    for axis, what, before, after in (
+        (axes[0], "activations", feed.x, feed.x / s),
+        (axes[1], "weights", feed_weight, feed_weight * s),
+    ):
+        axis.plot(before.abs().amax(0), label="before", color="gray")
+        axis.plot(after.abs().amax(0), label=f"after, alpha = {alpha:.2f}")
+        axis.set(xlabel="input channel", ylabel=f"max |{what}|", yscale="log")
+        axis.legend()
+    plt.show()
+
+
+explore(shares, alpha=(0.0, 1.0, 0.05))
+
+# %% [markdown]
+# ## 6 · Four bits on a real kernel
+#
+# So far weights were rounded and then used as floats: nothing was smaller or faster. Now they stay packed, eight to a 32-bit word, and are unpacked in registers:
+#
+# $$y_n=\sum_g s_{ng}\sum_{k\in g}(q_{nk}-z_{ng})\,x_k$$
+#
+# ### Exercise 6 · A product with packed weights (3 points, about 9 lines)
+#
+# Code k of row n lies in word k // 8, in the four bits from bit 4 · (k mod 8) on. Write it with loops and compile it; `word >> shift & 15` takes a code out.
+#
+# ```python
+# def product_4bit_spec(words, x, scale, zero, group):
+#     out = np.zeros(len(words), dtype=np.float32)
+#     for n in range(len(words)):
+#         for k in range(len(x)):
+#             bits = format(int(words[n, k // 8]), "032b")[::-1]       # bit 0 first
+#             code = int(bits[4 * (k % 8) : 4 * (k % 8) + 4][::-1], 2)
+#             out[n] += scale[n, k // group] * (code - zero[n, k // group]) * x[k]
+#     return out
+# ```
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm.product_4bit", "locked": false, "schema_version": 3, "solution": true, "task": false}
+@njit
+def product_4bit(words, x, scale, zero, group):
+    """uint32 [N, K / 8], float32 [K], float32 [N, K / group] twice, an int -> float32 [N]."""
+    ### BEGIN SOLUTION
+    out = np.zeros(len(words), dtype=np.float32)
+    for n in range(len(words)):
+        for k in range(len(x)):
+            code = words[n, k // 8] >> np.uint32(4 * (k % 8)) & np.uint32(15)
+            g = k // group
+            out[n] += scale[n, g] * (np.float32(code) - zero[n, g]) * x[k]
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm.product_4bit-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(product_4bit, "llm.product_4bit")
+
+# %% [markdown]
+# The library's kernel goes further: it splits each activation into three signed bytes and lets the processor's byte dot product do 64 products at once, exactly (`kernels/lowbit.py`). Yours beside it, and beside torch's own:
+
+# %%
+product_4bit = adopt(product_4bit, "llm.product_4bit")
+N = K = 2048
+generator = np.random.default_rng(0)
+codes = generator.integers(0, 16, (N, K), dtype=np.uint8)
+scale, zero = np.full((N, K // 128), 0.01, np.float32), np.full((N, K // 128), 8, np.float32)
+in_words = (codes.reshape(N, -1, 8).astype(np.uint32) << np.arange(0, 32, 4, dtype=np.uint32)).sum(
+    2, dtype=np.uint32
+)
+library_words = lowbit.pack_weight(codes, scale, zero, 4, 128)
+x = generator.normal(size=K).astype(np.float32)
+dense = torch.from_numpy((codes - np.float32(8)) * np.float32(0.01))
+threads = torch.get_num_threads()
+torch.set_num_threads(1)
+seconds = race(
+    {
+        "yours": lambda: product_4bit(in_words, x, scale, zero, 128),
+        "the library's, 4 bits": lambda: lowbit.matmul(x[None], library_words),
+        "torch, float32": lambda: torch.nn.functional.linear(torch.from_numpy(x)[None], dense),
+    },
+    rounds=15,
+)
+torch.set_num_threads(threads)
+claim(
+    "Both give the same numbers",
+    np.allclose(
+        product_4bit(in_words, x, scale, zero, 128),
+        lowbit.matmul(x[None], library_words)[0],
+        atol=1e-3,
+    ),
+)
+Table(
+    ["one row times 2048 x 2048", "milliseconds", "times torch"],
+    [
+        [name, f"{1e3 * s:.3f}", f"{seconds['torch, float32'] / s:.2f}"]
+        for name, s in seconds.items()
+    ],
+    "one thread, process CPU time, weights in cache",
+)
+
+# %% [markdown]
+# Now a model that no cache holds: two layers, 2,048 wide, 100 million weights (random: speed does not depend on what they are). It writes on one thread.
+
+# %%
+speed_guess = predict(
+    "Tokens a second with 4-bit weights, against float32:",
+    ["the same", "2 to 6 times", "8 times: an eighth of the bytes", "16 times"],
+)
+
+# %%
+seed_everything(0)
+big = GPT(corpus.WORDS, 32, width=2048, layers=2, heads=16).eval()
+writers = {"float32, torch": big, "bfloat16, torch": copy.deepcopy(big).bfloat16()}
+for bits in (8, 4, 2):
+    writers[f"{bits}-bit weights"] = convert_weights(
+        weight_only.quantize(big, WeightConfig(bits, 128))
+    )
+TOKENS = 8
+torch.set_num_threads(1)
+start = torch.zeros(1, dtype=torch.int64)
+taken = race(
+    {
+        name: lambda network=network: generate(network, start, TOKENS)
+        for name, network in writers.items()
+    },
+    rounds=7,
+)
+torch.set_num_threads(threads)
+read_bytes = {
+    name: sum(t.nbytes for t in network.state_dict().values()) for name, network in writers.items()
+}
+per_second = {name: TOKENS / s for name, s in taken.items()}
+best_rate = max(read_bytes[name] * per_second[name] for name in writers)
+figure, axes = plt.subplots(figsize=(6.5, 3.2))
+sizes = np.array(sorted(read_bytes.values())) / 1e6
+axes.plot(
+    sizes,
+    best_rate / 1e6 / sizes,
+    linestyle="--",
+    color="gray",
+    label="bound: the best bandwidth seen / bytes a token",
+)
+for name in writers:
+    axes.plot(read_bytes[name] / 1e6, per_second[name], "o", label=name)
+axes.set(
+    xlabel="megabytes read for a token",
+    ylabel="tokens a second, one thread",
+    xscale="log",
+    yscale="log",
+)
+axes.legend()
+plt.show()
+faster = per_second["4-bit weights"] / per_second["float32, torch"]
+speed_guess.reveal(
+    "the same"
+    if faster < 1.5
+    else "2 to 6 times"
+    if faster < 7
+    else "8 times: an eighth of the bytes"
+    if faster < 12
+    else "16 times"
+)
+claim(
+    "On 4-bit weights it writes at least twice as many tokens a second as torch in float32",
+    faster >= 2,
+)
+claim(
+    "and more than torch in bfloat16", per_second["4-bit weights"] > per_second["bfloat16, torch"]
+)
+Table(
+    ["", "read a token", "tokens a second", "times float32", "GB/s"],
+    [
+        [
+            name,
+            in_bytes(read_bytes[name]),
+            f"{per_second[name]:.1f}",
+            f"{per_second[name] / per_second['float32, torch']:.1f}",
+            f"{read_bytes[name] * per_second[name] / 1e9:.1f}",
+        ]
+        for name in writers
+    ],
+    "one thread, process CPU time; attention, norms and the head stay float",
+)
+
+# %% [markdown]
+# Eight times fewer bytes are not quite eight times the tokens: unpacking costs, and what stays float (the words' table, norms, attention) takes its time. With 2 bits the rest weighs more still.
+#
+# The small model itself, in a file:
+
+# %%
+four_bits = convert_weights(optimized[4, "64"])
+claim(
+    "The packed model computes what its rounded weights do",
+    abs(lost(four_bits) - compensated[4, "64"]) < 0.2,
+)
+sentence = corpus.encode(["class Reader:\n    def "])
+print(corpus.decode(generate(four_bits, sentence, 50, temperature=0.7)))
+float_bytes, packed_bytes = disk_bytes(model), disk_bytes(four_bits)
+claim(
+    "Its file is less than a third of the float one, although words, positions and norms stay float32",
+    packed_bytes < float_bytes / 3,
+)
+print(f"\n{in_bytes(float_bytes)} in float32, {in_bytes(packed_bytes)} packed")
+
+# %% [markdown]
+# ## 7 · A new domain: LoRA and QLoRA
+#
+# The model knows code; now it is to read the library's *documentation*. Full fine-tuning (微调) changes every weight. LoRA (lab 06) adds a correction of rank 2 beside each matrix; QLoRA (Dettmers et al. 2023) does so on the 4-bit base, whose packed weights are never touched: gradients pass through them.
+
+# %%
+lora_guess = predict(
+    "Rank 2 trains under 2 % of the parameters. Of what full fine-tuning gains on the documentation, it gains:",
+    ["under a tenth", "about half or two thirds", "all of it"],
+)
+
+# %%
+new_train = corpus.load("documentation", "train", 40_000)
+new_test = corpus.load("documentation", "test")
+names = list(linear_layers(model))
+parameters = sum(p.numel() for p in model.parameters())
+RATES = {"full": 0.001, "LoRA": 0.01, "QLoRA": 0.01}
+starts = {
+    "full": lambda: copy.deepcopy(model),
+    "LoRA": lambda: lora.add_lora(model, 2, 4, names),
+    "QLoRA": lambda: lora.add_lora(four_bits, 2, 4, names),
+}
+tuned, share = {}, {}
+for name, build in starts.items():
+    for seed in (0, 1, 2):
+        seed_everything(seed)
+        network = build()
+        trained = [p for p in network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, RATES[name], weight_decay=0.0)
+        fit(
+            network,
+            new_train,
+            2,
+            RATES[name],
+            16,
+            next_token_loss,
+            seed=seed,
+            optimizer=optimizer,
+            label=f"{name}, seed {seed}",
+        )
+        tuned.setdefault(name, []).append(
+            (perplexity(network, new_test), perplexity(network, test))
+        )
+        share[name] = sum(p.numel() for p in trained) / parameters
+before_new = perplexity(model, new_test)
+means = {name: np.mean(values, axis=0) for name, values in tuned.items()}
+spread = {name: np.std(values, axis=0, ddof=1) for name, values in tuned.items()}
+gained = {name: before_new - means[name][0] for name in tuned}
+part = gained["LoRA"] / gained["full"]
+lora_guess.reveal(
+    "under a tenth" if part < 0.1 else "about half or two thirds" if part < 0.9 else "all of it"
+)
+claim("LoRA of rank 2 trains less than 2 % of the parameters", share["LoRA"] < 0.02)
+claim(
+    "It gains more than half of what full fine-tuning gains, and not all of it", 0.5 < part < 0.95
+)
+before_four = perplexity(four_bits, new_test)
+claim(
+    "QLoRA ends no further behind LoRA than its 4-bit base was behind the float one",
+    means["QLoRA"][0] / means["LoRA"][0] < before_four / before_new,
+)
+claim(
+    "Both forget: perplexity on code goes up by more than 10 %",
+    min(means["full"][1], means["LoRA"][1]) > 1.1 * base,
+)
+Table(
+    ["", "trained", "documentation", "code (the old domain)"],
+    [
+        ["before", "-", f"{before_new:.2f}", f"{base:.2f}"],
+        ["before, 4-bit base", "-", f"{before_four:.2f}", f"{perplexity(four_bits, test):.2f}"],
+        *(
+            [
+                name,
+                f"{100 * share[name]:.1f} %",
+                *(mean_sd(m, s) for m, s in zip(means[name], spread[name])),
+            ]
+            for name in tuned
+        ),
+    ],
+    f"perplexity; {len(new_train)} passages, 2 epochs, 3 seeds, learning rates {RATES}",
+)
+
+# %% [markdown]
+# What LoRA forgets, taking it off brings back: the base is as it was. At this size rank 2 has to be 2 % of the model; in a model of seven billion it is less than a tenth of a per cent.
+#
+# ## 8 · Your own model folder
+#
+# All of this works on any module tree: `linear_layers` finds what to quantize (GPT-2's transposed `Conv1D` included), the norms that feed it are found by running the model. A folder from `save_pretrained` goes the same way; here one is built from its configuration, nothing is fetched.
+
+# %%
+if published.available():
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=corpus.WORDS,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    seed_everything(0)
+    with tempfile.TemporaryDirectory() as folder:
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+        theirs = transformers.LlamaForCausalLM.from_pretrained(folder).eval()
+        quantized = gptq.quantize(theirs, inputs[:1], WeightConfig(4, 64))
+        path = Path(folder) / "packed.safetensors"
+        written = packed_files.save(convert_weights(quantized), path)
+        fresh = transformers.LlamaForCausalLM(config).eval()
+        again = packed_files.load(fresh, path)
+        with torch.no_grad():
+            same = torch.allclose(
+                again(test.x[:2]).logits, quantized.model(test.x[:2]).logits, atol=1e-3
+            )
+        print(
+            f"{len(quantized.layers)} layers, {in_bytes((Path(folder) / 'model.safetensors').stat().st_size)} -> {in_bytes(written)}"
+        )
+    claim(
+        "A Llama with grouped-query attention: quantized by GPTQ, saved, read back, the same logits",
+        same,
+    )
+else:
+    print(f"transformers is not installed ({published.INSTALL}): this cell has nothing to show")
+
+# %% [markdown]
+# ## When not to
+#
+# - *A prompt, or a large batch.* There a weight is read once for many multiplications, and arithmetic is what takes time: W8A8 then, or floats. From some thirty rows on our kernel restores the weights and multiplies in float.
+# - *Below 4 bits, on a small model.* The smaller a model, the less it has to spare. (The papers' 3-bit models have a hundred billion weights.)
+# - *Perplexity alone.* It says how surprised the model is, not what it can still do. Measure the task.
+#
+# ## What the papers say, what we measured
+
+# %%
+Table(
+    ["", "the paper", "here"],
+    [
+        [
+            "4 bits, RTN against GPTQ",
+            "OPT-175B: 10.54 against 8.37, float 8.34 (Frantar et al. 2022, table 3)",
+            f"{base * (1 + rtn[4, 'a row'] / 100):.2f} against {base * (1 + compensated[4, 'a row'] / 100):.2f}, float {base:.2f}",
+        ],
+        [
+            "3 bits, RTN against GPTQ",
+            "OPT-175B: 7.3e3 against 8.68 (the same)",
+            f"{base * (1 + rtn[3, 'a row'] / 100):.2f} against {base * (1 + compensated[3, 'a row'] / 100):.2f}",
+        ],
+        [
+            "1 % of the columns in float, 3 bits",
+            "most of the loss mended by salient ones, nothing by random ones (Lin et al. 2023, table 1)",
+            f"{100 * brought_back[0.01]:.0f} % of the loss mended, random {100 * by_chance[0.01]:.0f} %",
+        ],
+        [
+            "W8A8 with outliers",
+            "OPT-175B: accuracy lost without, kept with smoothing (Xiao et al. 2022, section 5)",
+            f"planted: {hurt:.0f} % without, {w8a8['with outliers, smoothed'][0]:.1f} % with smoothing",
+        ],
+        [
+            "writing on packed weights",
+            "3 bits, 3.25 to 4.5 times faster than fp16 on graphics cards (Frantar et al. 2022, abstract)",
+            f"4 bits, {faster:.1f} times float32, {per_second['4-bit weights'] / per_second['bfloat16, torch']:.1f} times bfloat16",
+        ],
+        [
+            "QLoRA",
+            "as good as 16-bit LoRA (Dettmers et al. 2023, section 4)",
+            f"{mean_sd(means['QLoRA'][0], spread['QLoRA'][0])} against {mean_sd(means['LoRA'][0], spread['LoRA'][0])}",
+        ],
+    ],
+)
+
+# %% [markdown]
+# The largest models are the easiest to quantize: compare how much closer to float the paper's 4 bits are.
+#
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written.llm_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# ## Written question (2 points)
+#
+# Your firm serves a model of 13 billion weights to one user at a time on machines with 16 GB of memory. Which bits, which group size, which method, and which data for calibration? Count the bytes, and name one measurement that would make you change your mind.
+#
+# *Your answer:*
+
+# %% [markdown]
+# ## Recap
+#
+# - Writing is bound by the bytes of the weights. 8 bits cost nothing, 4 bits little, 3 bits need GPTQ, 2 bits need more than that.
+# - What matters is what an error does to outputs: GPTQ lets later weights make up for it, AWQ makes columns that meet large activations finer.
+# - Outliers break W8A8 with one scale; they can be moved into the weights. Look whether you have any before you mend them.
+#
+# **Back:** [Lab 10 · Binarization](10_binarization.ipynb)
+#
+# **References.** Frantar et al. 2022, *GPTQ*, arXiv:2210.17323, sections 3 and 4 · Lin et al. 2023, *AWQ*, arXiv:2306.00978, section 3 · Xiao et al. 2022, *SmoothQuant*, arXiv:2211.10438, section 4 · Dettmers et al. 2022, *LLM.int8()*, arXiv:2208.07339, section 4 · Dettmers et al. 2023, *QLoRA*, arXiv:2305.14314, section 3 · Hassibi and Stork 1993, *Second order derivatives for network pruning: Optimal Brain Surgeon* · Brown et al. 2020, *Language models are few-shot learners* (GPT-3), arXiv:2005.14165
