@@ -49,7 +49,7 @@ def keyword_teacher(path: Path = KEYWORDS) -> Encoder:
     Raises:
         FileNotFoundError: if there is no such file, with the command that makes it.
     """
-    return _loaded(keyword_encoder(), path)
+    return _loaded(keyword_encoder(), path, "keywords")
 
 
 def language_model(path: Path = LANGUAGE) -> GPT:
@@ -58,11 +58,11 @@ def language_model(path: Path = LANGUAGE) -> GPT:
     Raises:
         FileNotFoundError: if there is no such file, with the command that makes it.
     """
-    return _loaded(GPT(corpus.WORDS, corpus.LENGTH), path)
+    return _loaded(GPT(corpus.WORDS, corpus.LENGTH), path, "gpt")
 
 
-def _loaded(model: Model, path: Path) -> Model:
-    with _opened(path) as file:
+def _loaded(model: Model, path: Path, name: str) -> Model:
+    with _opened(path, name) as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     model.load_state_dict(state)
     return model.eval()
@@ -74,15 +74,13 @@ def facts(path: Path = KEYWORDS) -> dict[str, object]:
     Raises:
         FileNotFoundError: as in `keyword_teacher`.
     """
-    with _opened(path) as file:
+    with _opened(path, path.stem) as file:
         return json.loads(file.metadata()["made"])
 
 
-def _opened(path: Path) -> safe_open:
+def _opened(path: Path, name: str) -> safe_open:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: make it by `compresslab checkpoint {path.stem}`"
-        )
+        raise FileNotFoundError(f"{path} is missing: make it by `compresslab checkpoint {name}`")
     return safe_open(path, "pt")
 
 

@@ -266,7 +266,9 @@ def _row_cases(generator: np.random.Generator) -> list[Case]:
 
     white = np.eye(6)
     return [
-        Case("two weights", (np.array([0.4, 0.3]), np.array([[2.0, 1.0], [0, 1.0]]), 1.0, 1, 2)),
+        Case("two weights", (np.array([0.4, 1.2]), np.array([[0.5, 1], [0, 1]]), 1.0, 1, 2)),
+        Case("a large diagonal", (np.array([0.4, 0.65]), np.array([[2.0, 1], [0, 1]]), 1.0, 1, 2)),
+        Case("a larger row", (np.array([0.4, 0.95]), np.array([[2.0, 1], [0, 1]]), 1.0, 1, 2)),
         Case("inputs that have nothing in common", (generator.normal(size=6), white, 0.5, 2, 2)),
         Case("eight weights, 2 bits", problem(8, 2, 1, 0.8)),
         Case("3 bits", problem(12, 3, 4, 0.4)),
@@ -385,15 +387,18 @@ def _search_cases(generator: np.random.Generator) -> list[Case]:
         x *= np.logspace(-spread, spread, inputs, dtype=f32)[generator.permutation(inputs)]
         return x, _numbers(generator, outputs, inputs), bits, group
 
-    with_silence = problem(60, 8, 16, 0.8, 3, 16)
+    with_silence = problem(30, 8, 16, 0.8, 3, 16)
     with_silence[0][:, 5] = 0
+    balanced = problem(30, 8, 16, 1.0, 3, 16)
+    balanced[1][:] /= np.abs(balanced[0]).mean(0) ** f32(0.5)
     return [
-        Case("loud and quiet inputs", problem(80, 12, 16, 1.0, 3, 16)),
-        Case("groups", problem(60, 6, 32, 0.7, 3, 8)),
-        Case("4 bits", problem(60, 10, 24, 1.2, 4, 24)),
-        Case("inputs of one size", problem(60, 8, 16, 0.0, 3, 16)),
+        Case("loud and quiet inputs", problem(30, 12, 16, 1.0, 3, 16)),
+        Case("groups", problem(15, 6, 32, 0.7, 3, 8)),
+        Case("4 bits", problem(20, 10, 24, 1.2, 4, 24)),
+        Case("inputs of one size", problem(30, 8, 16, 0.0, 3, 16)),
         Case("a silent input", with_silence),
-        Case("louder still", problem(60, 8, 16, 2.0, 2, 16)),
+        Case("large weights at quiet inputs", balanced),
+        Case("louder still", problem(30, 8, 16, 2.0, 2, 16)),
     ]
 
 
