@@ -264,11 +264,12 @@ def _row_cases(generator: np.random.Generator) -> list[Case]:
         factor = gptq.inverse_factor(gptq.hessian(torch.from_numpy(x)), 0.01).numpy()
         return generator.normal(size=inputs), factor, scale, zero, bits
 
-    white = np.eye(6)
+    white, chain = np.eye(6), np.eye(3) + np.eye(3, k=1)
     return [
         Case("two weights", (np.array([0.4, 1.2]), np.array([[0.5, 1], [0, 1]]), 1.0, 1, 2)),
         Case("a large diagonal", (np.array([0.4, 0.65]), np.array([[2.0, 1], [0, 1]]), 1.0, 1, 2)),
         Case("a larger row", (np.array([0.4, 0.95]), np.array([[2.0, 1], [0, 1]]), 1.0, 1, 2)),
+        Case("three weights", (np.array([0.4, 0.4, 0.8]), chain, 1.0, 1, 2)),
         Case("inputs that have nothing in common", (generator.normal(size=6), white, 0.5, 2, 2)),
         Case("eight weights, 2 bits", problem(8, 2, 1, 0.8)),
         Case("3 bits", problem(12, 3, 4, 0.4)),
