@@ -1,5 +1,6 @@
 """Lab 11: rounding in groups, salient columns, GPTQ on a row, scales that move, a 4-bit product."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -34,6 +35,9 @@ def _rounded(
     clip: bool = True,
     back: bool = True,
     half: bool = True,
+    chosen_by: Callable = lambda s, exact: s,
+    guard: bool = True,
+    code: Callable = lambda w, s, z, lo: np.rint(w / s) + z,
 ) -> np.ndarray:
     """The spec, with one thing or another done differently."""
     out = np.zeros_like(weight)
@@ -42,11 +46,11 @@ def _rounded(
         for k in range(0, weight.shape[1], group):
             w = weight[n, k : k + group]
             lo, hi = ends(w)
-            s = (hi - lo) / (levels or high)
-            s = f32(np.float16(s)) if half else f32(s)
-            s = s or f32(1)
+            exact = f32((hi - lo) / (levels or high))
+            s = f32(np.float16(exact)) if half else exact
+            s = s or f32(1 if guard else np.nan)
             z = zero(-lo / s)
-            q = np.rint(w / s) + z
+            q = code(w, chosen_by(s, exact), z, lo)
             q = np.clip(q, 0, high) if clip else q
             out[n, k : k + group] = (q - z) * s if back else q
     return out
@@ -59,9 +63,11 @@ def _group_cases(generator: np.random.Generator) -> list[Case]:
     return [
         Case("a step of 1", (steps, 2, 4)),
         Case("0 between two codes", (f32([[-0.6, 2.4]]), 2, 2)),
+        Case("the last code is the third", (f32([[-1.5, 1.5]]), 2, 2)),
         Case("one group a row", (_numbers(generator, 4, 24), 4, 24)),
         Case("groups", (_numbers(generator, 3, 32), 4, 8)),
-        Case("8 bits", (_numbers(generator, 2, 16), 8, 8)),
+        Case("8 bits", (_numbers(generator, 4, 64), 8, 64)),
+        Case("a ramp", (np.linspace(-1, 2.1, 300, dtype=f32)[None], 8, 300)),
         Case("2 bits", (_numbers(generator, 5, 16), 2, 4)),
         Case("far from 0", (_numbers(generator, 2, 16) + f32(5), 3, 8)),
         Case("below 0", (_numbers(generator, 2, 16) - f32(5), 3, 8)),
@@ -108,7 +114,8 @@ ROUND_GROUPS = Exercise(
         Mistake(
             "0 left outside",
             lambda w, b, g: _rounded(w, b, g, ends=lambda v: (v.min(), v.max())),
-            "The range must hold 0, even where all weights of a group have one sign: lo = min(w.min(), 0).",
+            "The range must hold 0, even where all weights of a group have one sign: neither lo above 0 nor "
+            "hi below it.",
             also=(
                 lambda w, b, g: _rounded(w, b, g, ends=lambda v: (v.min(), v.max()), clip=False),
             ),
@@ -129,6 +136,30 @@ ROUND_GROUPS = Exercise(
             "These are the codes; wanted are the weights that they stand for, (q - z) * s.",
         ),
         Mistake(
+            "no clip",
+            lambda w, b, g: _rounded(w, b, g, clip=False),
+            "Rounding may lead past the last code (a weight half-way, a scale rounded down): clip to "
+            "0 .. 2^b - 1.",
+        ),
+        Mistake(
+            "codes by another scale",
+            lambda w, b, g: _rounded(w, b, g, chosen_by=lambda s, exact: exact or s),
+            "The codes were chosen by the scale in full precision and read back by the rounded one. Round it "
+            "first, then use it for both.",
+        ),
+        Mistake(
+            "a zero point with a fraction",
+            lambda w, b, g: _rounded(
+                w, b, g, zero=lambda z: z, code=lambda w, s, z, lo: np.rint((w - lo) / s)
+            ),
+            "Counting from lo makes the zero point a fraction: 0 is not exact then. Round -lo / s by itself.",
+        ),
+        Mistake(
+            "a group of zeros",
+            lambda w, b, g: _rounded(w, b, g, guard=False),
+            "A group of zeros has a scale of 0: take another (1, say) before you divide by it.",
+        ),
+        Mistake(
             "a scale in full precision",
             lambda w, b, g: _rounded(w, b, g, half=False),
             "The scale will be stored as float16. Round it first, then choose codes by what is stored.",
@@ -143,8 +174,8 @@ def salient_columns(x: np.ndarray, weight: np.ndarray, share: float) -> np.ndarr
     return _largest(np.abs(x).mean(0), share)
 
 
-def _largest(score: np.ndarray, share: float) -> np.ndarray:
-    count = max(1, round(share * len(score)))
+def _largest(score: np.ndarray, share: float, whole: Callable = round) -> np.ndarray:
+    count = max(1, whole(share * len(score)))
     keep = np.zeros(len(score), bool)
     keep[np.argsort(-score, kind="stable")[:count]] = True
     return keep
@@ -169,6 +200,8 @@ def _salient_cases(generator: np.random.Generator) -> list[Case]:
         Case("a single large value", (one_off, _numbers(generator, 4, 10), 0.1)),
         Case("less than one column", (small, _numbers(generator, 3, 20), 0.01)),
         Case("all", (x, w, 1.0)),
+        Case("1.8 columns", (*problem(30, 18, 4), 0.1)),
+        Case("3.6 columns", (*problem(20, 24, 4), 0.15)),
     ]
 
 
@@ -206,6 +239,22 @@ SALIENT_COLUMNS = Exercise(
             "the largest value ever seen",
             lambda x, w, s: _largest(np.abs(x).max(0), s),
             "One large value among many examples does not make a channel matter: take the mean.",
+        ),
+        Mistake(
+            "rounded down",
+            lambda x, w, s: _largest(np.abs(x).mean(0), s, int),
+            "share * inputs is rounded to the nearest whole number, not down.",
+            also=(lambda x, w, s: _largest(np.abs(x).mean(0), s, math.ceil),),
+        ),
+        Mistake(
+            "squares",
+            lambda x, w, s: _largest(np.square(x).mean(0), s),
+            "The mean of |x|, not of its square: single large values would count for more.",
+        ),
+        Mistake(
+            "activations times weights",
+            lambda x, w, s: _largest(np.abs(x).mean(0) * np.abs(w).mean(0), s),
+            "That is a fair idea (it is Wanda's, for pruning), but asked are the activations alone.",
         ),
         Mistake(
             "none for a small share",
@@ -246,16 +295,20 @@ def _gptq(
     clip: bool = True,
     error: Callable = lambda now, then, q: now - q,
     offset: bool = True,
+    cut: Callable = lambda code, top: np.clip(code, 0, top),
+    passed_on: Callable = lambda code, before: code,
+    result: Callable = lambda out, work, scale, z: out,
 ) -> np.ndarray:
     """The spec, with one thing or another done differently."""
     work, out = row.copy(), np.zeros_like(row)
     z = zero if offset else 0
     for j in range(len(row)):
         code = np.rint(work[j] / scale) + z
-        code = np.clip(code, 0, 2**bits - 1) if clip else code
+        before, code = code, cut(code, 2**bits - 1) if clip else code
         out[j] = (code - z) * scale
-        work[j + 1 :] += sign * error(work[j], row[j], out[j]) * share(factor, j)
-    return out
+        left = (passed_on(code, before) - z) * scale
+        work[j + 1 :] += sign * error(work[j], row[j], left) * share(factor, j)
+    return result(out, work, scale, z)
 
 
 def _row_cases(generator: np.random.Generator) -> list[Case]:
@@ -292,8 +345,9 @@ GPTQ_ROW = Exercise(
         Mistake(
             "rounding to nearest",
             lambda *a: _gptq(*a, share=lambda u, j: 0 * u[j, j + 1 :]),
-            "Each weight is rounded for itself: the ones still to come must take over the error. Row j of U "
-            "is not 0 behind its diagonal (column j is).",
+            "Each weight is rounded for itself. Either the ones still to come do not take over the error "
+            "(row j of U is not 0 behind its diagonal, column j is), or the row as it was given is what gets "
+            "rounded.",
         ),
         Mistake(
             "the wrong direction",
@@ -325,6 +379,26 @@ GPTQ_ROW = Exercise(
             "codes that do not exist",
             lambda *a: _gptq(*a, clip=False),
             "Codes end at 0 and at 2^bits - 1: clip, and hand over what was cut off, too.",
+        ),
+        Mistake(
+            "an error that forgets the clip",
+            lambda *a: _gptq(*a, passed_on=lambda code, before: before),
+            "The error is counted after the clip: what was cut off must be taken over, too.",
+        ),
+        Mistake(
+            "one code too many",
+            lambda *a: _gptq(*a, cut=lambda code, top: np.clip(code, 0, top + 1)),
+            "The last code is 2^bits - 1.",
+        ),
+        Mistake(
+            "codes",
+            lambda *a: _gptq(*a, result=lambda out, work, scale, z: np.rint(out / scale) + z),
+            "These are the codes; wanted is the row that they stand for, (q - zero) * scale.",
+        ),
+        Mistake(
+            "the row before rounding",
+            lambda *a: _gptq(*a, result=lambda out, work, scale, z: work),
+            "This is the row as it was updated; wanted is what its codes stand for.",
         ),
         Mistake(
             "no zero point",
@@ -392,6 +466,8 @@ def _search_cases(generator: np.random.Generator) -> list[Case]:
     with_silence[0][:, 5] = 0
     balanced = problem(30, 8, 16, 1.0, 3, 16)
     balanced[1][:] /= np.abs(balanced[0]).mean(0) ** f32(0.5)
+    even = problem(30, 8, 16, 1.5, 2, 16)
+    even[1][:] = 1 / np.abs(even[0]).mean(0)
     return [
         Case("loud and quiet inputs", problem(30, 12, 16, 1.0, 3, 16)),
         Case("groups", problem(15, 6, 32, 0.7, 3, 8)),
@@ -399,6 +475,8 @@ def _search_cases(generator: np.random.Generator) -> list[Case]:
         Case("inputs of one size", problem(30, 8, 16, 0.0, 3, 16)),
         Case("a silent input", with_silence),
         Case("large weights at quiet inputs", balanced),
+        Case("weights that a power of 1 makes even", even),
+        *(Case("once more", problem(30, 8, 16, 1.0, 3, 16)) for _ in range(3)),
         Case("louder still", problem(30, 8, 16, 2.0, 2, 16)),
     ]
 
@@ -439,6 +517,19 @@ SEARCH_SCALE = Exercise(
             "That alpha has the *largest* error.",
         ),
         Mistake(
+            "alpha up to 1",
+            lambda x, w, r: _searched(x, w, r, alphas=(*ALPHAS, 1.0)),
+            "The powers are 0, 0.05, ..., 0.95: twenty of them, 1 not included.",
+            also=(lambda x, w, r: _searched(x, w, r, alphas=tuple(np.linspace(0, 1, 20))),),
+        ),
+        Mistake(
+            "the mean error, not its square",
+            lambda x, w, r: _searched(
+                x, w, r, lambda s: float(np.abs(x @ (r(w * s) / s).T - x @ w.T).mean())
+            ),
+            "Errors are squared before the mean is taken.",
+        ),
+        Mistake(
             "no search",
             lambda x, w, r: _searched(x, w, r, alphas=(0.5,)),
             "Every alpha is tried, and the best one kept; 0.5 is one of them.",
@@ -446,7 +537,8 @@ SEARCH_SCALE = Exercise(
         Mistake(
             "quiet inputs made large",
             lambda x, w, r: _searched(x, w, r, sign=-1),
-            "A loud input's column is to become larger before rounding: a positive power.",
+            "A loud input's column is to become larger before rounding (a positive power), and meets x / s: "
+            "with x * s no scale but 1 can win.",
         ),
         Mistake(
             "by the weights' size",
