@@ -70,6 +70,7 @@ COLUMNS = {digits: Static(digits * WIDTH) for digits in ROWS}
 ONE, PANEL = Static(1), Static(WIDTH)
 HELD = {2: Static(2), 4: Static(4), 8: Static(8)}
 ZERO_BITS = np.uint32(255)
+TINY = np.float32(1e-30)
 SPLIT_MACS = 2_000_000
 """Below so many multiply-adds (about a tenth of a millisecond) a second thread costs more than it saves."""
 
@@ -260,11 +261,12 @@ def split_digits(x, group, quads, digits, parts, units, sums):
     whole = group // LANES * LANES
     for g in range(units.size):
         top = largest_of(x, g * group, group)
-        units[g] = top / largest
-        # A group of zeros has no digits, one that is not finite no meaning.
-        inverse = largest / top if np.float32(0) < top < np.inf else np.float32(0)
-        if inverse > np.float32(3e38):
-            inverse = np.float32(0)
+        units[g] = top / largest if top < np.inf else np.float32(np.nan)
+        sums[g] = 0
+        # What is as good as 0 has no digits; a group that is not finite makes its row NaN by its unit.
+        if not TINY < top < np.inf:
+            continue
+        inverse = largest / top
         total = splat(np.int32(0), i32x16)
         for k in range(0, whole, LANES):
             scaled = rint(load(x, g * group + k, f32x16) * splat(inverse, f32x16))
