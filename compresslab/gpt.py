@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compresslab.models import SelfAttention
+
 
 class Cache:
     """Keys and values of the tokens so far, of one layer: [n, heads, length, width / heads] each."""
@@ -34,21 +36,8 @@ class Cache:
         return self.keys[:, :, :last], self.values[:, :, :last]
 
 
-class CausalAttention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V over the tokens so far (Vaswani et al. 2017, section 3.2)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        """Args: width of the tokens, a multiple of the number of heads.
-
-        Raises:
-            ValueError: if it is not.
-        """
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"width must be a multiple of {heads} heads, got {width}")
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+class CausalAttention(SelfAttention):
+    """softmax(Q K^T / sqrt(d)) V over the tokens so far, by torch's fused kernel."""
 
     def forward(self, x: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """[n, length, width] -> the same; with a cache, x continues what is in it."""

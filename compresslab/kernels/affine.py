@@ -157,10 +157,15 @@ def quantize_absmax(x: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, n
     codes, scale = np.empty(x.shape, np.int8), np.empty(shape, np.float32)
     high = f32((1 << (bits - 1)) - 1)
     if _quantize_absmax(x.reshape(-1), group, high, scale.reshape(-1), codes.reshape(-1)):
-        if np.isnan(x).any():
-            _checks.refuse_nan("x", x)
-        raise ValueError("x must be finite to choose a scale from its maximum, got an infinity")
+        refuse_infinite("x", x)
     return codes, scale
+
+
+def refuse_infinite(name: str, x: np.ndarray) -> None:
+    """Raise for NaN or an infinity; called only once a kernel has seen one."""
+    if np.isnan(x).any():
+        _checks.refuse_nan(name, x)
+    raise ValueError(f"{name} must be finite to choose a scale from its maximum, got an infinity")
 
 
 def _output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -189,12 +194,12 @@ def quantize_runs(x, inverse, zero, low, high, view, codes):
     for o in range(outer):
         for c in range(channels):
             start = (o * channels + c) * inner
-            bad |= _quantize_run(x, start, inner, inverse[c], zero[c], low, high, codes)
+            bad |= _quantize_run(x, start, inner, inverse[c], zero[c], low, high, codes, start)
     return bad
 
 
 @kernel
-def _quantize_run(x, start, count, inverse, zero, low, high, codes):
+def _quantize_run(x, start, count, inverse, zero, low, high, codes, place):
     bad = np.uint64(0)
     inverses, zeros = splat(inverse, f32x16), splat(zero, f32x16)
     lows, highs = splat(low, f32x16), splat(high, f32x16)
@@ -204,18 +209,18 @@ def _quantize_run(x, start, count, inverse, zero, low, high, codes):
         value = load(x, start + i, f32x16)
         bad |= nan_mask(value)
         code = vmin(vmax(rint(value * inverses) + zeros, lows), highs)
-        store(codes, start + i, convert(convert(code, i32x16), i8x16))
-    for i in range(start + whole, start + count):
-        bad |= _quantize_one(x, i, inverse, zero, low, high, codes)
+        store(codes, place + i, convert(convert(code, i32x16), i8x16))
+    for i in range(whole, count):
+        bad |= _quantize_one(x, start + i, inverse, zero, low, high, codes, place + i)
     return bad
 
 
 @kernel
-def _quantize_one(x, i, inverse, zero, low, high, codes):
+def _quantize_one(x, i, inverse, zero, low, high, codes, place):
     code = np.rint(x[i] * inverse) + zero
     code = code if code > low else low
     code = code if code < high else high
-    codes[i] = np.int8(np.int32(code) & 255)
+    codes[place] = np.int8(np.int32(code) & 255)
     return np.uint64(np.isnan(x[i]))
 
 
@@ -257,7 +262,8 @@ def _quantize_periods(x, inverse, zero, low, high, view, codes):
             code = vmin(vmax(code, lows), highs)
             store(codes, start + i, convert(convert(code, i32x16), i8x16))
         for i in range(whole, period):
-            bad |= _quantize_one(x, start + i, inverse[i], zero[i], low, high, codes)
+            k = start + i
+            bad |= _quantize_one(x, k, inverse[i], zero[i], low, high, codes, k)
     return bad
 
 
@@ -278,14 +284,21 @@ def _dequantize_periods(codes, scale, zero, view, kind, x):
 # ---- the scale chosen in the same pass, while the group is still in the cache --------------------
 @kernel
 def _quantize_absmax(x, group, high, scale, codes):
+    return quantize_rows(x, group, group, high, f32(0), scale, codes)
+
+
+@kernel
+def quantize_rows(x, count, stride, high, zero, scale, codes):
+    """Rows of `count`, a scale each; codes `stride` apart and shifted by `zero`; not 0 if not finite."""
     bad = np.uint64(0)
     for g in range(scale.size):
-        top = _absmax(x, g * group, group)
+        top = _absmax(x, g * count, count)
         if top == f32(np.inf):
             return np.uint64(1)
         scale[g] = max(top / high, _checks.SMALLEST_SCALE)
+        limits = (zero - high, zero + high)
         inverse = f32(1) / scale[g]
-        bad |= _quantize_run(x, g * group, group, inverse, f32(0), -high, high, codes)
+        bad |= _quantize_run(x, g * count, count, inverse, zero, *limits, codes, g * stride)
     return bad
 
 

@@ -33,7 +33,7 @@ from numba.extending import overload
 from compresslab.kernels import _checks
 from compresslab.kernels._jit import kernel
 from compresslab.kernels._threads import split_rows
-from compresslab.kernels.affine import quantize_absmax
+from compresslab.kernels.affine import quantize_rows, refuse_infinite
 from compresslab.kernels.simd import (
     TILE_CONFIGURATION,
     Static,
@@ -314,9 +314,18 @@ def dynamic_linear(
     x = _checks.array_of("x", x, np.float32)
     if x.ndim != 2 or x.shape[1] != weight.inputs:
         raise ValueError(f"x must have shape [M, {weight.inputs}], got {x.shape}")
-    codes, row_scale = quantize_absmax(x, 8, weight.inputs)
-    unsigned = codes.view(np.uint8) ^ np.uint8(SIGN)
-    return matmul_dequantize(unsigned, weight, epilogue, row_scale.reshape(-1), threads)
+    stride = 4 * weight.words
+    make = np.empty if stride == weight.inputs else np.zeros
+    codes, row_scale = make(len(x) * stride, np.int8), np.empty(len(x), np.float32)
+    # Codes are shifted as they are written, which saves a pass over them.
+    numbers = (np.float32(SIGN - 1), np.float32(SIGN), row_scale, codes)
+    if quantize_rows(x.reshape(-1), weight.inputs, stride, *numbers):
+        refuse_infinite("x", x)
+    out = np.empty((len(x), weight.outputs), np.float32)
+    e = epilogue
+    arguments = (weight.panels, e.start, e.scale, e.offset, row_scale, ZERO, ZERO, ZERO)
+    _run(codes.view(np.uint32), weight, out, arguments, threads)
+    return out
 
 
 def _unsigned(x: np.ndarray, weight: PackedWeight) -> np.ndarray:

@@ -420,14 +420,14 @@ class DynamicInt8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., K] -> float32 [..., N]."""
-        rows = x.reshape(-1, x.shape[-1])
-        arguments = (self.panels, self.sums, self.scale, self.bias, self.packed.width)
-        if not ops.plain(x):
-            out = ops.dynamic_int8_linear(rows, *arguments)
-        else:
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        if ops.plain(x):
             numbers = (self.packed, self.epilogue, ops.threads())
             out = torch.from_numpy(int8.dynamic_linear(rows.detach().numpy(), *numbers))
-        return out.reshape(*x.shape[:-1], -1)
+        else:
+            arguments = (self.panels, self.sums, self.scale, self.bias, self.packed.width)
+            out = ops.dynamic_int8_linear(rows, *arguments)
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], -1)
 
     def macs(self, output: torch.Tensor) -> int:
         """Multiply-accumulates of one example."""
