@@ -20,7 +20,8 @@ Signed activations are shifted by 128 and counted as unsigned.
 
 Where a processor has matrix tiles (Intel AMX) and there are 32 rows or more, `multiply_tiles` computes blocks
 of 32 x 32 sums with four tiles of sums, two of activations and two of weights, from the same panels, and
-hands them to the same epilogues. It is bound by loading tiles, one for every product of two.
+hands them to the same epilogues. It is bound by loading tiles, one for every product of two, so rows are
+taken in blocks that stay in the second-level cache.
 
 Left out: blocking over K (a panel fits the second-level cache up to K = 16,000).
 """
@@ -69,6 +70,8 @@ LANES = 16
 ONE, SIXTEEN = Static(1), Static(16)
 TILE0, TILE1, TILE2, TILE3, TILE4, TILE5, TILE6, TILE7 = (Static(n) for n in range(8))
 TILED_ROWS = 32
+HELD_BYTES = 256 << 10
+"""Bytes of activations that stay in the second-level cache while all weights pass by."""
 ROWS = {16: Static(12), 32: Static(8), 64: Static(4)}
 WIDTHS = {16: Static(16), 32: Static(32), 64: Static(64)}
 AHEAD = 4096
@@ -456,32 +459,54 @@ def multiply_tiles(
     """As `multiply`, in blocks of 32 x 32 sums on matrix tiles; last - first is at least 32."""
     k_words, outputs = shape
     tiles_configure(configuration)
-    for column in range(0, (outputs + 63) // 64 * 64, TILED_ROWS):
-        panel = column // 64 * 64 * k_words * 4 + column % 64 * 4
-        for row in range(first, last, TILED_ROWS):
-            i = min(row, last - TILED_ROWS)
-            accumulate_tiles(words, i * k_words, k_words, panels, panel, sums)
-            for r in range(TILED_ROWS):
-                for j in range(0, TILED_ROWS, LANES):
-                    if column + j < outputs:
-                        total = load(sums, r * TILED_ROWS + j, i32x16)
-                        total = total + load(start, column + j, i32x16)
-                        place = (i + r) * outputs + column + j
-                        finish(
-                            total,
-                            factor,
-                            offset,
-                            row_scale,
-                            i + r,
-                            column + j,
-                            zero,
-                            low,
-                            high,
-                            outputs,
-                            place,
-                            out,
-                        )
+    # As many rows as stay in the second-level cache while all weights pass by.
+    block = max(HELD_BYTES // (4 * k_words) // TILED_ROWS, 1) * TILED_ROWS
+    for top in range(first, last, block):
+        bottom = min(top + block, last)
+        for column in range(0, (outputs + 63) // 64 * 64, TILED_ROWS):
+            panel = column // 64 * 64 * k_words * 4 + column % 64 * 4
+            for row in range(top, bottom, TILED_ROWS):
+                i = min(row, last - TILED_ROWS)
+                accumulate_tiles(words, i * k_words, k_words, panels, panel, sums)
+                finish_tiles(
+                    sums,
+                    start,
+                    factor,
+                    offset,
+                    row_scale,
+                    i,
+                    column,
+                    zero,
+                    low,
+                    high,
+                    outputs,
+                    out,
+                )
     tiles_release()
+
+
+@kernel
+def finish_tiles(sums, start, factor, offset, row_scale, i, column, zero, low, high, outputs, out):
+    """The epilogue of a block of 32 x 32 sums."""
+    for r in range(TILED_ROWS):
+        for j in range(0, TILED_ROWS, LANES):
+            if column + j < outputs:
+                total = load(sums, r * TILED_ROWS + j, i32x16) + load(start, column + j, i32x16)
+                place = (i + r) * outputs + column + j
+                finish(
+                    total,
+                    factor,
+                    offset,
+                    row_scale,
+                    i + r,
+                    column + j,
+                    zero,
+                    low,
+                    high,
+                    outputs,
+                    place,
+                    out,
+                )
 
 
 @kernel
