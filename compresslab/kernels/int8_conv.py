@@ -63,15 +63,17 @@ class Window:
             raise ValueError(f"x must be at least as large as {self}, got {height}x{width} pixels")
         return size
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether each pixel is taken by itself."""
+        return self.width == self.height == self.stride == 1 and self.padding == 0
+
     def geometry(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """What the loop needs: kernel height, run, stride, padded height, padded row, channels."""
         _, height, width, channels = shape
         across = (width + 2 * self.padding) * channels
         run = self.width * channels
         return self.height, run, self.stride, height + 2 * self.padding, across, channels
-
-
-POINTWISE = Window(1, 1)
 
 
 def conv2d_requantize(
@@ -100,7 +102,7 @@ def conv2d_requantize(
     """
     x = _image(x, weight.inputs, window)
     height, width = window.output_size(*x.shape[1:3])
-    if window == POINTWISE:
+    if window.pointwise:
         rows = int8.matmul_requantize(x.reshape(-1, x.shape[3]), weight, epilogue, threads)
         return rows.reshape(*x.shape[:3], weight.outputs)
     padded = pad(x, window.padding, zero_point)
