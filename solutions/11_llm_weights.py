@@ -29,6 +29,7 @@ from compresslab.classroom import adopt, check, explore, predict
 from compresslab.data import corpus
 from compresslab.gpt import GPT, generate, next_token_loss, perplexity
 from compresslab.kernels import lowbit
+from compresslab.kernels.simd import instruction_set
 from compresslab.measure import disk_bytes, machine_limits, race
 from compresslab.report import Table, claim, in_bytes, mean_sd, use_style
 from compresslab.runtime import weight_only as packed_files
@@ -917,12 +918,15 @@ speed_guess.reveal(
     if faster < 12
     else "16 times"
 )
+# Without an instruction for byte dot products the kernel has to make them up, which is slow.
+has_bytes = "VNNI" in instruction_set()
 claim(
-    "On 4-bit weights it writes at least twice as many tokens a second as torch in float32",
-    faster >= 2,
+    "On 4-bit weights it writes at least twice as many tokens a second as torch in float32, if the processor has byte dot products (VNNI)",
+    faster >= 2 or not has_bytes,
 )
 claim(
-    "and more than torch in bfloat16", per_second["4-bit weights"] > per_second["bfloat16, torch"]
+    "and then also more than torch in bfloat16",
+    per_second["4-bit weights"] > per_second["bfloat16, torch"] or not has_bytes,
 )
 Table(
     ["", "read a token", "tokens a second", "times float32", "GB/s"],
@@ -936,7 +940,7 @@ Table(
         ]
         for name in writers
     ],
-    "one thread, process CPU time; attention, norms and the head stay float",
+    f"one thread, {instruction_set()}, process CPU time; attention, norms and the head stay float",
 )
 
 # %% [markdown]

@@ -462,7 +462,7 @@ def quantize_loop(
     x: np.ndarray, inverse: float, zero: float, low: float, high: float, codes: np.ndarray
 ) -> None:
     """Write the code of every x into `codes`, from the library's kernel."""
-    kernels._quantize_run(x, 0, x.size, inverse, zero, low, high, codes)
+    kernels._quantize_run(x, 0, x.size, inverse, zero, low, high, codes, 0)
 
 
 def _into_new_array(function: Callable) -> Callable:
