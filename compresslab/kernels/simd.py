@@ -61,7 +61,9 @@ def instruction_set() -> str:
     if target_has("avx512f"):
         extras = {"avx512vnni": "VNNI", "avx512vpopcntdq": "VPOPCNTDQ", "amx-int8": "AMX"}
         return " ".join(["AVX-512", *(name for bit, name in extras.items() if target_has(bit))])
-    for feature, name in {"avx2": "AVX2", "sse4.2": "SSE4.2", "neon": "NEON"}.items():
+    if target_has("avx2"):
+        return "AVX2 VNNI" if target_has("avxvnni") else "AVX2"
+    for feature, name in {"sse4.2": "SSE4.2", "neon": "NEON"}.items():
         if target_has(feature):
             return name
     return "baseline"
@@ -478,38 +480,84 @@ def _dot4_meaning(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray
 def dot4(_typing: object, total: Vector, a: Vector, b: Vector) -> tuple:
     """total[l] + the sum over t < 4 of a[4l + t] * b[4l + t]; int32x16, uint8x64 and int8x64, exact.
 
-    One instruction (vpdpbusd) with AVX-512 VNNI. Elsewhere products of 16 bits are added in pairs, which
-    LLVM turns into vpmaddwd on x86 and smlal on Arm; the one instruction is never formed from that.
+    One instruction (vpdpbusd) with AVX-512 VNNI, two with AVX-VNNI. With AVX2 even and odd bytes become words
+    of 16 bits and are multiplied and added in pairs (vpmaddwd: exact, where vpmaddubsw saturates). Elsewhere
+    products of 16 bits are added one by one, which LLVM turns into smlal on Arm.
     """
 
     def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
         start, x, y = args
         if target_has("avx512vnni"):
-            function_type = ir.FunctionType(start.type, [start.type, x.type, y.type])
-            name = "llvm.x86.avx512.vpdpbusd.512"
-            function = cgutils.get_or_insert_function(builder.module, function_type, name)
-            return builder.call(function, args)
-        short = ir.VectorType(ir.IntType(16), 64)
-        wide = ir.VectorType(INT32, 32)
-        x, y = builder.zext(x, short), builder.sext(y, short)
-
-        def every_second(v: ir.Value, count: int, first: int) -> ir.Value:
-            lanes = ir.Constant(ir.VectorType(INT32, count), [2 * i + first for i in range(count)])
-            return builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), lanes)
-
-        even, odd = (
-            builder.mul(
-                builder.sext(every_second(x, 32, first), wide),
-                builder.sext(every_second(y, 32, first), wide),
-                flags=("nsw",),
-            )
-            for first in (0, 1)
-        )
-        pairs = builder.add(even, odd)
-        fours = builder.add(every_second(pairs, 16, 0), every_second(pairs, 16, 1))
-        return builder.add(start, fours)
+            return _call_x86(builder, "avx512.vpdpbusd.512", start.type, args)
+        if target_has("avxvnni"):
+            halves = zip(*(_halves(builder, v) for v in args), strict=True)
+            kind = ir.VectorType(INT32, 8)
+            found = [_call_x86(builder, "avx512.vpdpbusd.256", kind, list(h)) for h in halves]
+            return _joined(builder, *found)
+        if target_has("avx2"):
+            return builder.add(start, _dot4_by_words(builder, x, y))
+        return builder.add(start, _dot4_one_by_one(builder, x, y))
 
     return total(total, a, b), generate
+
+
+def _call_x86(builder: ir.IRBuilder, name: str, result: ir.Type, args: list) -> ir.Value:
+    function_type = ir.FunctionType(result, [a.type for a in args])
+    function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.x86.{name}")
+    return builder.call(function, args)
+
+
+def _lanes(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, numbers: list[int]) -> ir.Value:
+    places = ir.Constant(ir.VectorType(INT32, len(numbers)), numbers)
+    return builder.shuffle_vector(a, b, places)
+
+
+def _halves(builder: ir.IRBuilder, v: ir.Value) -> list[ir.Value]:
+    half, nothing = v.type.count // 2, ir.Constant(v.type, ir.Undefined)
+    return [_lanes(builder, v, nothing, [*range(f, f + half)]) for f in (0, half)]
+
+
+def _joined(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+    return _lanes(builder, low, high, [*range(2 * low.type.count)])
+
+
+def _dot4_by_words(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Even bytes with even bytes and odd with odd, as words, in pairs of products."""
+    words = ir.VectorType(ir.IntType(16), 32)
+    eight = ir.Constant(words, [8] * 32)
+    x, y = builder.bitcast(x, words), builder.bitcast(y, words)
+    even = (
+        builder.and_(x, ir.Constant(words, [255] * 32)),
+        builder.ashr(builder.shl(y, eight), eight),
+    )
+    odd = builder.lshr(x, eight), builder.ashr(y, eight)
+    kind, sums = ir.VectorType(INT32, 8), []
+    for pair in (even, odd):
+        halves = zip(*(_halves(builder, v) for v in pair), strict=True)
+        sums.append(
+            _joined(builder, *(_call_x86(builder, "avx2.pmadd.wd", kind, list(h)) for h in halves))
+        )
+    return builder.add(*sums)
+
+
+def _dot4_one_by_one(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    short, wide = ir.VectorType(ir.IntType(16), 64), ir.VectorType(INT32, 32)
+    x, y = builder.zext(x, short), builder.sext(y, short)
+
+    def every_second(v: ir.Value, count: int, first: int) -> ir.Value:
+        nothing = ir.Constant(v.type, ir.Undefined)
+        return _lanes(builder, v, nothing, [2 * i + first for i in range(count)])
+
+    even, odd = (
+        builder.mul(
+            builder.sext(every_second(x, 32, first), wide),
+            builder.sext(every_second(y, 32, first), wide),
+            flags=("nsw",),
+        )
+        for first in (0, 1)
+    )
+    pairs = builder.add(even, odd)
+    return builder.add(every_second(pairs, 16, 0), every_second(pairs, 16, 1))
 
 
 # ---- masks: one bit a lane, in an integer --------------------------------------------------------
