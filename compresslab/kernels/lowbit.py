@@ -71,6 +71,8 @@ ONE, PANEL = Static(1), Static(WIDTH)
 HELD = {2: Static(2), 4: Static(4), 8: Static(8)}
 ZERO_BITS = np.uint32(255)
 TINY = np.float32(1e-30)
+LARGEST_GROUP = 65_536
+"""So many products of a code and a digit surely fit a sum of 32 bits: 65,536 * 255 * 128 < 2^31."""
 SPLIT_MACS = 2_000_000
 """Below so many multiply-adds (about a tenth of a millisecond) a second thread costs more than it saves."""
 
@@ -155,6 +157,8 @@ def pack_weight(
     group = _checks.integer_in("group", inputs if group is None else group, 1, inputs)
     if inputs % group:
         raise ValueError(f"group must divide the {inputs} inputs, got {group}")
+    if group > LARGEST_GROUP:
+        raise ValueError(f"group must be at most {LARGEST_GROUP:,}, got {group:,}")
     if int(codes.max()) >> bits:
         raise ValueError(f"codes must be below {1 << bits} for {bits} bits, got {codes.max()}")
     shape = (outputs, inputs // group)
@@ -267,25 +271,26 @@ def split_digits(x, group, quads, digits, parts, units, sums):
         if not TINY < top < np.inf:
             continue
         inverse = largest / top
-        total = splat(np.int32(0), i32x16)
+        # In floats: as integers of 24 bits, 256 of them may not fit 32.
+        total = splat(np.float32(0), f32x16)
         for k in range(0, whole, LANES):
             scaled = rint(load(x, g * group + k, f32x16) * splat(inverse, f32x16))
             number = convert(scaled, i32x16)
-            total = total + number
+            total = total + scaled
             for d in range(digits - 1, -1, -1):
                 place = (g * digits + d) * quads * QUAD + k
                 byte = convert(number, i8x16)
                 store(parts, place, byte)
                 number = (number - convert(byte, i32x16)) >> splat(np.int32(8), i32x16)
-        rest = 0
+        rest = np.float32(0)
         for k in range(whole, group):
             number = np.int32(np.rint(at(x, g * group + k) * inverse))
-            rest += number
+            rest += np.float32(number)
             for d in range(digits - 1, -1, -1):
                 byte = ((number + 128) & 255) - 128
                 parts[(g * digits + d) * quads * QUAD + k] = byte
                 number = (number - byte) >> 8
-        sums[g] = np.float32(hsum(total) + rest)
+        sums[g] = hsum(total) + rest
 
 
 @kernel(forceinline=True)

@@ -102,6 +102,24 @@ def test_three_digits_are_as_good_as_float32_sums():
     assert np.abs(ours - want).max() < 3 * np.abs(theirs - want).max()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("inputs", [512, 4096, 65_536])
+def test_long_groups_of_the_largest_numbers_do_not_overflow(bits, inputs):
+    top = 2**bits - 1
+    codes = np.full((3, inputs), top, np.uint8)
+    weight = lowbit.pack_weight(codes, np.ones((3, 1)), np.full((3, 1), 1), bits)
+    x = np.full((2, inputs), -7.0, np.float32)
+    want = -7.0 * inputs * (top - 1)
+    for digits in (1, 2, 3):
+        assert np.allclose(lowbit.matmul(x, weight, digits=digits), want, rtol=1e-2**digits)
+
+
+def test_a_group_that_might_overflow_is_refused():
+    codes = np.zeros((1, 65_537), np.uint8)
+    with pytest.raises(ValueError, match="group must be at most 65,536, got 65,537"):
+        lowbit.pack_weight(codes, np.ones((1, 1)), np.zeros((1, 1)), 4)
+
+
 def test_two_threads_give_the_same_numbers_as_one():
     generator = np.random.default_rng(0)
     codes = generator.integers(0, 16, (1000, 2048), dtype=np.uint8)
