@@ -101,7 +101,7 @@ def cut(tokens: torch.Tensor, length: int = LENGTH) -> Passages:
     Raises:
         ValueError: if there is not one passage.
     """
-    count = (len(tokens) - 1) // length
+    count = (len(tokens) - 1) // max(length, 1)
     if length < 1 or count < 1:
         raise ValueError(
             f"tokens must hold {length + 1} or more for length {length}, got {len(tokens)}"

@@ -175,7 +175,12 @@ def pack_weight(
     held_codes = quads << np.arange(0, 8, held, dtype=np.uint8)[:, None]
     words = np.bitwise_or.reduce(held_codes, axis=2).reshape(outputs, -1).view(np.uint32)
     # Half of what the lowest byte is worth is added first, so that cutting it off rounds.
-    scales = (scale.view(np.uint32) + np.uint32(128)) & ~ZERO_BITS | zero.astype(np.uint32)
+    scales = (scale.view(np.uint32) + np.uint32(128)) & ~ZERO_BITS
+    if not (np.isfinite(scales.view(np.float32)) & (scales > 0)).all():
+        raise ValueError(
+            "scale must be finite and positive in 16 significant bits, got one that is not"
+        )
+    scales |= zero.astype(np.uint32)
     return PackedCodes(_panels(words), _panels(scales), outputs, inputs, bits, group)
 
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from compresslab.kernels import affine, int8, int8_conv, int8_pool
 from compresslab.numerics.affine import QParams, QTensor, unpacked
@@ -38,10 +39,11 @@ class IntegerModule(nn.Module):
 
     kind: ClassVar[str]
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """As every module's, without a microsecond of looking for hooks where this layer has none."""
-        if self._forward_hooks or self._forward_pre_hooks or torch.compiler.is_compiling():
-            return super().__call__(*inputs)
+    def __call__(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        """As every module's, without a microsecond of preparing for hooks where there are none."""
+        watched = self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook()
+        if named or watched or self._compiled_call_impl or torch.compiler.is_compiling():
+            return super().__call__(*inputs, **named)
         return self.forward(*inputs)
 
     def describe(self) -> dict[str, int | float | list[int]]:

@@ -113,6 +113,7 @@ def lowbit_product(
     rows: torch.Tensor, weight: lowbit.PackedCodes, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Float rows [M, K] times packed weights, float32 [M, N], by the way that is faster for M."""
+    bias = None if bias is None else bias.float()
     if len(rows) < MANY_ROWS:
         offset = None if bias is None else bias.numpy()
         return torch.from_numpy(lowbit.matmul(rows.numpy(), weight, offset, threads()))

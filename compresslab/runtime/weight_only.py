@@ -55,10 +55,17 @@ class WeightOnlyLinear(nn.Module):
         self.out_features, self.in_features = codes.codes.shape
         self.weight_bits, self.group = p.grid.bits, p.group
         arrays = (codes.codes.numpy(), p.scale.numpy(), p.zero_point.float().numpy())
-        self.packed = lowbit.pack_weight(*arrays, self.weight_bits, self.group)
-        self.register_buffer("words", torch.from_numpy(self.packed.words.view(np.int32)))
-        self.register_buffer("scales", torch.from_numpy(self.packed.scales.view(np.int32)))
+        packed = lowbit.pack_weight(*arrays, self.weight_bits, self.group)
+        self.register_buffer("words", torch.from_numpy(packed.words.view(np.int32)))
+        self.register_buffer("scales", torch.from_numpy(packed.scales.view(np.int32)))
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
+
+    @property
+    def packed(self) -> lowbit.PackedCodes:
+        """The buffers as the kernel takes them; a view, so that it is what was loaded last."""
+        arrays = (self.words.numpy().view(np.uint32), self.scales.numpy().view(np.uint32))
+        sizes = (self.out_features, self.in_features, self.weight_bits, self.group)
+        return lowbit.PackedCodes(*arrays, *sizes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., inputs] -> float32 [..., outputs].
@@ -90,6 +97,10 @@ class WeightOnlyLinear(nn.Module):
     def file_tensors(self) -> dict[str, torch.Tensor]:
         """Codes and zero points packed to their bits, scales as float16."""
         codes, scale, zero = self.packed.unpacked()
+        if not bool((torch.from_numpy(scale).half().float() == torch.from_numpy(scale)).all()):
+            raise ValueError(
+                "scales must be float16 numbers to be saved, as `WeightConfig` makes them"
+            )
         return {
             "codes": torch.from_numpy(bitpack.pack(codes.reshape(-1), self.weight_bits)),
             "scale": torch.from_numpy(scale).half(),
@@ -104,7 +115,16 @@ def convert_weights(codes: Codes) -> nn.Module:
 
     Args:
         codes: from `weight_only.quantize` or `gptq.quantize`.
+
+    Raises:
+        ValueError: naming a layer whose parent reads its weight instead of calling it.
     """
+    for name in codes.layers:
+        parent = codes.model.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            raise ValueError(
+                f"{name} is read by nn.TransformerEncoderLayer, not called: leave it out"
+            )
     new = {
         name: WeightOnlyLinear(one, codes.model.get_submodule(name).bias)
         for name, one in codes.layers.items()
@@ -163,17 +183,20 @@ def load(model: nn.Module, path: Path) -> nn.Module:
         new = {name: _layer(model, name, one, tensors) for name, one in about.items()}
         result = replaced(model, new)
         _load_others(result, tensors)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        *(SafetensorError, ValueError, KeyError, TypeError, AttributeError),
+        *(RecursionError, OverflowError),
+    ) as error:
         raise FileError(f"{path} is no whole file of this model: {error}") from error
     return result
 
 
 def _other_state(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """Parameters and buffers outside of packed layers' codes, each tied tensor once."""
-    inside = {f"{name}.{part}" for name in packed_layers(model) for part in ("words", "scales")}
-    found, seen = {}, set()
+    found = {}
+    seen = {id(t) for layer in packed_layers(model).values() for t in (layer.words, layer.scales)}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if name not in inside and id(tensor) not in seen:
+        if id(tensor) not in seen:
             found[name] = tensor.detach()
             seen.add(id(tensor))
     return found
@@ -233,6 +256,8 @@ def _load_others(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         other = sorted(set(own) ^ set(tensors))
         raise ValueError(f"these tensors differ: {', '.join(other[:5])}")
     for name, tensor in tensors.items():
+        if own[name].is_meta:
+            raise ValueError(f"{name} has no memory: build the model on the CPU, not on meta")
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise ValueError(
                 f"{name} must be {own[name].dtype} {list(own[name].shape)}, "

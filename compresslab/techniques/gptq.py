@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from compresslab.numerics.affine import QParams, QTensor
-from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.techniques.layers import first_of, linear_layers, matrix, set_matrix
 from compresslab.techniques.weight_only import Codes, WeightConfig
 
 BLOCK = 128
@@ -57,9 +57,12 @@ def inverse_factor(h: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
         raise ValueError(f"h must be [inputs, inputs], got {list(h.shape)}")
     h = h.double().clone()
     diagonal = h.diagonal()
-    # An input that is always 0 leaves its weight free: any code will do, and it must not make H singular.
-    diagonal[diagonal == 0] = 1
-    diagonal += damping * diagonal.mean()
+    # An input that is always 0 leaves its weight free: any code will do, and it must neither make H singular
+    # nor count for the damping of the others.
+    live = diagonal != 0
+    mean = diagonal[live].mean() if bool(live.any()) else torch.ones((), dtype=h.dtype)
+    diagonal[~live] = mean
+    diagonal += damping * mean
     lower, failed = torch.linalg.cholesky_ex(h)
     if failed:
         raise ValueError(
@@ -93,6 +96,8 @@ def quantize_layer(
     if weight.ndim != 2 or h.shape != (weight.shape[1], weight.shape[1]):
         shapes = f"{list(h.shape)} and {list(weight.shape)}"
         raise ValueError(f"h must be [inputs, inputs] for weight [outputs, inputs], got {shapes}")
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError("weight must be finite, got NaN or infinity")
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
     columns = h.diagonal().argsort(descending=True, stable=True) if order else torch.arange(len(h))
@@ -212,13 +217,14 @@ def layer_hessian(model: nn.Module, name: str, inputs: Sequence[torch.Tensor]) -
     """
     total, rows = torch.zeros(1, dtype=torch.float64), 0
 
-    def keep(_module: nn.Module, arguments: tuple) -> None:
+    def keep(_module: nn.Module, arguments: tuple, named: dict) -> None:
         nonlocal total, rows
-        x = arguments[0].flatten(0, -2)
+        x = first_of(arguments, named)
+        x = x.reshape(-1, x.shape[-1])
         total, rows = total + hessian(x) * len(x), rows + len(x)
         raise _Reached
 
-    hook = model.get_submodule(name).register_forward_pre_hook(keep)
+    hook = model.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True)
     try:
         for batch in inputs:
             with contextlib.suppress(_Reached):

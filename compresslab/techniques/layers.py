@@ -67,6 +67,11 @@ def set_matrix(layer: nn.Module, weight: torch.Tensor) -> None:
     layer.weight.copy_(weight.T if is_transposed(layer) else weight)
 
 
+def first_of(arguments: tuple, named: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A layer's input, as a hook sees it: by place or by name."""
+    return arguments[0] if arguments else next(iter(named.values()))
+
+
 def as_linear(layer: nn.Module) -> nn.Linear:
     """The layer itself if it is nn.Linear, else an nn.Linear that computes the same."""
     if not is_transposed(layer):

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.techniques.layers import first_of, linear_layers, matrix, set_matrix
 from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
 
 SMALLEST = 1e-5
@@ -68,13 +68,14 @@ def feeds(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[Feed]:
             # Kept alive, so that no other tensor of this run gets its identity.
             alive.append(output)
             source[id(output)] = name
-            seen.setdefault(name, []).append(output.flatten(0, -2))
+            rows = output.reshape(-1, output.shape[-1])
+            seen.setdefault(name, []).append(rows.float())
 
         return hook
 
     def before_linear(name: str):  # noqa: ANN202
-        def hook(_module: nn.Module, arguments: tuple) -> None:
-            norm = source.get(id(arguments[0]))
+        def hook(_module: nn.Module, arguments: tuple, named: dict) -> None:
+            norm = source.get(id(first_of(arguments, named)))
             if norm is not None:
                 readers.setdefault(norm, {})[name] = None
 
@@ -82,7 +83,8 @@ def feeds(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[Feed]:
 
     hooks = [m.register_forward_hook(after_norm(n)) for n, m in model.named_modules() if is_norm(m)]
     hooks += [
-        m.register_forward_pre_hook(before_linear(n)) for n, m in linear_layers(model).items()
+        m.register_forward_pre_hook(before_linear(n), with_kwargs=True)
+        for n, m in linear_layers(model).items()
     ]
     try:
         for batch in inputs:
@@ -231,7 +233,8 @@ def _migrated(model: nn.Module, inputs: Sequence[torch.Tensor], scale_of) -> nn.
         weights = [matrix(model.get_submodule(name)) for name in feed.readers]
         migrate(model, feed, scale_of(feed, weights))
     after = _output(model, inputs[0])
-    if not torch.allclose(before, after, rtol=1e-2, atol=1e-2 * float(before.std())):
+    slack = 1e-2 if before.dtype == torch.float32 else 0.2
+    if not torch.allclose(before, after, rtol=slack, atol=slack * float(before.std())):
         raise ValueError(
             "model must let only linear layers read its norms: scaling them changed what it computes"
         )

@@ -152,6 +152,8 @@ GOOD = np.zeros((4, 8), np.uint8), np.ones((4, 2)), np.zeros((4, 2)), 4, 4
         (1, np.ones((4, 1)), r"scale must be positive and finite, of shape \(4, 2\)"),
         (1, np.full((4, 2), np.nan), "scale must be positive"),
         (1, np.zeros((4, 2)), "scale must be positive"),
+        (1, np.full((4, 2), 3.4028235e38), "scale must be finite and positive in 16"),
+        (1, np.full((4, 2), 1e-43), "scale must be finite and positive in 16"),
         (2, np.full((4, 2), 0.5), r"zero must be whole numbers 0\.\.255"),
         (2, np.full((4, 2), 256), "zero must be whole numbers"),
         (2, np.zeros((2, 4)), "zero must be whole numbers"),

@@ -1,5 +1,7 @@
 """Packed layers inside float models, their gradients, their files, and files that lie."""
 
+import copy
+import dataclasses
 import json
 
 import pytest
@@ -14,7 +16,7 @@ from compresslab.runtime import ops, weight_only
 from compresslab.runtime.storage import FileError
 from compresslab.techniques import lora
 from compresslab.techniques import weight_only as technique
-from compresslab.techniques.weight_only import WeightConfig
+from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
 from compresslab.training import seed_everything
 
 
@@ -229,3 +231,62 @@ def test_other_dtypes_and_widths_are_refused():
         layer(torch.zeros(1, 32, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"got torch.float32 \[1, 31\]"):
         layer(torch.zeros(1, 31))
+
+
+# ---- what a cold reading found -------------------------------------------------------------------
+def test_a_copy_computes_with_what_was_loaded_into_it():
+    mine = copy.deepcopy(packed()[1])
+    seed_everything(9)
+    other = weight_only.convert_weights(technique.quantize(small_gpt(9), WeightConfig(4, 16)))
+    mine.load_state_dict(other.state_dict())
+    assert torch.equal(mine(tokens()), other(tokens()))
+
+
+def test_a_shared_layer_lies_in_a_file_once(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+            self.b = self.a
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    made = weight_only.convert_weights(technique.quantize(Twice(), WeightConfig(4)))
+    assert made.a is made.b
+    weight_only.save(made, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        assert sorted(file.keys()) == ["a.bias", "a/codes", "a/scale", "a/zero"]
+    again = weight_only.load(Twice(), tmp_path / "m.safetensors")
+    assert torch.equal(again(torch.ones(1, 8)), made(torch.ones(1, 8)))
+
+
+def test_a_header_that_nests_too_deeply_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    metadata = {"format": weight_only.FORMAT, "version": weight_only.VERSION}
+    save_file({"a": torch.zeros(1)}, path, {**metadata, "layers": "[" * 200_000})
+    with pytest.raises(FileError):
+        weight_only.load(small_gpt(), path)
+
+
+def test_a_model_without_memory_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    weight_only.save(packed()[1], path)
+    with torch.device("meta"):
+        hollow = GPT(50, 16, width=32, layers=2, heads=2)
+    with pytest.raises(FileError, match="build the model on the CPU"):
+        weight_only.load(hollow, path)
+
+
+def test_a_layer_whose_weight_is_read_by_name_is_refused():
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    with pytest.raises(ValueError, match=r"linear1 is read by nn\.TransformerEncoderLayer"):
+        weight_only.convert_weights(technique.quantize(model, WeightConfig(4)))
+
+
+def test_scales_that_the_file_cannot_hold_are_refused():
+    codes = round_to_nearest(torch.randn(4, 8), WeightConfig(4))
+    params = dataclasses.replace(codes.qparams, scale=codes.qparams.scale * 1e6)
+    layer = weight_only.WeightOnlyLinear(dataclasses.replace(codes, qparams=params))
+    with pytest.raises(ValueError, match="scales must be float16 numbers"):
+        layer.file_tensors()

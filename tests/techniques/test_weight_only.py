@@ -221,6 +221,44 @@ def test_an_input_that_is_always_zero_is_no_trouble():
     assert bool(torch.isfinite(codes.dequantize()).all())
 
 
+def test_inputs_that_are_always_zero_do_not_damp_the_others():
+    live = correlated(300, 16) @ torch.randn(16, 32)
+    weight = torch.randn(8, 64)
+    found = []
+    for scale in (1.0, 1e-3):
+        x = torch.cat([live * scale, torch.zeros(300, 32)], 1)
+        found.append(gptq.quantize_layer(weight, gptq.hessian(x), WeightConfig(3, None)).codes)
+    assert float((found[0] == found[1]).float().mean()) > 0.95
+
+
+def test_nan_weights_are_refused():
+    weight = torch.randn(2, 4)
+    weight[0, 3] = torch.nan
+    with pytest.raises(ValueError, match="weight must be finite"):
+        gptq.quantize_layer(weight, torch.eye(4), WeightConfig())
+
+
+def test_layers_may_be_called_by_name_and_with_a_single_vector():
+    class ByName(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.linear(input=self.norm(x))
+
+    model, x = ByName(), torch.randn(20, 8)
+    assert list(gptq.quantize(model, [x], WeightConfig(4)).layers) == ["linear"]
+    assert smoothing.feeds(model, [x])[0].readers == ("linear",)
+    assert gptq.layer_hessian(nn.Sequential(nn.Linear(8, 2)), "0", [x[0]]).shape == (8, 8)
+
+
+def test_bfloat16_models_can_be_searched():
+    model, inputs = small_gpt().bfloat16(), [tokens()]
+    scaled = smoothing.search_scales(model, inputs, WeightConfig(4, 16))
+    assert scaled.norm.weight.dtype == torch.bfloat16
+
+
 def test_bad_hessians_and_blocks_are_refused():
     with pytest.raises(ValueError, match=r"h must be \[inputs, inputs\]"):
         gptq.quantize_layer(torch.randn(2, 4), torch.eye(5), WeightConfig())
