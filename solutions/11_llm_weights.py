@@ -543,7 +543,7 @@ Table(
 )
 
 # %% [markdown]
-# The narrower range is the control for the fourth column: at 2 bits a good part of its gain is the range's, not GPTQ's. Taking columns with large activations first helps most where there is most to lose.
+# The narrower range without GPTQ is the control for GPTQ with it: compare the two columns before you give GPTQ the credit.
 #
 # How many passages does it need? Calibration (校准) estimates $H$, a matrix of 512 × 512 for the widest layer.
 
@@ -748,7 +748,7 @@ Table(
 )
 
 # %% [markdown]
-# At 6 bits for activations outliers are ruinous; smoothing brings the model back to what it loses without them, not further.
+# The middle column has the same story with less room: compare its last two rows with its first.
 
 # %%
 feed_weight = matrix(planted.get_submodule(feed.readers[0]))
@@ -1046,7 +1046,7 @@ Table(
 )
 
 # %% [markdown]
-# QLoRA keeps what its base had lost, or part of it: not "within noise" of LoRA here, as a model this small loses more at 4 bits.
+# QLoRA starts from a base that has lost something: compare the two gaps, before and after.
 #
 # What LoRA forgets, taking it off brings back: the base is as it was. At this size rank 2 has to be 2 % of the model; in a model of seven billion it is less than a tenth of a per cent.
 #
@@ -1092,7 +1092,7 @@ else:
 # %% [markdown]
 # ## When not to
 #
-# - *A prompt, or a large batch.* There a weight is read once for many multiplications, and arithmetic is what takes time: W8A8 then, or floats. From some thirty rows on our kernel restores the weights and multiplies in float.
+# - *A prompt, or a large batch.* There a weight is read once for many multiplications, and arithmetic is what takes time: W8A8 then, or floats. From some hundred rows on our kernel restores the weights and multiplies in float.
 # - *Below 4 bits, on a small model.* The smaller a model, the less it has to spare. (Those that lose next to nothing at 3 bits are the very large ones.)
 # - *Perplexity alone.* It says how surprised the model is, not what it can still do. Measure the task.
 #

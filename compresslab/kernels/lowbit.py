@@ -20,8 +20,8 @@ four consecutive inputs, a *quad*; a panel holds 64 outputs, word beside word, s
 outputs. Groups are padded to whole words. A scale and its zero point share a word: the zero point takes
 the scale's lowest eight bits.
 
-A row with NaN or an infinity is NaN. Left out: blocking over K; matrix tiles. From about thirty rows on
-it is faster to restore the weights and use an ordinary product. Weight-only kernels: Frantar et al. 2022
+A row with NaN or an infinity is NaN. Left out: blocking over K; matrix tiles. From about a hundred rows
+on it is faster to restore the weights and use an ordinary product. Weight-only kernels: Frantar et al. 2022
 (GPTQ, https://arxiv.org/abs/2210.17323, section 4).
 """
 

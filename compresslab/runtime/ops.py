@@ -105,7 +105,7 @@ def _(x, panels, sums, scale, bias, width):  # noqa: ANN001, ANN202
     return x.new_empty((x.shape[0], scale.shape[0]))
 
 
-MANY_ROWS = 32
+MANY_ROWS = 128
 """From so many rows on, restoring the weights first takes less time than unpacking them for each row."""
 
 
