@@ -383,7 +383,7 @@ for size in (1, 4, 16, 64):
     per_image[size] = 1e6 * seconds / size
 ratio = per_image[1] / per_image[64]
 cheaper.reveal("at least twice" if ratio >= 2 else "less than twice" if ratio > 1 else "slower")
-claim("An image is cheaper in a batch of 64 than alone", ratio > 1)
+claim("An image is cheaper in a batch of 64 than alone", ratio > 1, timed=True)
 Table(
     ["batch", "µs per image"],
     [[str(size), f"{micro:.0f}"] for size, micro in per_image.items()],
@@ -463,8 +463,8 @@ for size in BATCHES:
     bounds.append(bound)
     kinds.append(kind)
 bound_at_1.reveal(kinds[0])
-claim("One input through a large linear layer is memory-bound", kinds[0] == "memory")
-claim("256 inputs through it are compute-bound", kinds[-1] == "compute")
+claim("One input through a large linear layer is memory-bound", kinds[0] == "memory", timed=True)
+claim("256 inputs through it are compute-bound", kinds[-1] == "compute", timed=True)
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.6))
@@ -539,6 +539,7 @@ claim(
     "yet the MLP answers sooner at batch 1",
     depthwise.bytes_disk == min(m.bytes_disk for m in rows)
     and mlp.latency[1].median < depthwise.latency[1].median,
+    timed=True,
 )
 
 # %% [markdown]

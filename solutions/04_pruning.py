@@ -446,7 +446,7 @@ torch.set_num_threads(1)
 pair = [time_call(lambda w=w: w @ inputs, repeats=101).median for w in (full, holes)]
 ratio = pair[0] / pair[1]
 quick.reveal("not at all" if ratio < 2 else "2 to 5 times" if ratio <= 5 else "10 times")
-claim("A dense product takes its time, whatever the numbers are", 0.5 < ratio < 2)
+claim("A dense product takes its time, whatever the numbers are", 0.5 < ratio < 2, timed=True)
 
 # %% [markdown]
 # Zeros are multiplied like any other number. To skip them one must *know where the others are*: in CSR (compressed sparse
@@ -579,23 +579,29 @@ claim(
     ),
 )
 claim(
-    "With no zeros at all CSR loses, at every batch", all(c["CSR"][0] < 1 for c in curves.values())
+    "With no zeros at all CSR loses, at every batch",
+    all(c["CSR"][0] < 1 for c in curves.values()),
+    timed=True,
 )
 claim(
     "With 90 % zeros it wins, at every batch",
     all(c["CSR"][LEVELS.index(0.9)] > 1 for c in curves.values()),
+    timed=True,
 )
 claim(
     "At 30 % zeros it still loses at batch 32 and 256",
     all(curves[b]["CSR"][LEVELS.index(0.3)] < 1 for b in (32, 256)),
+    timed=True,
 )
 claim(
     "Two of four gains less than the twofold that its zeros promise",
     all(c["2:4"] < 1.8 for c in curves.values()),
+    timed=True,
 )
 claim(
     "At batch 256 blocks win more than single weights do",
     curves[256]["blocks 8 x 16"][LEVELS.index(0.7)] > curves[256]["CSR"][LEVELS.index(0.7)],
+    timed=True,
 )
 Table(
     ["form", *(f"break-even, batch {b}" for b in curves), "90 % zeros, batch 32"],
@@ -744,8 +750,8 @@ chosen.reveal(
     else "starting from the trained network"
 )
 claim("The slim network costs at most 2 points", vgg_dense[0] - reached["magnitude"][0] < 2)
-claim("and takes at most two thirds of the time, on one thread", after < before / 1.5)
-claim("Its time falls by less than its MACs", before / after < macs[0] / macs[1])
+claim("and takes at most two thirds of the time, on one thread", after < before / 1.5, timed=True)
+claim("Its time falls by less than its MACs", before / after < macs[0] / macs[1], timed=True)
 claim("Random channels do as well as the largest ones, to within 1.5 points", scores_apart < 1.5)
 claim(
     "Given all epochs, the same network from scratch makes up more than a third of its distance",

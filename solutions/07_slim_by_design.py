@@ -80,6 +80,7 @@ plt.show()
 claim(
     "Seven times fewer multiplications do not make a single image even twice as fast",
     fewer > 7 and faster < 2,
+    timed=True,
 )
 
 # %% [markdown]
@@ -209,6 +210,7 @@ grown = by_side[32]["its depthwise layer alone"] / by_side[4]["its depthwise lay
 claim(
     "From 4x4 to 32x32, 64 times the work, the depthwise layer's time grows less than tenfold",
     grown < 10,
+    timed=True,
 )
 claim(
     "The larger the image, the better the separable block does",
@@ -216,6 +218,7 @@ claim(
         by_side[32]["standard"] / by_side[32]["separable"]
         > by_side[4]["standard"] / by_side[4]["separable"]
     ),
+    timed=True,
 )
 
 # %% [markdown]
@@ -417,16 +420,19 @@ best_small.reveal(
 claim(
     "For one image the separable network takes longer than the standard one",
     separable[2] > standard[2],
+    timed=True,
 )
 claim("with less than a fifth of its multiplications", separable[1] < standard[1] / 5)
 claim(
     "The narrow network has no more multiplications than the separable one and is faster, for one image and for 64",
     (narrow[1] <= separable[1] and narrow[2] < separable[2] and narrow[3] < separable[3]),
+    timed=True,
 )
 claim("and is not worse by more than 5 points", narrow[4] > separable[4] - 5)
 claim(
     "For one image the standard network beats the separable one in speed and in accuracy",
     standard[4] > separable[4] and standard[2] < separable[2],
+    timed=True,
 )
 as_table(rows, f"{EPOCHS} epochs each, rate {RATE}")
 
@@ -449,8 +455,12 @@ on_clock = {list(rows)[i] for i in pareto_front([(r[2], r[4]) for r in rows.valu
 print(
     f"on the Pareto front by MACs: {', '.join(sorted(on_paper))}; by the clock: {', '.join(sorted(on_clock))}"
 )
-claim("By the clock, fewer blocks are on the front than by MACs", len(on_clock) < len(on_paper))
-claim("and the separable network is not among them", "separable" not in on_clock)
+claim(
+    "By the clock, fewer blocks are on the front than by MACs",
+    len(on_clock) < len(on_paper),
+    timed=True,
+)
+claim("and the separable network is not among them", "separable" not in on_clock, timed=True)
 
 # %% [markdown]
 # The rate is one that suits them all (try others), the steps are few: the bottlenecks, with the most layers, have not settled. Is the order a matter of that?
@@ -482,6 +492,7 @@ claim("Two 3x3 have fewer multiplications than the 5x5 they replace", threes[1] 
 claim(
     "and take longer for 64 images, or save less than a tenth of the time",
     threes[3] > 0.9 * five[3],
+    timed=True,
 )
 claim(
     "The pooled head has less than two thirds of the parameters and is no worse",
@@ -581,7 +592,9 @@ claim(
     shared_cost(("b",) * TIMES, (9 * BODY**2,) * TIMES, 1) == (9 * BODY**2, TIMES * 9 * BODY**2),
 )
 claim("Sharing makes the file less than half as large", files[1] < files[0] / 2)
-claim("and saves no time worth the name: less than a quarter of it", abs(ratio - 1) < 0.25)
+claim(
+    "and saves no time worth the name: less than a quarter of it", abs(ratio - 1) < 0.25, timed=True
+)
 claim("In accuracy it costs less than 5 points", separate[4] - shared[4] < 5)
 claim(
     "A batch norm must not be shared: that costs more than 5 points",

@@ -618,9 +618,11 @@ speed_guess.reveal(
     else "more than 2 times"
 )
 claim(
-    "More than twice as fast by the clock at less than a point", times_faster > 2 and point_loss < 1
+    "More than twice as fast by the clock at less than a point",
+    times_faster > 2 and point_loss < 1,
+    timed=True,
 )
-claim("Exits that nobody takes cost less than a third of the speed", curve[0][3] > 0.67)
+claim("Exits that nobody takes cost less than a third of the speed", curve[0][3] > 0.67, timed=True)
 Table(
     ["speed", "test accuracy, %", "layers, mean", "times faster"],
     [[f"{s}", f"{a:.1f}", f"{n:.2f}", f"{t:.2f}"] for s, a, n, t in curve],
@@ -702,8 +704,10 @@ if published.available():
     claim(
         "TinyBERT-4 is 7.5 times smaller, as its paper says", 7 < base[0] / big["TinyBERT-4"][0] < 8
     )
-    claim("DistilBERT is at least 1.5 times as fast", base[1] / big["DistilBERT"][1] > 1.5)
-    claim("TinyBERT-4 is more than 8 times as fast", base[1] / big["TinyBERT-4"][1] > 8)
+    claim(
+        "DistilBERT is at least 1.5 times as fast", base[1] / big["DistilBERT"][1] > 1.5, timed=True
+    )
+    claim("TinyBERT-4 is more than 8 times as fast", base[1] / big["TinyBERT-4"][1] > 8, timed=True)
     del networks
 else:
     print(f"The published networks are not built: transformers is missing ({published.INSTALL}).")
@@ -799,6 +803,7 @@ claim(
     "TinyBERT's student is more than 5 times smaller and 4 times faster",
     all_parameters["teacher"] / all_parameters["TinyBERT's recipe"] > 5
     and took["teacher"] / took["TinyBERT's recipe"] > 4,
+    timed=True,
 )
 Table(
     [

@@ -80,7 +80,7 @@ claim(
     np.array_equal(torch.mm(floats[0], floats[1].T).numpy(), xnor.matmul(words, weight)),
 )
 claim("A sign takes a thirty-second of the room of a float", 32 * words.nbytes == left.nbytes)
-claim("The product of bits is the faster one", as_bits.median < as_floats.median)
+claim("The product of bits is the faster one", as_bits.median < as_floats.median, timed=True)
 Table(
     ["product of 1024 x 1024 signs", "one operand", "time, median (quartiles)", "ratio"],
     [
@@ -231,8 +231,12 @@ claim(
     "The short loop gives the library's numbers",
     np.array_equal(xnor_matmul(x_words, w_words, SIDE), xnor.matmul(x_words, packed)),
 )
-claim("Against a plain loop the bits win by more than 58 times", naive_ratio > 58)
-claim("Against a good BLAS they win by less than that, but they win", 1 < blas_ratio < naive_ratio)
+claim("Against a plain loop the bits win by more than 58 times", naive_ratio > 58, timed=True)
+claim(
+    "Against a good BLAS they win by less than that, but they win",
+    1 < blas_ratio < naive_ratio,
+    timed=True,
+)
 Table(
     ["512 x 512 x 512 signs", "milliseconds", "times the library's bits"],
     [[name, f"{1e3 * t.median:.3f}", f"{t.median / ours:.1f}"] for name, t in race.items()],
@@ -269,8 +273,8 @@ axes.set(xlabel="inputs and outputs of the layer", ylabel="times faster than flo
 plain_log_ticks(axes.yaxis)
 axes.set_title(f"A binary linear layer, floats in and out, batch {BATCH}")
 plt.show()
-claim("A layer of 16 is faster in floats", gains[0] < 1)
-claim("A layer of 1024 is faster in bits", gains[-1] > 1)
+claim("A layer of 16 is faster in floats", gains[0] < 1, timed=True)
+claim("A layer of 1024 is faster in bits", gains[-1] > 1, timed=True)
 
 # %% [markdown]
 # ## 2 · The best scale
@@ -795,6 +799,7 @@ quicker.reveal(
 claim(
     "At batch 64 the network on bits is faster than the float one in its best layout",
     end_to_end > 1,
+    timed=True,
 )
 Table(
     ["network", "batch 1, ms", "batch 64, ms", "times faster than the best float at 64"],
@@ -841,10 +846,15 @@ plt.show()
 edges = sum(t for name, t in as_program if name.startswith("float")) / sum(t for _, t in as_program)
 inner_float = sum(t for name, t in as_float if name == "Conv2d") - as_float[0][1]
 inner_bits = sum(t for name, t in as_program if name.startswith("xnor"))
-claim("The float steps, first and last layer, take a quarter of the time or more", edges > 0.25)
+claim(
+    "The float steps, first and last layer, take a quarter of the time or more",
+    edges > 0.25,
+    timed=True,
+)
 claim(
     "The two binary convolutions alone are more than 1.5 times faster than the float ones",
     inner_float > 1.5 * inner_bits,
+    timed=True,
 )
 print(
     f"Float steps: {100 * edges:.0f} % of the time, {100 * (1 - edges):.0f} % on bits; "

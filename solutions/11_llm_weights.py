@@ -923,10 +923,12 @@ has_bytes = "VNNI" in instruction_set()
 claim(
     "On 4-bit weights it writes at least twice as many tokens a second as torch in float32, if the processor has byte dot products (VNNI)",
     faster >= 2 or not has_bytes,
+    timed=True,
 )
 claim(
     "and then also more than torch in bfloat16",
     per_second["4-bit weights"] > per_second["bfloat16, torch"] or not has_bytes,
+    timed=True,
 )
 Table(
     ["", "read a token", "tokens a second", "times float32", "GB/s"],

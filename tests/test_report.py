@@ -37,6 +37,13 @@ def test_a_claim_that_does_not_hold_stops_the_notebook():
         claim("fire is cold", False)
 
 
+def test_a_claim_about_time_that_does_not_hold_is_said_and_stops_nothing(capsys):
+    claim("fire is slow", False, timed=True)
+    claim("fire is fast", True, timed=True)
+    said = capsys.readouterr().out
+    assert said == "✘ not on this machine, in this run: fire is slow\n✔ fire is fast\n"
+
+
 @pytest.mark.parametrize("condition", [1, "yes", None, torch.tensor(True), np.array([True])])
 def test_a_claim_needs_a_truth_value(condition):
     with pytest.raises(TypeError, match="condition must be True or False"):
