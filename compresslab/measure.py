@@ -166,6 +166,35 @@ def disk_bytes(model: nn.Module) -> int:
         return path.stat().st_size
 
 
+def working_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Bytes that one image's activations need at once: the largest input and output of a layer together.
+
+    What an engine needs that frees each result as soon as the next is there; results that wait for an
+    addition further on are not counted. Codes of an integer network count as they are held here, a byte each.
+
+    Args:
+        model: any network that runs on a batch of one image.
+        shape: of the image, without the batch.
+    """
+    largest = 0
+
+    def record(_layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal largest
+        held = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+        largest = max(largest, sum(t.numel() * t.element_size() for t in held))
+
+    layers = model.layers if isinstance(model, Program) else model.modules()
+    leaves = [m for m in layers if isinstance(model, Program) or not list(m.children())]
+    hooks = [layer.register_forward_hook(record) for layer in leaves]
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(torch.zeros(1, *shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest
+
+
 def nonzero_parameters(model: nn.Module) -> int:
     """How many parameters are not exactly 0."""
     return sum(int(p.count_nonzero()) for p in model.parameters())

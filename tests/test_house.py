@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compresslab"
 LAYERS = [
     *("kernels", "numerics", "data", "models", "gpt", "training", "pretrained", "published"),
-    *("techniques", "runtime", "measure", "report", "advisor", "classroom", "cli"),
+    *("techniques", "runtime", "measure", "report", "pipeline", "advisor", "classroom", "cli"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -9,6 +9,7 @@ so the norm's factor t joins the requantization (it is one number a channel) and
 What the converter does not know it refuses by name: nothing falls back to floats in silence.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,7 +174,7 @@ class _Converter:
             )
         rows = weight.reshape(len(weight), -1)
         codes = quantize(rows, params).codes.reshape(weight.shape).numpy()
-        factor, bias = _folded(module.layer, norms)
+        factor, bias = folded(module.layer, norms)
         scale = x.scale * params.scale.expand(len(weight)).double().numpy() * factor
         if out is None:
             if relu or not isinstance(module.layer, nn.Linear):
@@ -212,7 +213,7 @@ class _Converter:
         self.step(end, adder, node.args, out)
 
 
-def _folded(layer: nn.Module, norms: list[nn.Module]) -> tuple[np.ndarray, np.ndarray]:
+def folded(layer: nn.Module, norms: Sequence[nn.Module]) -> tuple[np.ndarray, np.ndarray]:
     """The norms' factor t on the weight and the bias c of layer and norms together, float64 [N]."""
     factor = torch.ones(len(layer.weight), 1, dtype=torch.float64)
     bias = None if layer.bias is None else layer.bias.detach().double()

@@ -5,6 +5,7 @@ import difflib
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import (
     binary,
+    combine,
     distillation,
     llm,
     low_rank,
@@ -31,6 +32,7 @@ SUBJECTS = (
     transformers,
     binary,
     llm,
+    combine,
 )
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 

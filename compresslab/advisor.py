@@ -1,0 +1,367 @@
+"""A scenario in, a recommendation out that was run: candidates by rule, every constraint verified.
+
+    what presses             candidates                                              rule from
+    nothing yet              int8 after training                                     lab 02
+    memory, over fourfold    4 bits, trained; half the channels, int8;               labs 03, 04;
+                             pruned, shared, Huffman-coded                           Han et al. 2016
+    memory, over eightfold   2 bits, trained; half the channels, 4 bits;             lab 03;
+                             a binary network                                        lab 10
+    time                     half the channels, int8; a student of half the width    labs 04, 08
+    quality                  int8 trained toward the float network;                  lab 03;
+                             a student of the same shape                             lab 08
+    nothing may be trained   int8; 4 bits with MSE ranges;                           lab 02;
+                             a little pruning and sharing, untuned                   labs 04, 12
+
+The rules only propose. Every candidate is built with what the scenario allows, written to a file, raced with
+the float network in one run on one thread, and tested on validation images; what misses a constraint stays in
+the table with the reason. No constraint met, no recommendation. Where there are no labels but training is
+allowed, the network's own answers take their place.
+
+On a microcontroller only integer networks count, and their activations count against its memory; its speed
+cannot be measured here, so a scenario that asks for one is refused. Left out: energy, searching settings.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from compresslab import models, pipeline
+from compresslab.data import Split
+from compresslab.measure import race_networks, working_bytes
+from compresslab.pipeline import Material, Report, Stage
+from compresslab.report import Table, in_bytes
+from compresslab.runtime import files, peers
+from compresslab.runtime.program import Program
+from compresslab.techniques.binarize import XnorNet
+from compresslab.techniques.quantizer import QuantConfig
+from compresslab.training import evaluate
+
+HARDWARE = ("cpu", "microcontroller")
+FOURFOLD, EIGHTFOLD = 4, 8
+QUALITY = 0.25
+INT8 = QuantConfig()
+W4 = QuantConfig(weight_bits=4, weight_range="mse", edge_bits=8)
+W2 = QuantConfig(weight_bits=2, weight_range="mse", edge_bits=8)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is asked for, and what may be used.
+
+    Attributes:
+        name: a line for the table.
+        max_bytes: of the file; on a microcontroller of file and activations together.
+        min_speedup: times faster than the float network, on one thread.
+        batch: images at once, for the speed.
+        max_points_lost: accuracy below the float network's, in points; negative asks for a gain.
+        labels: whether the training images have labels.
+        may_train: whether training is allowed at all.
+        hardware: "cpu" or "microcontroller".
+
+    Raises:
+        ValueError: for values outside of these.
+    """
+
+    name: str
+    max_bytes: float = math.inf
+    min_speedup: float = 0.0
+    batch: int = 1
+    max_points_lost: float = 1.0
+    labels: bool = True
+    may_train: bool = True
+    hardware: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be asked."""
+        if self.hardware not in HARDWARE:
+            raise ValueError(
+                f"hardware must be one of {', '.join(HARDWARE)}, got {self.hardware!r}"
+            )
+        if not self.max_bytes > 0 or not self.min_speedup >= 0 or self.batch < 1:
+            raise ValueError(
+                "max_bytes must be > 0, min_speedup >= 0 and batch >= 1, got "
+                f"{self.max_bytes}, {self.min_speedup} and {self.batch}"
+            )
+        if math.isnan(self.max_points_lost):
+            raise ValueError("max_points_lost must be a number, got nan")
+        if self.hardware == "microcontroller" and self.min_speedup:
+            raise ValueError(
+                f"min_speedup must be 0 for a microcontroller, which is not here to be timed, "
+                f"got {self.min_speedup}"
+            )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pipeline and the rule that proposes it."""
+
+    name: str
+    why: str
+    stages: Mapping[str, Stage]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A candidate as it was measured.
+
+    Attributes:
+        bytes: what `max_bytes` is held against.
+        speedup: times faster than the float network; NaN where it is not timed.
+        points_lost: below the float network on the same images; negative: above it.
+        failed: a line for every constraint that does not hold.
+        reports: of its stages.
+    """
+
+    name: str
+    why: str
+    bytes: int
+    speedup: float
+    points_lost: float
+    failed: tuple[str, ...]
+    network: nn.Module = field(repr=False)
+    reports: tuple[Report, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The verdicts, best first: those that meet everything, the most accurate in front, then the others."""
+
+    scenario: Scenario
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def best(self) -> Verdict | None:
+        """What is recommended; None if nothing meets every constraint."""
+        return self.verdicts[0] if self.verdicts and not self.verdicts[0].failed else None
+
+    def table(self) -> Table:
+        """A row a candidate."""
+        rows = [
+            [
+                v.name,
+                in_bytes(v.bytes),
+                "-" if math.isnan(v.speedup) else f"{v.speedup:.2f}",
+                f"{v.points_lost:+.2f}",
+                "all constraints hold" if not v.failed else "; ".join(v.failed),
+            ]
+            for v in self.verdicts
+        ]
+        headings = ["candidate", "bytes", "times faster", "points lost", "verdict"]
+        return Table(headings, rows, f"{self.scenario.name}; one thread, validation images")
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+class Advisor:
+    """Builds candidates for one network and remembers them, since scenarios share many.
+
+    Args:
+        network: the trained float network.
+        data: `train` for tuning, `val` for verifying; `test` is not touched.
+        train: how many training images are used.
+        epochs: of each stage that trains.
+        seed: of the tuning.
+        widths: of the network if it is a VGGLike, for students; None leaves students out.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Split,
+        train: int = 5000,
+        epochs: float = 4,
+        seed: int = 0,
+        widths: Sequence[int] | None = None,
+    ) -> None:
+        self.network, self.data, self.widths = network.eval(), data, widths
+        self.few, self.epochs, self.seed = data.train.first(train), epochs, seed
+        self.float_bytes = files.size(network)
+        self.float_accuracy = evaluate(network, data.val)
+        self.built: dict[tuple[str, bool, bool], tuple[nn.Module, tuple[Report, ...]]] = {}
+
+    def material(self, scenario: Scenario) -> Material:
+        """What the scenario lets a pipeline use."""
+        train = self.few if scenario.labels else pipeline.own_answers(self.network, self.few.x)
+        train = train if scenario.may_train else None
+        return Material(self.few.x[:500], train, self.epochs, seed=self.seed)
+
+    def candidates(self, scenario: Scenario) -> list[Candidate]:
+        """What the rules propose, without running anything."""
+        material, epochs = self.material(scenario), self.epochs
+        pressure = self.float_bytes / scenario.max_bytes
+        proposed = [*_always(scenario, material)]
+        if material.train is None:
+            return proposed + (_untrained(scenario, material) if pressure > FOURFOLD else [])
+        if pressure > FOURFOLD:
+            proposed += _for_memory(scenario, material)
+        if pressure > EIGHTFOLD:
+            proposed += _for_little_memory(scenario, material, self.data, epochs)
+        if scenario.min_speedup > 1:
+            proposed += _for_speed(material, self.data, self.widths, epochs)
+        if scenario.max_points_lost <= QUALITY:
+            proposed += _for_quality(material, self.data, self.widths, epochs)
+        return list({c.name: c for c in proposed}.values())
+
+    def advise(self, scenario: Scenario) -> Advice:
+        """Run every candidate and hold it against every constraint."""
+        candidates = self.candidates(scenario)
+        for candidate in tqdm(candidates, desc=scenario.name, leave=False):
+            key = (candidate.name, scenario.labels, scenario.may_train)
+            if key not in self.built:
+                reports = pipeline.run(candidate.stages, self.network, self.data.val)
+                self.built[key] = (pipeline.deployed(reports[-1].network), tuple(reports))
+        built = {
+            c.name: self.built[c.name, scenario.labels, scenario.may_train] for c in candidates
+        }
+        speeds = self.speeds(scenario, {name: network for name, (network, _) in built.items()})
+        verdicts = [
+            self.verdict(scenario, c, *built[c.name], speeds.get(c.name, math.nan))
+            for c in candidates
+        ]
+        verdicts.sort(key=lambda v: (len(v.failed), v.points_lost, v.bytes))
+        return Advice(scenario, tuple(verdicts))
+
+    def speeds(self, scenario: Scenario, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+        """How many times faster than the float network each is, all raced together."""
+        if scenario.hardware == "microcontroller":
+            return {}
+        x = self.data.val.x[: scenario.batch].contiguous(memory_format=torch.channels_last)
+        float_network = self.network.to(memory_format=torch.channels_last)
+        seconds = race_networks({"": float_network, **networks}, x)
+        return {name: seconds[""] / seconds[name] for name in networks}
+
+    def verdict(
+        self,
+        scenario: Scenario,
+        candidate: Candidate,
+        network: nn.Module,
+        reports: tuple[Report, ...],
+        speedup: float,
+    ) -> Verdict:
+        """Hold one candidate against the constraints."""
+        size, lost = reports[-1].bytes_disk, self.float_accuracy - reports[-1].accuracy
+        failed = []
+        if scenario.hardware == "microcontroller":
+            if not isinstance(network, Program):
+                failed.append("needs floating point")
+            size += working_bytes(network, self.data.shape)
+        if size > scenario.max_bytes:
+            failed.append(f"{in_bytes(size)} of {in_bytes(scenario.max_bytes)}")
+        if speedup < scenario.min_speedup:
+            failed.append(f"{speedup:.2f} of {scenario.min_speedup:g} times faster")
+        if lost > scenario.max_points_lost:
+            failed.append(f"{lost:.2f} points lost of {scenario.max_points_lost:g}")
+        return Verdict(
+            candidate.name, candidate.why, size, speedup, lost, tuple(failed), network, reports
+        )
+
+
+# ---- the rules -----------------------------------------------------------------------------------
+def _always(scenario: Scenario, material: Material) -> list[Candidate]:
+    quantized = {"int8": pipeline.quantize(material, INT8)}
+    stages = {**quantized, "integers": pipeline.integers()}
+    found = [Candidate("int8", "a few images, no training: the first thing to try", stages)]
+    if scenario.hardware == "cpu" and peers.onnxruntime_available():
+        stages = {**quantized, "ONNX": pipeline.onnxruntime(material)}
+        found.append(Candidate("int8 in ONNX Runtime", "the same codes in a C++ engine", stages))
+    return found
+
+
+def _untrained(scenario: Scenario, material: Material) -> list[Candidate]:
+    stages = {"4 bits": pipeline.quantize(material, W4), "integers": pipeline.integers()}
+    found = [Candidate("4 bits", "MSE ranges stand in for training", stages)]
+    if scenario.hardware == "cpu":
+        stages = {"prune": pipeline.prune(material, 0.3), "share": pipeline.share(material, 31)}
+        found.append(Candidate("pruned a little, shared", "what bears it untuned", stages))
+    return found
+
+
+def _for_memory(scenario: Scenario, material: Material) -> list[Candidate]:
+    four = {
+        "4 bits": pipeline.quantize(material, W4, epochs=2),
+        "integers": pipeline.integers(),
+    }
+    found = [
+        Candidate("4 bits, trained", "an eighth of the weights' bytes", four),
+        _half_the_channels(material, "int8", INT8),
+    ]
+    if scenario.hardware == "cpu":
+        stages = {
+            "prune": pipeline.prune(material, 0.85),
+            "share": pipeline.share(material, 15),
+        }
+        found.append(Candidate("pruned, shared", "a file of a few bits a weight", stages))
+    return found
+
+
+def _for_little_memory(
+    scenario: Scenario, material: Material, data: Split, epochs: float
+) -> list[Candidate]:
+    two = {
+        "2 bits": pipeline.quantize(material, W2, epochs=2),
+        "integers": pipeline.integers(),
+    }
+    found = [
+        Candidate("2 bits, trained", "a sixteenth of the weights' bytes", two),
+        _half_the_channels(material, "4 bits", W4),
+    ]
+    if scenario.hardware == "cpu":
+
+        def build() -> nn.Module:
+            return XnorNet(data.shape, len(data.classes))
+
+        stages = {"binary": pipeline.binary(material, build, 2 * epochs)}
+        found.append(Candidate("binary", "one bit a weight", stages))
+    return found
+
+
+def _for_speed(
+    material: Material, data: Split, widths: Sequence[int] | None, epochs: float
+) -> list[Candidate]:
+    found = [_half_the_channels(material, "int8", INT8)]
+    if widths:
+        half = tuple(w // 2 for w in widths)
+        stages = {
+            "student": pipeline.student(material, _vgg(data, half), 2 * epochs),
+            "int8": pipeline.quantize(material, INT8),
+            "integers": pipeline.integers(),
+        }
+        found.append(Candidate("student of half the width, int8", "distil, then round", stages))
+    return found
+
+
+def _for_quality(
+    material: Material, data: Split, widths: Sequence[int] | None, epochs: float
+) -> list[Candidate]:
+    tuned = {
+        "int8": pipeline.quantize(material, INT8, epochs=epochs),
+        "integers": pipeline.integers(),
+    }
+    found = [Candidate("int8, trained", "toward the float network's answers", tuned)]
+    if widths:
+        stages = {
+            "student": pipeline.student(material, _vgg(data, widths), 2 * epochs),
+            "int8": pipeline.quantize(material, INT8),
+            "integers": pipeline.integers(),
+        }
+        found.append(Candidate("student of its own width, int8", "born again", stages))
+    return found
+
+
+def _half_the_channels(material: Material, name: str, config: QuantConfig) -> Candidate:
+    stages = {
+        "cut": pipeline.cut_channels(material, 0.5),
+        name: pipeline.quantize(material, config, epochs=0 if config is INT8 else 2),
+        "integers": pipeline.integers(),
+    }
+    why = "a quarter of the weights, and kernels that stay full"
+    return Candidate(f"half the channels, {name}", why, stages)
+
+
+def _vgg(data: Split, widths: Sequence[int]) -> Callable[[], nn.Module]:
+    return lambda: models.VGGLike(data.shape, len(data.classes), tuple(widths))

@@ -1,0 +1,120 @@
+"""The row of an open project: what a learner's network weighs, how fast and how good it is, all measured
+here.
+
+The network is written to a file, and from here on only what is *read back* counts: its bytes are the
+file's, its accuracy is the loaded network's on images that it was not chosen by, and its speed comes from
+one race on one thread with the float network that it is compared with. A row is valid if it is within a
+point of that network.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compresslab.data import Examples
+from compresslab.measure import race_networks
+from compresslab.report import Table, in_bytes
+from compresslab.runtime import files
+from compresslab.runtime.peers import OnnxModel
+from compresslab.training import evaluate
+
+WITHIN = 1.0
+"""Points that a network may lose."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry: bytes on disk, times smaller and faster than the float network, points lost."""
+
+    name: str
+    bytes_disk: int
+    smaller: float
+    faster: float
+    accuracy: float
+    points_lost: float
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is within a point."""
+        return self.points_lost <= WITHIN
+
+
+def row(
+    name: str,
+    network: nn.Module,
+    reference: nn.Module,
+    judge: Examples,
+    like: Callable[[], nn.Module] | None = None,
+    batch: int = 1,
+) -> Row:
+    """Measure an entry.
+
+    Args:
+        name: the learner's, or the network's.
+        network: whatever `files.save` can write; not a simulation.
+        reference: the float network.
+        judge: test images.
+        like: builds a network of the entry's architecture, if its file holds weights only; if None, the
+            reference's architecture is taken.
+        batch: images at once, for the speed.
+
+    Raises:
+        ValueError: if the name is empty or the network cannot be saved.
+        FileError: if what was saved cannot be read back into `like`.
+    """
+    if not name.strip():
+        raise ValueError(f"name must not be empty, got {name!r}")
+    # A copy is filled in, so that the reference keeps its weights.
+    shell = like() if like is not None else copy.deepcopy(reference)
+    with tempfile.TemporaryDirectory() as folder:
+        kind = "onnx" if isinstance(network, OnnxModel) else "safetensors"
+        path = Path(folder) / f"entry.{kind}"
+        size = files.save(network, path)
+        back = files.load(path, shell)
+        if isinstance(back, OnnxModel):
+            back = OnnxModel(path, threads=1)
+    x = judge.x[:batch].contiguous(memory_format=torch.channels_last)
+    seconds = race_networks({"float": reference, "entry": back}, x)
+    accuracy, goal = evaluate(back, judge), evaluate(reference, judge)
+    return Row(
+        name,
+        size,
+        files.size(reference) / size,
+        seconds["float"] / seconds["entry"],
+        accuracy,
+        goal - accuracy,
+    )
+
+
+def table(rows: list[Row]) -> Table:
+    """The board: valid entries in front, each crown (★) to the smallest and the fastest of them."""
+    valid = [r for r in rows if r.valid]
+    smallest = min((r.bytes_disk for r in valid), default=None)
+    fastest = max((r.faster for r in valid), default=None)
+    cells = [
+        [
+            r.name,
+            in_bytes(r.bytes_disk),
+            f"{r.smaller:.1f}{' ★' if r.valid and r.bytes_disk == smallest else ''}",
+            f"{r.faster:.2f}{' ★' if r.valid and r.faster == fastest else ''}",
+            f"{r.accuracy:.2f}",
+            f"{r.points_lost:+.2f}",
+            "valid" if r.valid else f"more than {WITHIN:g} point lost",
+        ]
+        for r in sorted(rows, key=lambda r: (not r.valid, r.bytes_disk))
+    ]
+    headings = [
+        "entry",
+        "file",
+        "times smaller",
+        "times faster",
+        "accuracy, %",
+        "points lost",
+        "verdict",
+    ]
+    return Table(headings, cells, "read back from their files; speed on one thread")

@@ -1,0 +1,252 @@
+"""Networks for other engines: ONNX files, in floats and with int8 written into them.
+
+An int8 network in ONNX is a float network with pairs of QuantizeLinear and DequantizeLinear (QDQ) around
+what is to be computed in integers. The pair alone changes nothing but the rounding; an engine that finds
+
+    x -> Q -> DQ -+
+    codes -> DQ --+-> Conv -> Relu -> Q -> DQ -> ...
+    bias  -> DQ --+
+
+replaces the middle by one integer convolution. ONNX Runtime does so on this machine; TensorRT, OpenVINO
+and the compilers of accelerators take the same file. The weights lie in it as int8 codes, so it is small
+as well.
+
+    here                                        there
+    conv, norm with factor t, codes q, scale s  codes sign(t) q, scales |t| s: not one code is rounded anew
+    bias c, input scale s_x                     int32 rint(c / (s_x |t| s)), scales s_x |t| s
+    pooling between quantizers                  a second pair behind it: engines only match complete patterns
+
+so `runtime.convert` and the file compute with the same integers; a result may still differ by a code
+where the engine rounds a requantization's tie another way. Writing takes `onnx` and `onnxscript` (the
+extra `peers`).
+
+Left out: fewer bits than 8 (they are stored as int8; activations must have 8), dynamic ranges. LiteRT,
+for telephones and microcontrollers, has its own converter (`pip install litert-torch`), which takes torch
+networks, not ONNX files; it is no extra of ours, since its dependencies pin a version of
+typing-extensions that ours exclude.
+"""
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from compresslab.data.files import write_whole
+from compresslab.numerics.affine import quantize
+from compresslab.runtime.convert import ConversionError, folded
+from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
+
+OPSET = 20
+PASSING = (nn.MaxPool2d, nn.Flatten)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the warnings and progress reports of exporters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def export_float(model: nn.Module, shape: tuple[int, ...], path: Path) -> int:
+    """Write a float ONNX file with a free batch size; returns the bytes on disk.
+
+    Args:
+        model: a float network; batch norms are folded by the exporter.
+        shape: of one example, without the batch.
+        path: is written whole or not at all.
+    """
+    return _export(model, shape, Path(path), {})
+
+
+def export_int8(prepared: fx.GraphModule, shape: tuple[int, ...], path: Path) -> int:
+    """Write the int8 network that a prepared one simulates, as a QDQ graph; returns the bytes on disk.
+
+    Args:
+        prepared: from `ptq.quantize_post_training` or `qat.tune`, with activations of 8 bits and calibrated
+            ranges; not changed.
+        shape: of one example, without the batch.
+        path: is written whole or not at all.
+
+    Raises:
+        ConversionError: naming the node that has no such form.
+    """
+    from onnxscript import opset20 as onnx_op
+
+    def round_trip(x, scale, zero):  # noqa: ANN001, ANN202
+        return onnx_op.DequantizeLinear(onnx_op.QuantizeLinear(x, scale, zero), scale, zero)
+
+    def from_codes(codes, scale, zero):  # noqa: ANN001, ANN202
+        return onnx_op.DequantizeLinear(codes, scale, zero, axis=0)
+
+    table = {
+        torch.ops.compresslab.qdq.default: round_trip,
+        torch.ops.compresslab.from_codes.default: from_codes,
+    }
+    return _export(qdq_network(prepared), shape, Path(path), table)
+
+
+def _export(model: nn.Module, shape: tuple[int, ...], path: Path, table: dict) -> int:
+    batch = torch.export.Dim("batch")
+
+    def write(temporary: Path) -> None:
+        with quietly(), contextlib.redirect_stdout(None):
+            program = torch.onnx.export(
+                model.eval(),
+                (torch.zeros(2, *shape),),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                opset_version=OPSET,
+                custom_translation_table=table,
+                verbose=False,
+            )
+            # The exporter notes for every node where in the author's files it came from.
+            for node in program.model.graph:
+                for noted in (node, *node.outputs):
+                    noted.metadata_props.clear()
+            program.save(temporary, external_data=False)
+
+    write_whole(path, write)
+    return path.stat().st_size
+
+
+# ---- the two operations that ONNX has and torch has not ------------------------------------------
+@torch.library.custom_op("compresslab::qdq", mutates_args=())
+def qdq(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """QuantizeLinear to uint8 and DequantizeLinear: float32 -> float32 of x's shape."""
+    return ((x / scale).round().add(zero).clamp(0, 255) - zero) * scale
+
+
+@qdq.register_fake
+def _(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("compresslab::from_codes", mutates_args=())
+def from_codes(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """DequantizeLinear with a scale for each of the first axis: int8 or int32 -> float32."""
+    tail = [1] * (codes.ndim - 1)
+    return (codes - zero.view(-1, *tail)).float() * scale.view(-1, *tail)
+
+
+@from_codes.register_fake
+def _(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(codes, dtype=torch.float32)
+
+
+# ---- from the simulation to the QDQ graph --------------------------------------------------------
+class _RoundTrip(nn.Module):
+    def __init__(self, scale: torch.Tensor, zero: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().float().clone())
+        self.register_buffer("zero", zero.detach().to(torch.uint8).clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return qdq(x, self.scale, self.zero)
+
+
+class _FromCodes(nn.Module):
+    """A layer whose weight and bias are codes."""
+
+    def __init__(self, layer: nn.Module, norms: list[nn.Module], params, x_scale: float) -> None:  # noqa: ANN001
+        super().__init__()
+        rows = layer.weight.detach().reshape(len(layer.weight), -1)
+        factor, bias = folded(layer, norms)
+        scale = params.scale.expand(len(rows)).double().numpy() * np.abs(factor)
+        # A channel that its norm turned off is its bias alone, on a scale that can hold it.
+        off = scale < 1e-12
+        scale = np.where(off, np.maximum(np.abs(bias), 1e-6) / x_scale / 2**20, scale)
+        codes = quantize(rows, params).codes.numpy() * np.where(off, 0, np.sign(factor))[:, None]
+        offset = np.rint(bias / (scale * x_scale))
+        if np.abs(offset).max(initial=0) > 2**31 - 1:
+            raise ConversionError("a bias is too large beside its scale for 32 bits")
+        self.layer = copy.copy(layer)
+        shape = layer.weight.shape
+        self.register_buffer("codes", torch.from_numpy(codes.astype(np.int8)).reshape(shape))
+        self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32)))
+        self.register_buffer("bias", torch.from_numpy(offset.astype(np.int32)))
+        self.register_buffer("bias_scale", torch.from_numpy((scale * x_scale).astype(np.float32)))
+        self.register_buffer("zero", torch.zeros(len(rows), dtype=torch.int8))
+        self.register_buffer("bias_zero", torch.zeros(len(rows), dtype=torch.int32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = from_codes(self.codes, self.scale, self.zero)
+        bias = from_codes(self.bias, self.bias_scale, self.bias_zero)
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, weight, bias)
+        return self.layer._conv_forward(x, weight, bias)
+
+
+def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
+    """The network as `export_int8` writes it: the same graph, on codes, without norms.
+
+    Raises:
+        ConversionError: naming the node that has no such form.
+    """
+    network = copy.deepcopy(prepared).eval()
+    modules, graph = dict(network.named_modules()), network.graph
+    scales: dict[fx.Node, tuple[torch.Tensor, torch.Tensor]] = {}
+    for node in list(graph.nodes):
+        module = modules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, ActivationQuantizer):
+            scales[node] = _parameters(module, node)
+            network.set_submodule(str(node.target), _RoundTrip(*scales[node]))
+        elif isinstance(module, Quantized):
+            _on_codes(network, node, module, scales, modules)
+        elif isinstance(module, PASSING) and node.args[0] in scales:
+            parameters = scales[node.args[0]]
+            name = f"{node.name}_codes"
+            network.add_submodule(name, _RoundTrip(*parameters))
+            with graph.inserting_after(node):
+                pair = graph.call_module(name)
+            node.replace_all_uses_with(pair)
+            pair.args = (node,)
+            scales[pair] = parameters
+    graph.lint()
+    network.recompile()
+    return network
+
+
+def _parameters(quantizer: ActivationQuantizer, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
+    if quantizer.dynamic or quantizer.grid.bits != 8:
+        what = "dynamic" if quantizer.dynamic else f"of {quantizer.grid.bits} bits"
+        raise ConversionError(f"quantizer {node.name!r} is {what}: QDQ needs 8 bits, calibrated")
+    params = quantizer.qparams()
+    return params.scale, params.zero_point
+
+
+def _on_codes(
+    network: fx.GraphModule, node: fx.Node, module: Quantized, scales: dict, modules: dict
+) -> None:
+    """Put a layer on codes, with the norms right behind it in them."""
+    if node.args[0] not in scales:
+        raise ConversionError(
+            f"the input of {node.name!r} is not quantized: prepare with activation_bits=8"
+        )
+    params = module.weight_quantizer.qparams()
+    if params.group is not None:
+        raise ConversionError(f"layer {node.name!r}: scales of groups have no QDQ form here")
+    norms, last = [], node
+    while len(last.users) == 1:
+        user = next(iter(last.users))
+        norm = modules.get(user.target) if user.op == "call_module" else None
+        if not isinstance(norm, NORMS):
+            break
+        norms.append(norm)
+        network.set_submodule(str(user.target), nn.Identity())
+        last = user
+    x_scale = float(scales[node.args[0]][0])
+    network.set_submodule(str(node.target), _FromCodes(module.layer, norms, params, x_scale))

@@ -1,0 +1,106 @@
+"""One way to write a network, whatever was done to it, and one to read it back.
+
+network                                        file
+integer or binary Program                      `storage`: packed codes and the list of steps
+shared weights                                 `deep_compression`: Huffman-coded
+packed layers (weight-only)                    `weight_only`
+floats, at least one weight in 32 a zero       `sparse`: a bit a weight, and the others
+floats                                         safetensors as it is
+an ONNX Runtime session                        the ONNX file that it was made from
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from compresslab.data.files import write_whole
+from compresslab.runtime import deep_compression, sparse, storage, weight_only
+from compresslab.runtime.peers import OnnxModel
+from compresslab.runtime.program import Program
+from compresslab.runtime.storage import FileError
+from compresslab.techniques.quantizer import Quantized
+from compresslab.techniques.scores import prunable
+from compresslab.techniques.sharing import shared_layers
+
+READERS = {
+    storage.FORMAT: lambda path, like: storage.load(path),
+    deep_compression.FORMAT: lambda path, like: deep_compression.load(like, path),
+    weight_only.FORMAT: lambda path, like: weight_only.load(like, path),
+    sparse.FORMAT: lambda path, like: sparse.load(like, path),
+    "": lambda path, like: _load_floats(path, like),
+}
+
+
+def save(model: nn.Module, path: Path) -> int:
+    """Write a network in the form that suits it; returns the bytes on disk.
+
+    Raises:
+        ValueError: for a network that only simulates integers: convert it first.
+    """
+    path = Path(path)
+    if isinstance(model, Program):
+        return storage.save(model, path)
+    if isinstance(model, OnnxModel):
+        write_whole(path, lambda temporary: temporary.write_bytes(model.file))
+        return path.stat().st_size
+    if any(isinstance(m, Quantized) for m in model.modules()):
+        raise ValueError("model must be converted to integers before it is saved, got a simulation")
+    if shared_layers(model):
+        return deep_compression.save(model, path)
+    if weight_only.packed_layers(model):
+        return weight_only.save(model, path)
+    weights = [layer.weight for layer in prunable(model).values()]
+    if 32 * sum(int((w == 0).sum()) for w in weights) >= max(1, sum(w.numel() for w in weights)):
+        return sparse.save(model, path)
+    tensors = {name: t.contiguous().clone() for name, t in model.state_dict().items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary))
+    return path.stat().st_size
+
+
+def load(path: Path, like: nn.Module | None = None) -> nn.Module:
+    """Read a network back.
+
+    Args:
+        path: from `save`.
+        like: a network of the same architecture, for files that hold weights and no architecture; its own
+            weights may be overwritten.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileError: if it is broken, of another format, or does not fit `like`.
+        ValueError: if `like` is needed and missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if path.suffix == ".onnx":
+        return OnnxModel(path, torch.get_num_threads())
+    try:
+        with safe_open(path, "pt") as file:
+            found = (file.metadata() or {}).get("format", "")
+    except SafetensorError as error:
+        raise FileError(f"{path} is no safetensors file: {error}") from error
+    reader = READERS.get(found, READERS[""])
+    if like is None and found != storage.FORMAT:
+        raise ValueError(
+            f"like must be a network of the same architecture to read {path}, got None"
+        )
+    return reader(path, like).eval()
+
+
+def _load_floats(path: Path, like: nn.Module) -> nn.Module:
+    try:
+        like.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise FileError(f"{path} does not hold this model: {error}") from error
+    return like
+
+
+def size(model: nn.Module) -> int:
+    """The bytes of the file, which is written and thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        return save(model, Path(folder) / "model.safetensors")

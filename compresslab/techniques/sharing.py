@@ -1,0 +1,105 @@
+"""Networks of shared weights, whose centroids are trained: trained quantization of Han et al. 2016.
+
+    w_i = c[k_i]        dL / dc[k] = sum of dL / dw_i over all i with k_i = k         (equation 3)
+
+The codes stay as k-means found them; training moves the centroids alone, each by what its weights want
+together. Pruned weights have code 0, whose centroid is no parameter: they stay 0 without a mask.
+
+Layers are those that pruning may touch (convolutions and linear layers); norms and biases are trained
+along.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compresslab.numerics.codebook import Palette, share
+from compresslab.techniques.layers import replaced
+from compresslab.techniques.scores import prunable
+
+
+class Shared(nn.Module):
+    """A convolution or linear layer whose weight is looked up.
+
+    Args:
+        layer: gives the bias and the geometry.
+        palette: codes of the weight's shape.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, palette: Palette) -> None:
+        super().__init__()
+        if palette.codes.shape != layer.weight.shape:
+            raise ValueError(
+                f"codes must have shape {list(layer.weight.shape)}, got {list(palette.codes.shape)}"
+            )
+        self.layer = copy.deepcopy(layer)
+        del self.layer.weight
+        self.centroids = nn.Parameter(palette.centroids[1:].clone())
+        self.register_buffer("codes", palette.codes.clone())
+
+    @property
+    def palette(self) -> Palette:
+        """Centroids, 0 in front, and codes, as they are now."""
+        return Palette(F.pad(self.centroids.detach(), (1, 0)), self.codes)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight that is computed with; gradients reach the centroids."""
+        return F.pad(self.centroids, (1, 0))[self.codes.long()]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output."""
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, self.weight, self.layer.bias)
+        return self.layer._conv_forward(x, self.weight, self.layer.bias)
+
+    def plain(self) -> nn.Conv2d | nn.Linear:
+        """The ordinary layer with this weight."""
+        layer = copy.deepcopy(self.layer)
+        layer.weight = nn.Parameter(self.weight.detach().clone())
+        return layer
+
+    def extra_repr(self) -> str:
+        """How many colours."""
+        return f"{len(self.centroids)} shared values"
+
+
+def share_weights(
+    model: nn.Module, colours: int | Mapping[str, int], start: str = "linear"
+) -> nn.Module:
+    """A copy of the model with shared weights, to be tuned with `fit`.
+
+    Args:
+        model: any module tree; zeros in its weights stay zeros.
+        colours: values besides 0, 1 to 255: for all layers, or by layer name (others stay as they are).
+        start: as in `codebook.share`.
+
+    Raises:
+        ValueError: for names that are no layer, other numbers of colours, or no layer at all.
+    """
+    layers = prunable(model)
+    chosen = colours if isinstance(colours, Mapping) else dict.fromkeys(layers, colours)
+    unknown = set(chosen) - set(layers)
+    if unknown or not chosen:
+        raise ValueError(
+            f"colours must name layers of {', '.join(layers) or 'a model that has none'}, "
+            f"got {', '.join(sorted(unknown)) or 'no name'}"
+        )
+    new = {n: Shared(layers[n], share(layers[n].weight, k, start)) for n, k in chosen.items()}
+    return replaced(model, new)
+
+
+def shared_layers(model: nn.Module) -> dict[str, Shared]:
+    """The layers with shared weights, by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, Shared)}
+
+
+def unshared(model: nn.Module) -> nn.Module:
+    """A copy with ordinary layers in place of shared ones; it computes the same."""
+    return replaced(model, {n: m.plain() for n, m in shared_layers(model).items()}).eval()
