@@ -183,6 +183,7 @@ class Advisor:
         self.float_bytes = files.size(network)
         self.float_accuracy = evaluate(network, data.val)
         self.built: dict[tuple[str, bool, bool], tuple[nn.Module, tuple[Report, ...]]] = {}
+        self.halves: dict[tuple[bool, bool], Stage] = {}
 
     def material(self, scenario: Scenario) -> Material:
         """What the scenario lets a pipeline use."""
@@ -193,23 +194,41 @@ class Advisor:
     def candidates(self, scenario: Scenario) -> list[Candidate]:
         """What the rules propose, without running anything."""
         material, epochs = self.material(scenario), self.epochs
+        half = self.halves.setdefault(
+            (scenario.labels, scenario.may_train),
+            pipeline.once(pipeline.cut_channels(material, 0.5)),
+        )
         pressure = self.float_bytes / scenario.max_bytes
         proposed = [*_always(scenario, material)]
         if material.train is None:
             return proposed + (_untrained(scenario, material) if pressure > FOURFOLD else [])
         if pressure > FOURFOLD:
-            proposed += _for_memory(scenario, material)
+            proposed += _for_memory(scenario, material, half)
         if pressure > EIGHTFOLD:
-            proposed += _for_little_memory(scenario, material, self.data, epochs)
+            proposed += _for_little_memory(scenario, material, half, self.data, epochs)
         if scenario.min_speedup > 1:
-            proposed += _for_speed(material, self.data, self.widths, epochs)
+            proposed += _for_speed(material, half, self.data, self.widths, epochs)
         if scenario.max_points_lost <= QUALITY:
             proposed += _for_quality(material, self.data, self.widths, epochs)
         return list({c.name: c for c in proposed}.values())
 
-    def advise(self, scenario: Scenario) -> Advice:
-        """Run every candidate and hold it against every constraint."""
+    def advise(self, scenario: Scenario, also: Sequence[Candidate] = ()) -> Advice:
+        """Run every candidate and hold it against every constraint.
+
+        Args:
+            scenario: what is asked for.
+            also: candidates of your own, judged beside those of the rules; always built anew.
+
+        Raises:
+            ValueError: if one of them has a name that the rules use.
+        """
         candidates = self.candidates(scenario)
+        taken = {c.name for c in candidates} & {c.name for c in also}
+        if taken:
+            raise ValueError(f"also must have names of its own, got {', '.join(sorted(taken))}")
+        for candidate in also:
+            self.built.pop((candidate.name, scenario.labels, scenario.may_train), None)
+        candidates += also
         for candidate in tqdm(candidates, desc=scenario.name, leave=False):
             key = (candidate.name, scenario.labels, scenario.may_train)
             if key not in self.built:
@@ -281,14 +300,14 @@ def _untrained(scenario: Scenario, material: Material) -> list[Candidate]:
     return found
 
 
-def _for_memory(scenario: Scenario, material: Material) -> list[Candidate]:
+def _for_memory(scenario: Scenario, material: Material, half: Stage) -> list[Candidate]:
     four = {
         "4 bits": pipeline.quantize(material, W4, epochs=2),
         "integers": pipeline.integers(),
     }
     found = [
         Candidate("4 bits, trained", "an eighth of the weights' bytes", four),
-        _half_the_channels(material, "int8", INT8),
+        _half_the_channels(material, half, "int8", INT8),
     ]
     if scenario.hardware == "cpu":
         stages = {
@@ -300,7 +319,7 @@ def _for_memory(scenario: Scenario, material: Material) -> list[Candidate]:
 
 
 def _for_little_memory(
-    scenario: Scenario, material: Material, data: Split, epochs: float
+    scenario: Scenario, material: Material, half: Stage, data: Split, epochs: float
 ) -> list[Candidate]:
     two = {
         "2 bits": pipeline.quantize(material, W2, epochs=2),
@@ -308,7 +327,7 @@ def _for_little_memory(
     }
     found = [
         Candidate("2 bits, trained", "a sixteenth of the weights' bytes", two),
-        _half_the_channels(material, "4 bits", W4),
+        _half_the_channels(material, half, "4 bits", W4),
     ]
     if scenario.hardware == "cpu":
 
@@ -321,9 +340,9 @@ def _for_little_memory(
 
 
 def _for_speed(
-    material: Material, data: Split, widths: Sequence[int] | None, epochs: float
+    material: Material, half: Stage, data: Split, widths: Sequence[int] | None, epochs: float
 ) -> list[Candidate]:
-    found = [_half_the_channels(material, "int8", INT8)]
+    found = [_half_the_channels(material, half, "int8", INT8)]
     if widths:
         half = tuple(w // 2 for w in widths)
         stages = {
@@ -353,9 +372,11 @@ def _for_quality(
     return found
 
 
-def _half_the_channels(material: Material, name: str, config: QuantConfig) -> Candidate:
+def _half_the_channels(
+    material: Material, half: Stage, name: str, config: QuantConfig
+) -> Candidate:
     stages = {
-        "cut": pipeline.cut_channels(material, 0.5),
+        "cut": half,
         name: pipeline.quantize(material, config, epochs=0 if config is INT8 else 2),
         "integers": pipeline.integers(),
     }

@@ -169,11 +169,11 @@ def student(material: Material, build: Callable[[], nn.Module], epochs: float) -
     return stage
 
 
-def share(material: Material, colours: int, epochs: float = 1) -> Stage:
+def share(material: Material, colours: int, epochs: float = 1, lr: float = 0.1) -> Stage:
     """Weights share so many values a layer, which are tuned; zeros stay zeros."""
 
     def stage(model: nn.Module) -> nn.Module:
-        return material.tune(sharing.share_weights(model, colours), epochs=epochs, lr=0.01)
+        return material.tune(sharing.share_weights(model, colours), epochs=epochs, lr=lr)
 
     return stage
 
@@ -227,6 +227,18 @@ def binary(material: Material, build: Callable[[], nn.Module], epochs: float) ->
         return convert_xnor(network)
 
     return stage
+
+
+def once(stage: Stage) -> Stage:
+    """A stage that several pipelines begin with: for the network that it was given last, it runs once."""
+    known: list[tuple[nn.Module, nn.Module]] = []
+
+    def remembered(model: nn.Module) -> nn.Module:
+        if not known or known[0][0] is not model:
+            known[:] = [(model, stage(model))]
+        return known[0][1]
+
+    return remembered
 
 
 def own_answers(model: nn.Module, images: torch.Tensor) -> Examples:

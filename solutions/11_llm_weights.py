@@ -1155,6 +1155,6 @@ Table(
 # - What matters is what an error does to outputs: GPTQ lets later weights make up for it, AWQ makes columns that meet large activations finer.
 # - Outliers break W8A8 with one scale; they can be moved into the weights. Look whether you have any before you mend them.
 #
-# **Back:** [Lab 10 · Binarization](10_binarization.ipynb)
+# **Back:** [Lab 10 · Binarization](10_binarization.ipynb) · **Next:** [Lab 12 · Combine, choose, deploy](12_capstone.ipynb)
 #
 # **References.** Frantar et al. 2022, *GPTQ*, arXiv:2210.17323, sections 3 and 4 · Lin et al. 2023, *AWQ*, arXiv:2306.00978, section 3 · Xiao et al. 2022, *SmoothQuant*, arXiv:2211.10438, section 4 · Dettmers et al. 2022, *LLM.int8()*, arXiv:2208.07339, section 4 · Dettmers et al. 2023, *QLoRA*, arXiv:2305.14314, section 3 · Hassibi and Stork 1993, *Second order derivatives for network pruning: Optimal Brain Surgeon* · Brown et al. 2020, *Language models are few-shot learners* (GPT-3), arXiv:2005.14165

@@ -1,5 +1,4 @@
-"""The row of an open project: what a learner's network weighs, how fast and how good it is, all measured
-here.
+"""The row of an open project: what a learner's network weighs, how fast and how good it is, measured.
 
 The network is written to a file, and from here on only what is *read back* counts: its bytes are the
 file's, its accuracy is the loaded network's on images that it was not chosen by, and its speed comes from

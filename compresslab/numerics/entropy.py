@@ -75,12 +75,18 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
     return codes
 
 
-def encode(symbols: np.ndarray, alphabet: int | None = None) -> Coded:
+def fixed_lengths(alphabet: int) -> np.ndarray:
+    """The same length for every symbol: ceil(log2(alphabet)) bits, uint8 [alphabet]."""
+    return np.full(alphabet, max(1, (alphabet - 1).bit_length()), np.uint8)
+
+
+def encode(symbols: np.ndarray, alphabet: int | None = None, fixed: bool = False) -> Coded:
     """Huffman-code symbols.
 
     Args:
         symbols: uint8 of any shape, at least one.
         alphabet: how many symbols the table of lengths names; if None, up to the largest that occurs.
+        fixed: the same length for all instead, to compare with.
 
     Raises:
         ValueError: for no symbols, another type, or symbols outside the alphabet.
@@ -91,7 +97,7 @@ def encode(symbols: np.ndarray, alphabet: int | None = None) -> Coded:
     counts = np.bincount(symbols.reshape(-1), minlength=alphabet or 0)
     if alphabet is not None and len(counts) > alphabet:
         raise ValueError(f"symbols must be below alphabet = {alphabet}, got {len(counts) - 1}")
-    lengths = code_lengths(counts)
+    lengths = fixed_lengths(len(counts)) if fixed else code_lengths(counts)
     stream = huffman.write(symbols, canonical_codes(lengths), lengths)
     return Coded(stream, lengths, symbols.size)
 

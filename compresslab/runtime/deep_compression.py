@@ -38,12 +38,13 @@ WIDTHS = range(2, 9)
 KEYS = ("shape", "colours", "gap_bits", "gaps", "gap_bytes")
 
 
-def save(model: nn.Module, path: Path) -> int:
+def save(model: nn.Module, path: Path, huffman: bool = True) -> int:
     """Write a model with shared weights; returns the bytes on disk.
 
     Args:
         model: from `sharing.share_weights`, tuned or not.
         path: is written whole or not at all.
+        huffman: False gives all symbols of a stream the same length: the stage before Huffman coding.
 
     Raises:
         ValueError: if no layer of the model is shared.
@@ -53,7 +54,7 @@ def save(model: nn.Module, path: Path) -> int:
         raise ValueError("model must have layers from share_weights, got none")
     tensors, about = {}, {}
     for name, layer in layers.items():
-        about[name], tensors[f"{name}.weight"] = _pack(layer.palette)
+        about[name], tensors[f"{name}.weight"] = _pack(layer.palette, not huffman)
     for name, value in model.state_dict().items():
         owner, _, _ = name.rpartition(".")
         if owner not in layers:
@@ -105,7 +106,7 @@ def _plain_name(name: str, layers: dict[str, Shared]) -> str:
     return f"{owner}.{leaf}" if owner in layers else name
 
 
-def _pack(palette: Palette) -> tuple[dict, torch.Tensor]:
+def _pack(palette: Palette, fixed: bool) -> tuple[dict, torch.Tensor]:
     codes = palette.codes.numpy()
     keep = codes != 0
     centroids = palette.centroids[1:].numpy()
@@ -113,9 +114,9 @@ def _pack(palette: Palette) -> tuple[dict, torch.Tensor]:
     if not keep.any():
         about |= {"colours": 0, "gaps": 0, "gap_bytes": 0}
         return about, torch.zeros(0, dtype=torch.uint8)
-    coded = {b: entropy.encode(gaps.gaps(keep, b), 2**b) for b in WIDTHS}
+    coded = {b: entropy.encode(gaps.gaps(keep, b), 2**b, fixed) for b in WIDTHS}
     bits, where = min(coded.items(), key=lambda item: 2 ** item[0] + item[1].stream.size)
-    which = entropy.encode(codes[keep] - 1, len(centroids))
+    which = entropy.encode(codes[keep] - 1, len(centroids), fixed)
     about |= {"gap_bits": bits, "gaps": where.count, "gap_bytes": where.stream.size}
     centroids = np.frombuffer(centroids.astype("<f4").tobytes(), np.uint8)
     parts = (centroids, which.lengths, where.lengths, where.stream, which.stream)

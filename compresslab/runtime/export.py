@@ -20,10 +20,8 @@ so `runtime.convert` and the file compute with the same integers; a result may s
 where the engine rounds a requantization's tie another way. Writing takes `onnx` and `onnxscript` (the
 extra `peers`).
 
-Left out: fewer bits than 8 (they are stored as int8; activations must have 8), dynamic ranges. LiteRT,
-for telephones and microcontrollers, has its own converter (`pip install litert-torch`), which takes torch
-networks, not ONNX files; it is no extra of ours, since its dependencies pin a version of
-typing-extensions that ours exclude.
+Left out: fewer bits than 8 (they are stored as int8; activations must have 8), dynamic ranges. LiteRT, for
+telephones and microcontrollers, takes torch networks and not ONNX files: see `litert`.
 """
 
 import contextlib
@@ -44,7 +42,8 @@ from compresslab.runtime.convert import ConversionError, folded
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 
 OPSET = 20
-PASSING = (nn.MaxPool2d, nn.Flatten)
+PASSING = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
+PASSING_CALLS = (torch.flatten, F.max_pool2d, "flatten")
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -206,7 +205,7 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
             network.set_submodule(str(node.target), _RoundTrip(*scales[node]))
         elif isinstance(module, Quantized):
             _on_codes(network, node, module, scales, modules)
-        elif isinstance(module, PASSING) and node.args[0] in scales:
+        elif _passes(node, module) and node.args[0] in scales:
             parameters = scales[node.args[0]]
             name = f"{node.name}_codes"
             network.add_submodule(name, _RoundTrip(*parameters))

@@ -5,6 +5,11 @@
 The codes stay as k-means found them; training moves the centroids alone, each by what its weights want
 together. Pruned weights have code 0, whose centroid is no parameter: they stay 0 without a mask.
 
+A centroid's *step* is the mean, not the sum: n weights that move together by lr times their mean gradient
+are a gradient step of all weights, projected onto those that share (in the coordinates c * sqrt(n), which
+have the weights' own lengths, the gradient is sum / sqrt(n)). So the learning rates of ordinary weights
+hold; with sums, a value that ten thousand weights share would need one ten thousand times smaller.
+
 Layers are those that pruning may touch (convolutions and linear layers); norms and biases are trained
 along.
 """
@@ -19,6 +24,24 @@ from torch import nn
 from compresslab.numerics.codebook import Palette, share
 from compresslab.techniques.layers import replaced
 from compresslab.techniques.scores import prunable
+
+
+class _LookUp(torch.autograd.Function):
+    """centroids[codes - 1], 0 for code 0; backward gives each centroid the mean of its weights' gradients."""
+
+    @staticmethod
+    def forward(ctx, centroids: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:  # noqa: ANN001
+        ctx.save_for_backward(codes)
+        ctx.colours = len(centroids)
+        return F.pad(centroids, (1, 0))[codes.long()]
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN001
+        (codes,) = ctx.saved_tensors
+        flat = codes.reshape(-1).int()
+        sums = torch.bincount(flat, gradient.reshape(-1).double(), ctx.colours + 1)
+        members = torch.bincount(flat, minlength=ctx.colours + 1).clamp(min=1)
+        return (sums / members)[1:].to(gradient.dtype), None
 
 
 class Shared(nn.Module):
@@ -50,8 +73,8 @@ class Shared(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight that is computed with; gradients reach the centroids."""
-        return F.pad(self.centroids, (1, 0))[self.codes.long()]
+        """The weight that is computed with; gradients reach the centroids, as means."""
+        return _LookUp.apply(self.centroids, self.codes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output."""

@@ -1,0 +1,100 @@
+"""The project's row: everything measured on what was read back from the file."""
+
+import copy
+
+import pytest
+import torch
+
+from compresslab import models
+from compresslab.classroom import leaderboard
+from compresslab.data import load
+from compresslab.runtime import files
+from compresslab.runtime.storage import FileError
+from compresslab.techniques import sharing
+from compresslab.techniques.ptq import quantize_post_training
+from compresslab.techniques.quantizer import QuantConfig
+from compresslab.training import evaluate, fit, seed_everything
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def network(data):
+    seed_everything(0)
+    network = models.MLP(data.shape, 10, (32,))
+    fit(network, data.train, 6, 0.1, batch_size=32, progress=False)
+    return network
+
+
+def test_the_reference_itself_loses_nothing_and_is_as_large(network, data):
+    row = leaderboard.row("itself", network, network, data.test)
+    assert row.valid
+    assert (row.smaller, row.points_lost) == (1, 0)
+    assert row.accuracy == evaluate(network, data.test)
+
+
+def test_a_shared_network_is_weighed_by_its_file(network, data):
+    shared = sharing.share_weights(network, 15)
+    row = leaderboard.row("shared", shared, network, data.test)
+    assert row.bytes_disk == files.size(shared)
+    assert row.smaller == files.size(network) / files.size(shared)
+
+
+def test_what_counts_is_what_comes_back_from_the_file(network, data):
+    class Cheat(models.MLP):
+        """It answers from a table that no file holds."""
+
+        def forward(self, x):
+            return torch.nn.functional.one_hot(data.test.y, 10)[: len(x)].float()
+
+    cheat = Cheat(data.shape, 10, (32,))
+    assert evaluate(cheat, data.test.first(300)) == 100
+    row = leaderboard.row("cheat", cheat, network, data.test.first(300))
+    assert row.accuracy < 50
+    assert not row.valid
+
+
+def test_the_reference_keeps_its_weights(network, data):
+    before = copy.deepcopy(network.state_dict())
+    other = models.MLP(data.shape, 10, (32,))
+    leaderboard.row("other", other, network, data.test)
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in before.items())
+
+
+def test_another_architecture_needs_to_be_told(network, data):
+    small = models.MLP(data.shape, 10, (4,))
+    with pytest.raises(FileError):
+        leaderboard.row("small", small, network, data.test)
+    row = leaderboard.row(
+        "small", small, network, data.test, like=lambda: models.MLP(data.shape, 10, (4,))
+    )
+    assert row.smaller > 2
+
+
+def test_a_simulation_and_a_row_without_a_name_are_refused(network, data):
+    simulated = quantize_post_training(network, QuantConfig(), data.train.x[:50])
+    with pytest.raises(ValueError, match="converted to integers"):
+        leaderboard.row("simulated", simulated, network, data.test)
+    with pytest.raises(ValueError, match="name must not be empty"):
+        leaderboard.row("  ", network, network, data.test)
+
+
+def test_crowns_go_to_valid_rows_only():
+    rows = [
+        leaderboard.Row("tiny and wrong", 10, 100.0, 9.0, 50.0, 40.0),
+        leaderboard.Row("small", 100, 10.0, 1.0, 89.5, 0.5),
+        leaderboard.Row("fast", 300, 3.0, 4.0, 89.9, 0.1),
+    ]
+    lines = str(leaderboard.table(rows)).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["small", "fast", "tiny and wrong"]
+    assert "10.0 ★" in lines[1]
+    assert "4.00 ★" in lines[2]
+    assert "★" not in lines[3]
+    assert "more than 1 point lost" in lines[3]
+
+
+def test_an_empty_board_is_a_table():
+    assert "entry" in str(leaderboard.table([]))

@@ -1,0 +1,160 @@
+"""ONNX files, run by ONNX Runtime: the float network's answers, and our integers."""
+
+import importlib.util
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compresslab import models
+from compresslab.runtime import export, peers
+from compresslab.runtime.convert import ConversionError, convert
+from compresslab.techniques.ptq import quantize_post_training
+from compresslab.techniques.quantizer import QuantConfig
+from compresslab.training import logits, seed_everything
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("onnxscript") is None or not peers.onnxruntime_available(),
+    reason="ONNX Runtime is not installed: pip install compresslab[peers]",
+)
+SHAPE = (1, 12, 12)
+
+
+class Functional(nn.Module):
+    """ReLU as a function, an addition, two norms in a row, a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(1, 6, 3, padding=1)
+        self.norm, self.again = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.two = nn.Conv2d(6, 6, 3, 2, 1, groups=2)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = F.relu(self.again(self.norm(self.one(x))))
+        return self.head(torch.flatten(self.pool(self.two(x)), 1))
+
+
+NETWORKS = {
+    "MLP": lambda: models.MLP(SHAPE, 5, (20, 10)),
+    "VGG-like": lambda: models.VGGLike(SHAPE, 5, (4, 8, 8)),
+    "ResNet-8": lambda: models.ResNet8(SHAPE, 5, (4, 8, 8)),
+    "depthwise": lambda: models.DepthwiseNet(SHAPE, 5, (4, 8, 8)),
+}
+
+
+def trained(build):
+    """A network whose norms have seen images; some gains negative, one nearly 0."""
+    seed_everything(0)
+    network = build()
+    for _ in range(3):
+        network(torch.rand(60, *SHAPE))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            with torch.no_grad():
+                module.weight.uniform_(-1.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+                module.weight[0] = 0
+    return network.eval()
+
+
+@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS.keys())
+def network(request):
+    return trained(request.param)
+
+
+def images(n=80):
+    return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_float_file_answers_as_torch_does(network, tmp_path):
+    path = tmp_path / "m.onnx"
+    assert export.export_float(network, SHAPE, path) == path.stat().st_size
+    found = peers.OnnxModel(path, 1)(images())
+    assert torch.allclose(found, logits(network, images()), atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_int8_file_computes_our_integers(network, tmp_path, bits):
+    simulated = quantize_post_training(network, QuantConfig(weight_bits=bits), images())
+    export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
+    theirs = logits(peers.OnnxModel(tmp_path / "m.onnx", 1), images())
+    ours = logits(convert(simulated), images())
+    reach = float(ours.max() - ours.min())
+    # A tie that is rounded another way moves a code by one, and what is behind it a little.
+    assert (theirs - ours).abs().max() < 0.03 * reach
+    assert (theirs - ours).abs().mean() < 0.005 * reach
+
+
+def test_the_file_holds_codes_and_says_nothing_of_its_author(tmp_path):
+    import onnx
+
+    network = trained(lambda: models.VGGLike(SHAPE, 5, (32, 64, 64)))
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    int8 = export.export_int8(simulated, SHAPE, tmp_path / "int8.onnx")
+    assert int8 < export.export_float(network, SHAPE, tmp_path / "float.onnx") / 2
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    kinds = {onnx.TensorProto.DataType.Name(t.data_type) for t in graph.initializer if t.dims}
+    assert "INT8" in kinds
+    weights = [t for t in graph.initializer if len(t.dims) > 1]
+    assert {onnx.TensorProto.DataType.Name(t.data_type) for t in weights} == {"INT8"}
+    assert not any(node.metadata_props for node in graph.node)
+    assert b".py" not in (tmp_path / "int8.onnx").read_bytes()
+
+
+def test_engines_fuse_what_is_written(tmp_path):
+    import onnx
+    import onnxruntime
+
+    network = trained(NETWORKS["VGG-like"])
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), options)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 3
+    assert "Conv" not in kinds
+
+
+def test_the_batch_may_have_any_size(tmp_path):
+    network = trained(NETWORKS["MLP"])
+    export.export_float(network, SHAPE, tmp_path / "m.onnx")
+    runner = peers.OnnxModel(tmp_path / "m.onnx", 1)
+    assert [len(runner(images(n))) for n in (1, 2, 7)] == [1, 2, 7]
+
+
+def test_functions_two_norms_and_groups_are_exported(tmp_path):
+    network = trained(Functional)
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
+    found = logits(peers.OnnxModel(tmp_path / "m.onnx", 1), images())
+    expected = logits(simulated, images())
+    assert (found - expected).abs().max() < 0.05 * (expected.max() - expected.min())
+
+
+def test_the_simulation_is_not_changed(tmp_path):
+    network = trained(NETWORKS["ResNet-8"])
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    before = logits(simulated, images())
+    export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
+    assert torch.equal(logits(simulated, images()), before)
+
+
+@pytest.mark.parametrize(
+    "options,what",
+    [
+        ({"activation_bits": 4}, "of 4 bits: QDQ needs 8 bits"),
+        ({"dynamic": True}, "is dynamic"),
+        ({"activation_bits": None}, "is not quantized: prepare with activation_bits=8"),
+        ({"sharing": "group", "group": 12}, "scales of groups"),
+    ],
+)
+def test_what_has_no_such_form_is_refused_by_name(tmp_path, options, what):
+    network = trained(NETWORKS["MLP"])
+    simulated = quantize_post_training(network, QuantConfig(**options), images())
+    with pytest.raises(ConversionError, match=what):
+        export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
