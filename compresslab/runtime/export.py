@@ -219,6 +219,11 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
     return network
 
 
+def _passes(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether what comes out of a node are codes that went in."""
+    return isinstance(module, PASSING) or (module is None and node.target in PASSING_CALLS)
+
+
 def _parameters(quantizer: ActivationQuantizer, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
     if quantizer.dynamic or quantizer.grid.bits != 8:
         what = "dynamic" if quantizer.dynamic else f"of {quantizer.grid.bits} bits"
