@@ -21,6 +21,7 @@ On a microcontroller only integer networks count, and their activations count ag
 cannot be measured here, so a scenario that asks for one is refused. Left out: energy, searching settings.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,11 +82,16 @@ class Scenario:
             raise ValueError(
                 f"hardware must be one of {', '.join(HARDWARE)}, got {self.hardware!r}"
             )
-        if not self.max_bytes > 0 or not self.min_speedup >= 0 or self.batch < 1:
+        if not self.max_bytes > 0 or not self.min_speedup >= 0:
             raise ValueError(
-                "max_bytes must be > 0, min_speedup >= 0 and batch >= 1, got "
-                f"{self.max_bytes}, {self.min_speedup} and {self.batch}"
+                "max_bytes must be > 0 and min_speedup >= 0, got "
+                f"{self.max_bytes} and {self.min_speedup}"
             )
+        if type(self.batch) is not int or self.batch < 1:
+            raise ValueError(f"batch must be an integer of 1 or more, got {self.batch!r}")
+        for name in ("labels", "may_train"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if math.isnan(self.max_points_lost):
             raise ValueError("max_points_lost must be a number, got nan")
         if self.hardware == "microcontroller" and self.min_speedup:
@@ -102,6 +108,15 @@ class Candidate:
     name: str
     why: str
     stages: Mapping[str, Stage]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a candidate's stages made: a network as it is deployed and their reports, or why there is none."""
+
+    network: nn.Module | None
+    reports: tuple[Report, ...]
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,7 @@ class Verdict:
     speedup: float
     points_lost: float
     failed: tuple[str, ...]
-    network: nn.Module = field(repr=False)
+    network: nn.Module | None = field(repr=False)
     reports: tuple[Report, ...] = field(default=(), repr=False)
 
 
@@ -143,15 +158,17 @@ class Advice:
         rows = [
             [
                 v.name,
-                in_bytes(v.bytes),
+                "-" if v.network is None else in_bytes(v.bytes),
                 "-" if math.isnan(v.speedup) else f"{v.speedup:.2f}",
-                f"{v.points_lost:+.2f}",
+                "-" if v.network is None else f"{v.points_lost:+.2f}",
                 "all constraints hold" if not v.failed else "; ".join(v.failed),
             ]
             for v in self.verdicts
         ]
-        headings = ["candidate", "bytes", "times faster", "points lost", "verdict"]
-        return Table(headings, rows, f"{self.scenario.name}; one thread, validation images")
+        counted = "file" if self.scenario.hardware == "cpu" else "file + activations"
+        headings = ["candidate", counted, "times faster", "points lost", "verdict"]
+        how = "one thread, validation images; sorted by constraints missed, then by points lost"
+        return Table(headings, rows, f"{self.scenario.name}; {how}")
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
@@ -178,11 +195,13 @@ class Advisor:
         seed: int = 0,
         widths: Sequence[int] | None = None,
     ) -> None:
-        self.network, self.data, self.widths = network.eval(), data, widths
+        # A copy: layout and mode are changed, and the caller's network is not to be.
+        self.network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
+        self.data, self.widths = data, widths
         self.few, self.epochs, self.seed = data.train.first(train), epochs, seed
-        self.float_bytes = files.size(network)
-        self.float_accuracy = evaluate(network, data.val)
-        self.built: dict[tuple[str, bool, bool], tuple[nn.Module, tuple[Report, ...]]] = {}
+        self.float_bytes = files.size(self.network)
+        self.float_accuracy = evaluate(self.network, data.val)
+        self.built: dict[tuple[str, bool, bool], Built] = {}
         self.halves: dict[tuple[bool, bool], Stage] = {}
 
     def material(self, scenario: Scenario) -> Material:
@@ -217,67 +236,97 @@ class Advisor:
 
         Args:
             scenario: what is asked for.
-            also: candidates of your own, judged beside those of the rules; always built anew.
+            also: candidates of your own, judged beside those of the rules and built anew each time.
 
         Raises:
-            ValueError: if one of them has a name that the rules use.
+            ValueError: if one of them has no name, or a name that is taken; for a batch of more images than
+                there are to validate on.
         """
+        if scenario.batch > len(self.data.val):
+            raise ValueError(
+                f"batch must be at most {len(self.data.val)}, the validation images, "
+                f"got {scenario.batch}"
+            )
         candidates = self.candidates(scenario)
-        taken = {c.name for c in candidates} & {c.name for c in also}
-        if taken:
-            raise ValueError(f"also must have names of its own, got {', '.join(sorted(taken))}")
-        for candidate in also:
-            self.built.pop((candidate.name, scenario.labels, scenario.may_train), None)
-        candidates += also
-        for candidate in tqdm(candidates, desc=scenario.name, leave=False):
+        names = [c.name for c in (*candidates, *also)]
+        if len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"also must have names of its own, got {[c.name for c in also]}")
+        built: dict[str, Built] = {}
+        for candidate in tqdm((*candidates, *also), desc=scenario.name, leave=False):
             key = (candidate.name, scenario.labels, scenario.may_train)
-            if key not in self.built:
-                reports = pipeline.run(candidate.stages, self.network, self.data.val)
-                self.built[key] = (pipeline.deployed(reports[-1].network), tuple(reports))
-        built = {
-            c.name: self.built[c.name, scenario.labels, scenario.may_train] for c in candidates
-        }
-        speeds = self.speeds(scenario, {name: network for name, (network, _) in built.items()})
+            if candidate in also:
+                built[candidate.name] = self.build(candidate, copy.deepcopy(self.network))
+            else:
+                if key not in self.built:
+                    self.built[key] = self.build(candidate, self.network)
+                built[candidate.name] = self.built[key]
+        runs = {n: b.network for n, b in built.items() if b.network is not None}
+        speeds = self.speeds(scenario, runs)
         verdicts = [
-            self.verdict(scenario, c, *built[c.name], speeds.get(c.name, math.nan))
-            for c in candidates
+            self.verdict(scenario, c, built[c.name], speeds.get(c.name, math.nan))
+            for c in (*candidates, *also)
         ]
-        verdicts.sort(key=lambda v: (len(v.failed), v.points_lost, v.bytes))
+        verdicts.sort(key=lambda v: (v.network is None, len(v.failed), v.points_lost, v.bytes))
         return Advice(scenario, tuple(verdicts))
+
+    def build(self, candidate: Candidate, network: nn.Module) -> "Built":
+        """Run a candidate's stages; a stage that refuses the network makes it a failure, with the reason."""
+        try:
+            reports = pipeline.run(candidate.stages, network, self.data.val)
+            return Built(pipeline.deployed(reports[-1].network), tuple(reports))
+        except (ValueError, RuntimeError) as error:
+            return Built(None, (), f"cannot be built: {error}")
 
     def speeds(self, scenario: Scenario, networks: Mapping[str, nn.Module]) -> dict[str, float]:
         """How many times faster than the float network each is, all raced together."""
         if scenario.hardware == "microcontroller":
             return {}
         x = self.data.val.x[: scenario.batch].contiguous(memory_format=torch.channels_last)
-        float_network = self.network.to(memory_format=torch.channels_last)
-        seconds = race_networks({"": float_network, **networks}, x)
+        # No candidate is without a name, so the float network can be.
+        seconds = race_networks({"": self.network, **networks}, x)
         return {name: seconds[""] / seconds[name] for name in networks}
 
     def verdict(
         self,
         scenario: Scenario,
         candidate: Candidate,
-        network: nn.Module,
-        reports: tuple[Report, ...],
+        built: "Built",
         speedup: float,
     ) -> Verdict:
         """Hold one candidate against the constraints."""
-        size, lost = reports[-1].bytes_disk, self.float_accuracy - reports[-1].accuracy
+        if built.network is None:
+            why = (built.failure,)
+            return Verdict(candidate.name, candidate.why, 0, math.nan, math.nan, why, None)
+        network, last = built.network, built.reports[-1]
+        size, lost = last.bytes_disk, self.float_accuracy - last.accuracy
         failed = []
         if scenario.hardware == "microcontroller":
-            if not isinstance(network, Program):
+            if not _integers_only(network):
                 failed.append("needs floating point")
             size += working_bytes(network, self.data.shape)
         if size > scenario.max_bytes:
             failed.append(f"{in_bytes(size)} of {in_bytes(scenario.max_bytes)}")
         if speedup < scenario.min_speedup:
             failed.append(f"{speedup:.2f} of {scenario.min_speedup:g} times faster")
-        if lost > scenario.max_points_lost:
+        # Accuracies are multiples of one image: what is above by less is a rounding error.
+        if lost > scenario.max_points_lost + 1e-9:
             failed.append(f"{lost:.2f} points lost of {scenario.max_points_lost:g}")
         return Verdict(
-            candidate.name, candidate.why, size, speedup, lost, tuple(failed), network, reports
+            candidate.name,
+            candidate.why,
+            size,
+            speedup,
+            lost,
+            tuple(failed),
+            network,
+            built.reports,
         )
+
+
+def _integers_only(network: nn.Module) -> bool:
+    """Whether a network is a program without steps in floating point."""
+    layers = network.layers if isinstance(network, Program) else [None]
+    return not any(layer is None or layer.kind.startswith("float") for layer in layers)
 
 
 # ---- the rules -----------------------------------------------------------------------------------

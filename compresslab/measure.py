@@ -170,7 +170,8 @@ def working_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
     """Bytes that one image's activations need at once: the largest input and output of a layer together.
 
     What an engine needs that frees each result as soon as the next is there; results that wait for an
-    addition further on are not counted. Codes of an integer network count as they are held here, a byte each.
+    addition further on are not counted, nor is what happens outside of modules. Codes of an integer
+    network count as they are held here, a byte each.
 
     Args:
         model: any network that runs on a batch of one image.

@@ -16,7 +16,6 @@ reported that could not be deployed.
 Left out: searching the settings.
 """
 
-import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,7 +119,7 @@ def prune(material: Material, share: float) -> Stage:
     """Single weights to 0 by magnitude: gradually in the first 60 % of the tuning; at once without any."""
 
     def stage(model: nn.Module) -> nn.Module:
-        model = copy.deepcopy(model)
+        model = sharing.unshared(model)
         if material.train is None:
             select(scores.magnitude(model), share).apply(model)
             return model.eval()
@@ -133,10 +132,11 @@ def cut_channels(material: Material, share: float) -> Stage:
     """A share of every layer's channels removed, the smallest first; then tuning."""
 
     def stage(model: nn.Module) -> nn.Module:
+        model = sharing.unshared(model)
         inner = scores.prunable(model, last=False)
         sizes = {n: s for n, s in scores.magnitude(model).items() if n in inner}
         mask = select(sizes, share, "channel", "layer")
-        small = shrink(silence(copy.deepcopy(model), channels_of(mask)))
+        small = shrink(silence(model, channels_of(mask)))
         return material.tune(small.to(memory_format=torch.channels_last))
 
     return stage
@@ -146,6 +146,7 @@ def low_rank(material: Material, share: float) -> Stage:
     """Every layer as two thin ones with that share of its parameters; then tuning."""
 
     def stage(model: nn.Module) -> nn.Module:
+        model = sharing.unshared(model)
         return material.tune(lowrank.factorize(model, lowrank.ranks_by_budget(model, share)))
 
     return stage
@@ -173,7 +174,8 @@ def share(material: Material, colours: int, epochs: float = 1, lr: float = 0.1) 
     """Weights share so many values a layer, which are tuned; zeros stay zeros."""
 
     def stage(model: nn.Module) -> nn.Module:
-        return material.tune(sharing.share_weights(model, colours), epochs=epochs, lr=lr)
+        shared = sharing.share_weights(sharing.unshared(model), colours)
+        return material.tune(shared, epochs=epochs, lr=lr)
 
     return stage
 
@@ -182,6 +184,7 @@ def quantize(material: Material, config: QuantConfig, epochs: float = 0) -> Stag
     """Simulated integers, calibrated on the images; with epochs, tuned toward the float network's answers."""
 
     def stage(model: nn.Module) -> fx.GraphModule:
+        model = sharing.unshared(model)
         if epochs == 0 or material.train is None:
             return quantize_post_training(model, config, material.images)
         loss = qat.toward_teacher(model, material.train)
@@ -230,7 +233,10 @@ def binary(material: Material, build: Callable[[], nn.Module], epochs: float) ->
 
 
 def once(stage: Stage) -> Stage:
-    """A stage that several pipelines begin with: for the network that it was given last, it runs once."""
+    """A stage that several pipelines begin with: for the network that it was given last, it runs once.
+
+    The network is known by its identity: one that is changed in place gets the old answer.
+    """
     known: list[tuple[nn.Module, nn.Module]] = []
 
     def remembered(model: nn.Module) -> nn.Module:

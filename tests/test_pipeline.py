@@ -255,8 +255,73 @@ def test_a_candidate_of_ones_own_is_judged_beside_the_others(advised, material):
 
 
 def test_a_name_of_the_rules_is_not_taken_twice(advised):
-    with pytest.raises(ValueError, match="also must have names of its own, got int8"):
-        advised.advise(Scenario("easy"), also=[Candidate("int8", "", {})])
+    for taken in (["int8"], ["mine", "mine"], [""]):
+        own = [Candidate(name, "", {}) for name in taken]
+        with pytest.raises(ValueError, match="also must have names of its own"):
+            advised.advise(Scenario("easy"), also=own)
+
+
+def test_a_candidate_of_ones_own_does_not_pose_as_a_rules_later(advised, data):
+    fake = Candidate(
+        "4 bits, trained", "", {"other": lambda model: models.MLP(data.shape, 10, (300, 300))}
+    )
+    advised.advise(Scenario("easy"), also=[fake])
+    tight = advised.advise(Scenario("5 x", max_bytes=advised.float_bytes / 5))
+    found = next(v for v in tight.verdicts if v.name == "4 bits, trained")
+    assert isinstance(found.network, Program)
+
+
+def test_a_program_with_steps_in_floats_is_not_for_a_microcontroller(advised, material, data):
+    binary = pipeline.binary(material, lambda: XnorNet(data.shape, 10, (16, 16, 32)), 0.1)
+    mine = Candidate("bits", "", {"binary": binary})
+    scenario = Scenario("mcu", max_points_lost=200, hardware="microcontroller")
+    found = next(v for v in advised.advise(scenario, also=[mine]).verdicts if v.name == "bits")
+    assert found.failed == ("needs floating point",)
+
+
+def test_what_cannot_be_built_stays_in_the_table_with_the_reason(advised):
+    def refuse(model):
+        raise ValueError("layer 'x' has no integer counterpart")
+
+    advice = advised.advise(Scenario("easy"), also=[Candidate("mine", "", {"refuse": refuse})])
+    assert advice.verdicts[-1].failed == ("cannot be built: layer 'x' has no integer counterpart",)
+    assert "has no integer counterpart" in str(advice.table())
+    assert advice.best is not None
+
+
+def test_the_callers_network_is_not_touched(data):
+    seed_everything(1)
+    network = models.VGGLike(data.shape, 10, (8, 8, 8)).train()
+    strides = [p.stride() for p in network.parameters()]
+
+    def spoil(model):
+        for p in model.parameters():
+            p.data.zero_()
+        return model
+
+    adviser = Advisor(network, data, train=50, epochs=0.1)
+    before = adviser.float_accuracy
+    adviser.advise(Scenario("easy"), also=[Candidate("spoiled", "", {"spoil": spoil})])
+    assert evaluate(adviser.network, data.val) == before
+    assert network.training
+    assert [p.stride() for p in network.parameters()] == strides
+
+
+def test_a_batch_of_more_images_than_there_are_is_refused(advised):
+    with pytest.raises(ValueError, match="batch must be at most"):
+        advised.advise(Scenario("many", batch=10**6, min_speedup=1))
+
+
+def test_shared_weights_are_made_plain_before_another_technique(network, material):
+    shared = pipeline.share(material, 5)(network)
+    for stage in (
+        pipeline.prune(material, 0.5),
+        pipeline.cut_channels(material, 0.5),
+        pipeline.low_rank(material, 0.5),
+        pipeline.quantize(material, INT8),
+        pipeline.share(material, 3),
+    ):
+        assert stage(shared) is not shared
 
 
 def test_the_table_says_what_failed(advised):
@@ -273,7 +338,9 @@ def test_the_table_says_what_failed(advised):
         ({"max_bytes": 0}, "max_bytes must be > 0"),
         ({"max_bytes": math.nan}, "max_bytes must be > 0"),
         ({"min_speedup": -1}, "min_speedup >= 0"),
-        ({"batch": 0}, "batch >= 1"),
+        ({"batch": 0}, "batch must be an integer of 1 or more, got 0"),
+        ({"batch": 1.5}, "batch must be an integer of 1 or more, got 1.5"),
+        ({"labels": "no"}, "labels must be True or False, got 'no'"),
         ({"max_points_lost": math.nan}, "max_points_lost must be a number"),
         ({"hardware": "microcontroller", "min_speedup": 2}, "min_speedup must be 0"),
     ],

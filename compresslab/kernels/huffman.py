@@ -39,6 +39,8 @@ def write(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> np.nda
     codes, lengths = _checks.array_of("codes", codes, np.uint64), _lengths(lengths)
     if codes.shape != lengths.shape:
         raise ValueError(f"codes must have shape {lengths.shape} as lengths, got {codes.shape}")
+    if (codes >> lengths.astype(np.uint64)).any():
+        raise ValueError("codes must fit their lengths, got one that has more bits")
     used = np.bincount(symbols, minlength=len(lengths))
     missing = np.flatnonzero(used[: len(lengths)] * (lengths == 0))
     if len(used) > len(lengths) or missing.size:
@@ -62,7 +64,8 @@ def read(stream: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
         uint8 [count].
 
     Raises:
-        ValueError: if the lengths are no prefix code, or the stream ends too early or holds what is no code.
+        ValueError: if the lengths are no prefix code, or the stream ends too early, goes on too long, or
+            holds what is no code.
     """
     stream, lengths = _checks.array_of("stream", stream, np.uint8).reshape(-1), _lengths(lengths)
     count = _checks.integer_in("count", count, 0, 2**48)
@@ -71,17 +74,20 @@ def read(stream: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
         raise ValueError(
             f"count must be at most {8 * stream.size} for so short a stream, got {count}"
         )
-    if sum(2.0 ** -int(n) for n in lengths if n) > 1:
+    if sum(1 << (LONGEST - int(n)) for n in lengths if n) > 1 << LONGEST:
         raise ValueError("lengths must be those of a prefix code, got too many short ones")
     out = np.empty(count, np.uint8)
     by_length = np.bincount(lengths, minlength=LONGEST + 1)
     by_length[0] = 0
     order = np.argsort(lengths, kind="stable")[np.count_nonzero(lengths == 0) :].astype(np.uint8)
-    found = _read(stream, by_length, order, out)
+    found, bits = _read(stream, by_length, order, out)
     if found < count:
         raise ValueError(
             f"stream must hold {count} codes, got {found} before it ended or broke off"
         )
+    unused = 8 * stream.size - bits
+    if unused >= 8 or (unused and stream[-1] & ((1 << unused) - 1)):
+        raise ValueError(f"stream must end with its {count} codes and zeros, got more behind them")
     return out
 
 
@@ -118,7 +124,7 @@ def _read(stream, by_length, order, out):
         while True:
             length += 1
             if place == bits or length >= by_length.size:
-                return i
+                return i, place
             code |= (np.int64(stream[place >> 3]) >> (7 - (place & 7))) & 1
             place += 1
             count = by_length[length]
@@ -128,4 +134,4 @@ def _read(stream, by_length, order, out):
             index += count
             first = (first + count) << 1
             code <<= 1
-    return out.size
+    return out.size, place

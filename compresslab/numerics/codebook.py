@@ -54,8 +54,8 @@ def share(weight: torch.Tensor, colours: int, start: str = "linear") -> Palette:
         ValueError: for values that are not finite, or arguments outside of these.
     """
     colours = _checks.integer_in("colours", colours, 1, 255)
-    if start not in STARTS:
-        raise ValueError(f"start must be {', '.join(STARTS)}, got {start!r}")
+    if not weight.is_floating_point():
+        raise ValueError(f"weight must be of floats, got {weight.dtype}")
     values = weight.detach().float()
     nonzero = values != 0
     centroids = torch.zeros(1)
@@ -87,6 +87,9 @@ def kmeans(
     """
     values = _checks.array_of("values", values, np.float32)
     colours = _checks.integer_in("colours", colours, 1, 256)
+    rounds = _checks.integer_in("rounds", rounds, 1, 2**31)
+    if start not in STARTS:
+        raise ValueError(f"start must be {', '.join(STARTS)}, got {start!r}")
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError("values must be finite and at least one")
     ordered = np.sort(values.reshape(-1)).astype(np.float64)
@@ -125,6 +128,4 @@ def _start(ordered: np.ndarray, colours: int, start: str) -> np.ndarray:
     if start == "density":
         places = (np.arange(colours) + 0.5) / colours * ordered.size
         return np.unique(ordered[places.astype(np.int64)])
-    if start == "random":
-        return np.sort(np.random.default_rng(0).choice(different, colours, replace=False))
-    raise ValueError(f"start must be {', '.join(STARTS)}, got {start!r}")
+    return np.sort(np.random.default_rng(0).choice(different, colours, replace=False))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compresslab.kernels import huffman
+from compresslab.kernels import _checks, huffman
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def entropy(counts: np.ndarray) -> float:
         ValueError: if there is no symbol at all, or a count is negative.
     """
     counts = _checked(counts)
-    p = counts[counts > 0] / counts.sum()
+    p = counts[counts > 0].astype(np.float64)
+    p /= p.sum()
     return float(-(p * np.log2(p)).sum()) + 0.0
 
 
@@ -46,7 +47,8 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     A lone symbol gets one bit: a code of no bits could not be told from no symbol.
 
     Raises:
-        ValueError: as `entropy`; for more than 256 symbols.
+        ValueError: as `entropy`; for more than 256 symbols, or codes of more than 56 bits (which take counts
+            of more than 10^11).
     """
     counts = _checked(counts)
     if counts.size > 256:
@@ -62,6 +64,10 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
         more, second, other = heapq.heappop(heap)
         lengths[one + other] += 1
         heapq.heappush(heap, (few + more, min(first, second), one + other))
+    if lengths.max() > huffman.LONGEST:
+        raise ValueError(
+            f"counts must not need codes of more than {huffman.LONGEST} bits, got {lengths.max()}"
+        )
     return lengths
 
 
@@ -77,6 +83,7 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
 
 def fixed_lengths(alphabet: int) -> np.ndarray:
     """The same length for every symbol: ceil(log2(alphabet)) bits, uint8 [alphabet]."""
+    alphabet = _checks.integer_in("alphabet", alphabet, 1, 256)
     return np.full(alphabet, max(1, (alphabet - 1).bit_length()), np.uint8)
 
 
@@ -94,6 +101,8 @@ def encode(symbols: np.ndarray, alphabet: int | None = None, fixed: bool = False
     if not isinstance(symbols, np.ndarray) or symbols.dtype != np.uint8 or symbols.size == 0:
         kind = getattr(symbols, "dtype", type(symbols).__name__)
         raise ValueError(f"symbols must be one uint8 or more, got {np.size(symbols)} of {kind}")
+    if alphabet is not None:
+        alphabet = _checks.integer_in("alphabet", alphabet, 1, 256)
     counts = np.bincount(symbols.reshape(-1), minlength=alphabet or 0)
     if alphabet is not None and len(counts) > alphabet:
         raise ValueError(f"symbols must be below alphabet = {alphabet}, got {len(counts) - 1}")
@@ -113,8 +122,10 @@ def decode(coded: Coded) -> np.ndarray:
 
 def _checked(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(counts).reshape(-1)
+    if counts.size == 0:
+        raise ValueError("counts must hold at least one symbol, got none")
     if not np.issubdtype(counts.dtype, np.integer) or counts.min(initial=0) < 0:
         raise ValueError(f"counts must be integers of 0 or more, got {counts.dtype} {counts[:4]}")
-    if counts.sum() == 0:
+    if not counts.any():
         raise ValueError("counts must hold at least one symbol, got none")
     return counts

@@ -43,12 +43,14 @@ def positions(symbols: np.ndarray, bits: int) -> np.ndarray:
     """Where the weights are, int64 ascending: the inverse of `gaps`.
 
     Raises:
-        ValueError: for a symbol that b bits do not hold, or other arguments of the wrong kind.
+        ValueError: for a symbol that b bits do not hold, a bridge at the end, or arguments of the wrong kind.
     """
     symbols = _checks.array_of("symbols", symbols, np.uint8).reshape(-1)
     bridge = 2 ** _checks.integer_in("bits", bits, 1, 8) - 1
     if symbols.max(initial=0) > bridge:
         raise ValueError(f"symbols must be at most {bridge} for {bits} bits, got {symbols.max()}")
     weight = symbols < bridge
+    if weight.size and not weight[-1]:
+        raise ValueError("symbols must end with a weight's gap, got a bridge that leads nowhere")
     ends = np.cumsum(symbols.astype(np.int64) + weight)
     return ends[weight] - 1

@@ -114,6 +114,13 @@ class _Converter:
             what = type(module).__name__ if module is not None else node.target
             raise ConversionError(f"node {node.name!r} ({what}) has no integer counterpart")
 
+    def behind(self, node: fx.Node) -> tuple[fx.Node, Codes | None]:
+        """The chain behind what has no weights: its end and its codes; a norm there has no place to go."""
+        norms, _, end, out = self.follow(node)
+        if norms:
+            raise ConversionError(f"a norm behind {node.name!r} belongs to no layer")
+        return end, out
+
     def step(
         self, node: fx.Node, layer: IntegerModule, inputs: tuple[fx.Node, ...], codes: Codes | None
     ) -> None:
@@ -157,7 +164,7 @@ class _Converter:
         return codes
 
     def image(self, node: fx.Node) -> None:
-        _, _, end, codes = self.follow(node)
+        end, codes = self.behind(node)
         codes = self.require(codes, node)
         self.values[node] = _Value(IMAGE, None)
         self.step(end, QuantizeInput(codes), (node,), codes)
@@ -201,13 +208,13 @@ class _Converter:
             raise ConversionError(f"node {node.name!r}: only the mean over all pixels is known")
         source = node.args[0]
         x = self.require(self.values[source].codes, source)
-        _, _, end, out = self.follow(node)
+        end, out = self.behind(node)
         out = self.require(out, node)
         self.step(end, IntMeanPool(x.scale, x.zero_point, out), (source,), out)
 
     def addition(self, node: fx.Node) -> None:
         a, b = (self.require(self.values[arg].codes, arg) for arg in node.args)
-        _, _, end, out = self.follow(node)
+        end, out = self.behind(node)
         out = self.require(out, node)
         adder = IntAdd((a.scale, b.scale), (a.zero_point, b.zero_point), out)
         self.step(end, adder, node.args, out)
@@ -218,8 +225,12 @@ def folded(layer: nn.Module, norms: Sequence[nn.Module]) -> tuple[np.ndarray, np
     factor = torch.ones(len(layer.weight), 1, dtype=torch.float64)
     bias = None if layer.bias is None else layer.bias.detach().double()
     for norm in norms:
-        numbers = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        numbers = (n.detach().double() for n in numbers)
+        if norm.running_mean is None:
+            raise ConversionError("a norm without running statistics depends on the batch")
+        gain, shift = norm.weight, norm.bias
+        gain = torch.ones(norm.num_features) if gain is None else gain
+        shift = torch.zeros(norm.num_features) if shift is None else shift
+        numbers = (n.detach().double() for n in (gain, shift, norm.running_mean, norm.running_var))
         factor, bias = fold_batch_norm(factor, bias, *numbers, norm.eps)
     bias = torch.zeros(len(factor), dtype=torch.float64) if bias is None else bias
     return factor[:, 0].numpy(), bias.numpy()
@@ -229,14 +240,19 @@ def _requantization(
     codes: np.ndarray, scale: np.ndarray, bias: np.ndarray, out: Codes, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, multiplier s_x s_w t / s_y and integer bias of every output channel."""
-    # A channel that its norm turned off (t = 0) is its bias alone.
-    off = np.abs(scale) < 1e-12 * out.scale
+    # A channel whose weights are 0, or that its norm turned off, is its bias alone.
+    off = largest_sum(codes) * np.abs(scale) < 1e-6 * out.scale
     codes = np.where(off.reshape(-1, *[1] * (codes.ndim - 1)), 0, codes).astype(np.int8)
     scale = np.where(off, out.scale / 64, scale)
     offset = np.rint(bias / scale)
     if np.abs(offset).max(initial=0) > 2**30:
         raise ConversionError(f"layer {name!r}: a bias is too large beside its scale for 32 bits")
     return codes, (scale / out.scale).astype(np.float32), offset.astype(np.int32)
+
+
+def largest_sum(codes: np.ndarray) -> np.ndarray:
+    """What the integer sum of each output channel can reach at most, float64 [N]: 255 times its codes."""
+    return 255.0 * np.abs(codes.reshape(len(codes), -1).astype(np.float64)).sum(axis=1)
 
 
 def _build_layer(layer: nn.Module, codes: np.ndarray, arguments: tuple, name: str) -> IntegerModule:

@@ -30,7 +30,7 @@ from torch import nn
 from compresslab.data.files import write_whole
 from compresslab.numerics import entropy, gaps
 from compresslab.numerics.codebook import Palette
-from compresslab.runtime.storage import FileError
+from compresslab.runtime.storage import FileError, check_fit
 from compresslab.techniques.sharing import Shared, shared_layers
 
 FORMAT, VERSION = "compresslab.deep", "1"
@@ -54,10 +54,10 @@ def save(model: nn.Module, path: Path, huffman: bool = True) -> int:
         raise ValueError("model must have layers from share_weights, got none")
     tensors, about = {}, {}
     for name, layer in layers.items():
-        about[name], tensors[f"{name}.weight"] = _pack(layer.palette, not huffman)
+        about[name], tensors[_within(name, "weight")] = _pack(layer.palette, not huffman)
     for name, value in model.state_dict().items():
-        owner, _, _ = name.rpartition(".")
-        if owner not in layers:
+        owner, _, leaf = name.rpartition(".")
+        if owner not in layers or leaf not in ("centroids", "codes"):
             tensors[_plain_name(name, layers)] = value.contiguous().clone()
     # The separators' blanks would be a tenth of a small network's header.
     layers_text = json.dumps(about, separators=(",", ":"))
@@ -82,11 +82,11 @@ def load(model: nn.Module, path: Path) -> nn.Module:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         state = model.state_dict()
         for name, entry in about.items():
-            key = f"{name}.weight"
+            key = _within(name, "weight")
             if key not in state or list(state[key].shape) != entry["shape"]:
                 raise FileError(f"the model has no {key} of shape {entry['shape']}")
             tensors[key] = _unpack(tensors[key], entry, key).dequantize()
-        _check_fit(tensors, state)
+        check_fit(tensors, state)
         model.load_state_dict(tensors)
     except (
         SafetensorError,
@@ -102,8 +102,13 @@ def load(model: nn.Module, path: Path) -> nn.Module:
 
 def _plain_name(name: str, layers: dict[str, Shared]) -> str:
     """`0.layer.bias` of a shared layer 0 is the bias of the ordinary one."""
-    owner, _, leaf = name.rpartition(".layer.")
-    return f"{owner}.{leaf}" if owner in layers else name
+    owner, inside, leaf = f".{name}".rpartition(".layer.")
+    return _within(owner[1:], leaf) if inside and owner[1:] in layers else name
+
+
+def _within(owner: str, leaf: str) -> str:
+    """The dotted name of a layer's tensor; the layer may be the whole model."""
+    return f"{owner}.{leaf}" if owner else leaf
 
 
 def _pack(palette: Palette, fixed: bool) -> tuple[dict, torch.Tensor]:
@@ -125,14 +130,15 @@ def _pack(palette: Palette, fixed: bool) -> tuple[dict, torch.Tensor]:
 
 def _unpack(packed: torch.Tensor, about: dict, name: str) -> Palette:
     shape, colours, bits = about["shape"], about["colours"], about["gap_bits"]
-    codes = torch.zeros(shape, dtype=torch.uint8)
-    if colours == 0:
-        if packed.numel():
-            raise FileError(f"{name} has no colours, but {packed.numel()} bytes")
-        return Palette(torch.zeros(1), codes)
-    sizes = (4 * colours, colours, 2**bits, about["gap_bytes"])
+    tables = (4 * colours, colours, 2**bits) if colours else (0, 0, 0)
+    sizes = (*tables, about["gap_bytes"])
     if packed.dtype != torch.uint8 or packed.ndim != 1 or packed.numel() < sum(sizes):
         raise FileError(f"{name} must be {sum(sizes)} bytes or more, found {list(packed.shape)}")
+    codes = torch.zeros(shape, dtype=torch.uint8)
+    if colours == 0:
+        if packed.numel() or about["gaps"]:
+            raise FileError(f"{name} has no colours, but {packed.numel()} bytes")
+        return Palette(torch.zeros(1), codes)
     parts = np.split(packed.numpy(), np.cumsum(sizes))
     centroids, which_lengths, where_lengths, where, which = parts
     symbols = entropy.decode(entropy.Coded(where, where_lengths, about["gaps"]))
@@ -167,12 +173,3 @@ def _described(metadata: dict[str, str]) -> dict[str, dict]:
                     f"layer {name!r}: {key} must be {low} to {high}, got {entry[key]!r}"
                 )
     return layers
-
-
-def _check_fit(tensors: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
-    if set(tensors) != set(state):
-        raise FileError(f"other tensors than the model's: {sorted(set(tensors) ^ set(state))}")
-    for name, tensor in tensors.items():
-        if tensor.shape != state[name].shape or tensor.dtype != state[name].dtype:
-            wanted = f"{list(state[name].shape)} {state[name].dtype}"
-            raise FileError(f"{name} must be {wanted}, found {list(tensor.shape)} {tensor.dtype}")

@@ -38,8 +38,9 @@ from torch import fx, nn
 
 from compresslab.data.files import write_whole
 from compresslab.numerics.affine import quantize
-from compresslab.runtime.convert import ConversionError, folded
+from compresslab.runtime.convert import ConversionError, folded, largest_sum
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
+from compresslab.training import evaluating
 
 OPSET = 20
 PASSING = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
@@ -81,7 +82,8 @@ def export_int8(prepared: fx.GraphModule, shape: tuple[int, ...], path: Path) ->
         path: is written whole or not at all.
 
     Raises:
-        ConversionError: naming the node that has no such form.
+        ConversionError: naming the node, if a layer or a quantizer has no such form. What is neither (an
+            activation, a norm behind an addition) is written in floats, as the simulation has it.
     """
     from onnxscript import opset20 as onnx_op
 
@@ -102,9 +104,9 @@ def _export(model: nn.Module, shape: tuple[int, ...], path: Path, table: dict) -
     batch = torch.export.Dim("batch")
 
     def write(temporary: Path) -> None:
-        with quietly(), contextlib.redirect_stdout(None):
+        with quietly(), contextlib.redirect_stdout(None), evaluating(model):
             program = torch.onnx.export(
-                model.eval(),
+                model,
                 (torch.zeros(2, *shape),),
                 dynamo=True,
                 dynamic_shapes=({0: batch},),
@@ -165,10 +167,11 @@ class _FromCodes(nn.Module):
         rows = layer.weight.detach().reshape(len(layer.weight), -1)
         factor, bias = folded(layer, norms)
         scale = params.scale.expand(len(rows)).double().numpy() * np.abs(factor)
-        # A channel that its norm turned off is its bias alone, on a scale that can hold it.
-        off = scale < 1e-12
+        codes = quantize(rows, params).codes.numpy()
+        # A channel whose weights are 0, or that its norm turned off, is its bias, on a scale that holds it.
+        off = largest_sum(codes) * scale * x_scale < 1e-9 * np.maximum(np.abs(bias), 1)
         scale = np.where(off, np.maximum(np.abs(bias), 1e-6) / x_scale / 2**20, scale)
-        codes = quantize(rows, params).codes.numpy() * np.where(off, 0, np.sign(factor))[:, None]
+        codes = codes * np.where(off, 0, np.sign(factor))[:, None]
         offset = np.rint(bias / (scale * x_scale))
         if np.abs(offset).max(initial=0) > 2**31 - 1:
             raise ConversionError("a bias is too large beside its scale for 32 bits")
@@ -206,8 +209,7 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
         elif isinstance(module, Quantized):
             _on_codes(network, node, module, scales, modules)
         elif _passes(node, module) and node.args[0] in scales:
-            parameters = scales[node.args[0]]
-            name = f"{node.name}_codes"
+            parameters, name = scales[node.args[0]], f"{node.name}_codes"
             network.add_submodule(name, _RoundTrip(*parameters))
             with graph.inserting_after(node):
                 pair = graph.call_module(name)
@@ -243,14 +245,21 @@ def _on_codes(
     params = module.weight_quantizer.qparams()
     if params.group is not None:
         raise ConversionError(f"layer {node.name!r}: scales of groups have no QDQ form here")
-    norms, last = [], node
-    while len(last.users) == 1:
-        user = next(iter(last.users))
+    norms = []
+    while len(node.users) == 1:
+        user = next(iter(node.users))
         norm = modules.get(user.target) if user.op == "call_module" else None
         if not isinstance(norm, NORMS):
             break
         norms.append(norm)
-        network.set_submodule(str(user.target), nn.Identity())
-        last = user
+        user.replace_all_uses_with(node)
+        network.graph.erase_node(user)
     x_scale = float(scales[node.args[0]][0])
-    network.set_submodule(str(node.target), _FromCodes(module.layer, norms, params, x_scale))
+    try:
+        layer = _FromCodes(module.layer, norms, params, x_scale)
+    except ConversionError as error:
+        raise ConversionError(f"layer {node.name!r}: {error}") from error
+    # Under the node's own name: a layer that is used twice has other norms and inputs each time.
+    name = f"{node.name}_on_codes"
+    network.add_submodule(name, layer)
+    node.target = name

@@ -21,7 +21,7 @@ from compresslab.data.files import write_whole
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
-from compresslab.runtime.storage import FileError
+from compresslab.runtime.storage import FileError, check_fit
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.scores import prunable
 from compresslab.techniques.sharing import shared_layers
@@ -78,12 +78,16 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".onnx":
-        return OnnxModel(path, torch.get_num_threads())
+        return _load_onnx(path)
     try:
         with safe_open(path, "pt") as file:
             found = (file.metadata() or {}).get("format", "")
     except SafetensorError as error:
         raise FileError(f"{path} is no safetensors file: {error}") from error
+    if found not in READERS and found.startswith("compresslab."):
+        raise FileError(
+            f"{path} has format {found!r}, known are {', '.join(filter(None, READERS))}"
+        )
     reader = READERS.get(found, READERS[""])
     if like is None and found != storage.FORMAT:
         raise ValueError(
@@ -94,10 +98,21 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
 
 def _load_floats(path: Path, like: nn.Module) -> nn.Module:
     try:
-        like.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
+        tensors = load_file(path)
+        check_fit(tensors, like.state_dict())
+    except (ValueError, SafetensorError) as error:
         raise FileError(f"{path} does not hold this model: {error}") from error
+    like.load_state_dict(tensors)
     return like
+
+
+def _load_onnx(path: Path) -> OnnxModel:
+    try:
+        return OnnxModel(path, torch.get_num_threads())
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # ONNX Runtime's own errors have no common class but this one.
+        raise FileError(f"{path} is no ONNX file that ONNX Runtime takes: {error}") from error
 
 
 def size(model: nn.Module) -> int:

@@ -5,6 +5,7 @@ Only for comparison: torch's quantization tools are deprecated and will go; ONNX
 something callable on a batch.
 """
 
+import copy
 import importlib.util
 import tempfile
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def torch_int8(model: nn.Module, images: torch.Tensor) -> nn.Module:
         torch.backends.quantized.engine = "x86"
         mapping = get_default_qconfig_mapping("x86")
         example = (images[:1],)
-        prepared = quantize_fx.prepare_fx(model.eval(), mapping, example)
+        prepared = quantize_fx.prepare_fx(copy.deepcopy(model).eval(), mapping, example)
         with torch.no_grad():
             prepared(images)
         return quantize_fx.convert_fx(prepared)
@@ -65,7 +66,9 @@ class OnnxModel(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""
-        return torch.from_numpy(self.session.run(None, {self.name: x.contiguous().numpy()})[0])
+        return torch.from_numpy(
+            self.session.run(None, {self.name: x.detach().contiguous().numpy()})[0]
+        )
 
 
 def onnxruntime_float(model: nn.Module, shape: tuple[int, ...]) -> OnnxModel:

@@ -11,6 +11,7 @@ What a `Measurement` calls bytes on disk is the size of this file.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -99,8 +100,39 @@ def load(path: Path) -> Program:
         if tensors:
             raise FileError(f"tensors that no step uses: {', '.join(sorted(tensors))}")
         return Program([Step(a["name"], tuple(a["inputs"])) for a in steps], layers)
-    except (SafetensorError, FileError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise FileError(f"{path} is no whole compresslab program: {error}") from error
+
+
+def check_fit(tensors: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Whether a file's tensors are those that a model's state takes, before any of them is copied.
+
+    Raises:
+        FileError: for other names, shapes or types; values that are not finite; or two names that are one
+            tensor in the model and two in the file.
+    """
+    if set(tensors) != set(state):
+        raise FileError(f"other tensors than the model's: {sorted(set(tensors) ^ set(state))}")
+    first: dict[tuple, str] = {}
+    for name, tensor in tensors.items():
+        if tensor.shape != state[name].shape or tensor.dtype != state[name].dtype:
+            wanted = f"{list(state[name].shape)} {state[name].dtype}"
+            raise FileError(f"{name} must be {wanted}, found {list(tensor.shape)} {tensor.dtype}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise FileError(f"{name} holds NaN or an infinity")
+        place = (state[name].data_ptr(), tensor.shape)
+        other = first.setdefault(place, name) if tensor.numel() else name
+        if not torch.equal(tensors[other], tensor):
+            raise FileError(
+                f"{name} and {other} are one tensor in the model, and differ in the file"
+            )
 
 
 def _steps(metadata: dict[str, str]) -> list[dict]:

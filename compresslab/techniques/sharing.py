@@ -10,10 +10,11 @@ are a gradient step of all weights, projected onto those that share (in the coor
 have the weights' own lengths, the gradient is sum / sqrt(n)). So the learning rates of ordinary weights
 hold; with sums, a value that ten thousand weights share would need one ten thousand times smaller.
 
-Layers are those that pruning may touch (convolutions and linear layers); norms and biases are trained
-along.
+Layers are float32 convolutions and linear layers with a weight of their own; norms and biases are trained
+along. What goes on from shared weights to another technique is made plain first (`unshared`).
 """
 
+import collections
 import copy
 from collections.abc import Mapping
 
@@ -23,7 +24,6 @@ from torch import nn
 
 from compresslab.numerics.codebook import Palette, share
 from compresslab.techniques.layers import replaced
-from compresslab.techniques.scores import prunable
 
 
 class _LookUp(torch.autograd.Function):
@@ -106,7 +106,7 @@ def share_weights(
     Raises:
         ValueError: for names that are no layer, other numbers of colours, or no layer at all.
     """
-    layers = prunable(model)
+    layers = _shareable(model)
     chosen = colours if isinstance(colours, Mapping) else dict.fromkeys(layers, colours)
     unknown = set(chosen) - set(layers)
     if unknown or not chosen:
@@ -114,15 +114,38 @@ def share_weights(
             f"colours must name layers of {', '.join(layers) or 'a model that has none'}, "
             f"got {', '.join(sorted(unknown)) or 'no name'}"
         )
-    new = {n: Shared(layers[n], share(layers[n].weight, k, start)) for n, k in chosen.items()}
+    new = {}
+    for name, count in chosen.items():
+        try:
+            new[name] = Shared(layers[name], share(layers[name].weight, count, start))
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
     return replaced(model, new)
 
 
+def _shareable(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers whose weight is an ordinary float32 parameter that no other module has."""
+    owners = collections.Counter(
+        id(p) for m in model.modules() for p in m._parameters.values() if p is not None
+    )
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if type(layer) in (nn.Conv2d, nn.Linear)
+        and layer._parameters.get("weight") is not None
+        and layer.weight.dtype == torch.float32
+        and owners[id(layer.weight)] == 1
+    }
+
+
 def shared_layers(model: nn.Module) -> dict[str, Shared]:
-    """The layers with shared weights, by name."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, Shared)}
+    """The layers with shared weights, by name; one that has several names under each of them."""
+    named = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in named if isinstance(module, Shared)}
 
 
 def unshared(model: nn.Module) -> nn.Module:
     """A copy with ordinary layers in place of shared ones; it computes the same."""
-    return replaced(model, {n: m.plain() for n, m in shared_layers(model).items()}).eval()
+    plain = {id(m): m.plain() for m in shared_layers(model).values()}
+    new = {name: plain[id(m)] for name, m in shared_layers(model).items()}
+    return (replaced(model, new) if new else copy.deepcopy(model)).eval()

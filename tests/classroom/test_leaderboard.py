@@ -82,6 +82,18 @@ def test_a_simulation_and_a_row_without_a_name_are_refused(network, data):
         leaderboard.row("  ", network, network, data.test)
 
 
+@pytest.mark.parametrize("right", range(0, 1001, 7))
+def test_exactly_a_point_is_within_a_point(right):
+    exact = 100 * ((right + 10) / 1000) - 100 * (right / 1000)
+    assert leaderboard.Row("x", 1, 1.0, 1.0, 0.0, exact).valid
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, 10**6])
+def test_batches_that_cannot_be_are_refused(network, data, batch):
+    with pytest.raises(ValueError, match="batch must be an integer from 1 to"):
+        leaderboard.row("x", network, network, data.test, batch=batch)
+
+
 def test_crowns_go_to_valid_rows_only():
     rows = [
         leaderboard.Row("tiny and wrong", 10, 100.0, 9.0, 50.0, 40.0),

@@ -92,6 +92,28 @@ def test_a_stream_that_ends_too_early_is_refused():
         huffman.read(stream[:-1], lengths, 16)
 
 
+@pytest.mark.parametrize("more", [b"\x00", b"\x01"])
+def test_a_stream_that_goes_on_is_refused(more):
+    lengths = entropy.fixed_lengths(16)
+    stream = huffman.write(np.arange(16, dtype=np.uint8), entropy.canonical_codes(lengths), lengths)
+    longer = np.concatenate([stream, np.frombuffer(more, np.uint8)])
+    with pytest.raises(ValueError, match="must end with its 16 codes and zeros"):
+        huffman.read(longer, lengths, 16)
+
+
+def test_unused_bits_are_zeros():
+    # Five codes of a bit: three bits are left.
+    lengths = np.array([1, 1], np.uint8)
+    assert huffman.read(np.array([0b10110000], np.uint8), lengths, 5).tolist() == [1, 0, 1, 1, 0]
+    with pytest.raises(ValueError, match="must end with its 5 codes and zeros"):
+        huffman.read(np.array([0b10110001], np.uint8), lengths, 5)
+
+
+def test_a_code_longer_than_it_says_is_refused():
+    with pytest.raises(ValueError, match="codes must fit their lengths"):
+        huffman.write(np.zeros(2, np.uint8), np.array([255], np.uint64), np.array([1], np.uint8))
+
+
 def test_a_stream_that_holds_no_code_is_refused():
     # Two codes, 00 and 01: nothing begins with 1.
     with pytest.raises(ValueError, match="stream must hold 2 codes, got 0"):

@@ -105,6 +105,27 @@ def test_what_is_no_count_is_refused(counts):
         entropy.code_lengths(counts)
 
 
+def test_counts_beyond_what_integers_hold_have_an_entropy():
+    assert entropy.entropy(np.array([2**62, 2**62])) == 1
+    assert entropy.entropy(np.array([2**63, 2**63], np.uint64)) == 1
+
+
+def test_codes_too_deep_for_the_kernel_are_refused():
+    counts = [1, 1]
+    while len(counts) < 88:
+        counts.append(counts[-1] + counts[-2])
+    with pytest.raises(ValueError, match="more than 56 bits, got 87"):
+        entropy.code_lengths(np.array(counts))
+
+
+@pytest.mark.parametrize("alphabet", [0, -1, 257, 2.5])
+def test_other_alphabets_are_refused(alphabet):
+    with pytest.raises(ValueError, match="alphabet must be an integer from 1 to 256"):
+        entropy.fixed_lengths(alphabet)
+    with pytest.raises(ValueError, match="alphabet must be an integer from 1 to 256"):
+        entropy.encode(np.zeros(3, np.uint8), alphabet)
+
+
 def test_more_than_256_symbols_are_refused():
     with pytest.raises(ValueError, match="at most 256 symbols, got 257"):
         entropy.code_lengths(np.ones(257, int))
@@ -165,6 +186,11 @@ def test_other_widths_of_gaps_are_refused(bits):
     ):
         with pytest.raises(ValueError, match="bits must be an integer from 1 to 8"):
             function(argument, bits)
+
+
+def test_a_bridge_that_leads_nowhere_is_refused():
+    with pytest.raises(ValueError, match="symbols must end with a weight's gap"):
+        gaps.positions(np.array([1, 7], np.uint8), 3)
 
 
 def test_a_mask_of_numbers_is_refused():
@@ -251,6 +277,31 @@ def test_another_start_is_refused():
         codebook.share(torch.ones(2, 2), 4, "best")
 
 
+def test_another_start_is_refused_even_where_none_is_needed():
+    with pytest.raises(ValueError, match="start must be"):
+        codebook.kmeans(np.ones(1, np.float32), 4, "foo")
+
+
+def test_integers_are_no_weights():
+    with pytest.raises(ValueError, match=r"weight must be of floats, got torch\.int64"):
+        codebook.share(torch.ones(2, 2, dtype=torch.int64), 4)
+
+
 def test_no_values_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         codebook.kmeans(np.zeros(0, np.float32), 4)
+
+
+def test_a_centroid_that_nothing_is_near_stays_where_it_was():
+    # From -4, 0 and 4 on: nothing is near 0, so it must not move (to 0 / 1, or anywhere).
+    values = np.array([-4, -3.9, -3.8, 6, 6.1, 6.2], np.float32)
+    centroids, codes = codebook.kmeans(values, 3)
+    middle = (values[0] + values[-1]) / 2
+    assert np.allclose(centroids, [-3.9, middle, 6.1], atol=1e-5)
+    assert codes.tolist() == [0, 0, 0, 2, 2, 2]
+
+
+def test_half_way_goes_to_the_lower_centroid():
+    centroids = np.array([0, 1, 4], np.float32)
+    values = np.array([0.5, 2.5, 0.50001, 2.4999, -9, 9], np.float32)
+    assert codebook.nearest(values, centroids).tolist() == [0, 1, 1, 1, 0, 2]

@@ -13,6 +13,7 @@ from torch import nn
 from compresslab import models
 from compresslab.runtime import deep_compression, files, sparse
 from compresslab.runtime.convert import convert
+from compresslab.runtime.peers import onnxruntime_available
 from compresslab.runtime.storage import FileError
 from compresslab.runtime.weight_only import convert_weights
 from compresslab.techniques import sharing, weight_only
@@ -97,6 +98,39 @@ def test_layers_that_are_not_shared_are_kept_as_they_are(network, tmp_path):
     assert state_equal(back.state_dict(), sharing.unshared(some).state_dict())
 
 
+class Pair(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 6)
+        self.b = self.a
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(6, 5), Pair], ids=["a layer alone", "two names"]
+)
+def test_odd_names_survive(make, tmp_path):
+    shared = sharing.share_weights(make(), 3)
+    deep_compression.save(shared, tmp_path / "m")
+    back, x = deep_compression.load(make(), tmp_path / "m"), torch.rand(4, 6)
+    assert torch.allclose(back(x), shared(x), atol=1e-6)
+
+
+def test_two_tensors_are_not_read_into_one(tmp_path):
+    def apart():
+        return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+    tied = apart()
+    tied[1].weight = tied[0].weight
+    deep_compression.save(sharing.share_weights(apart(), 3), tmp_path / "m")
+    with pytest.raises(FileError, match="are one tensor in the model, and differ in the file"):
+        deep_compression.load(tied, tmp_path / "m")
+
+
 def test_a_model_without_shared_layers_is_refused(network, tmp_path):
     with pytest.raises(ValueError, match="model must have layers from share_weights, got none"):
         deep_compression.save(network, tmp_path / "m")
@@ -135,7 +169,29 @@ def lengths_of_ones(about, tensors, metadata):
     tensors["4.0.weight"] = packed
 
 
+def nan_centroid(about, tensors, metadata):
+    packed = tensors["4.0.weight"].clone()
+    packed[:4] = torch.tensor([0, 0, 192, 127], dtype=torch.uint8)
+    tensors["4.0.weight"] = packed
+
+
 HOSTILE = {
+    "a gap fewer": lambda a, t, m: a["4.0"].update(gaps=a["4.0"]["gaps"] - 1),
+    "no gaps at all": entry("gaps", 0),
+    "a longer gap stream": lambda a, t, m: a["4.0"].update(gap_bytes=a["4.0"]["gap_bytes"] + 1),
+    "bytes behind the end": lambda a, t, m: t.update(
+        {"4.0.weight": torch.cat([t["4.0.weight"], torch.zeros(9, dtype=torch.uint8)])}
+    ),
+    "no colours but gaps": lambda a, t, m: (
+        a["4.0"].update(colours=0, gap_bytes=0),
+        t.update({"4.0.weight": torch.zeros(0, dtype=torch.uint8)}),
+    ),
+    "no colours and floats": lambda a, t, m: (
+        a["4.0"].update(colours=0, gap_bytes=0, gaps=0),
+        t.update({"4.0.weight": torch.zeros(0)}),
+    ),
+    "a centroid that is no number": nan_centroid,
+    "a norm that is no number": lambda a, t, m: t.update({"0.1.bias": torch.full((4,), torch.nan)}),
     "another format": lambda a, t, m: m.update(format="other"),
     "another version": lambda a, t, m: m.update(version="99"),
     "nesting without end": lambda a, t, m: m.update(layers="[" * 50_000),
@@ -245,6 +301,41 @@ def test_floats_of_another_architecture_are_refused(network, tmp_path):
     files.save(network, tmp_path / "m")
     with pytest.raises(FileError, match="does not hold this model"):
         files.load(tmp_path / "m", like=models.MLP(SHAPE, 5))
+
+
+def test_a_refused_file_leaves_the_network_as_it_was(network, tmp_path):
+    tensors = {k: v + 1 for k, v in network.state_dict().items()}
+    tensors["8.bias"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "m")
+    model = build()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(FileError, match=r"8\.bias must be \[5\] torch\.float32"):
+        files.load(tmp_path / "m", like=model)
+    assert state_equal(before, model.state_dict())
+
+
+def test_codes_are_not_read_as_floats(network, tmp_path):
+    save_file({k: v.to(torch.int8) for k, v in network.state_dict().items()}, tmp_path / "m")
+    with pytest.raises(FileError, match=r"found .* torch\.int8"):
+        files.load(tmp_path / "m", like=build())
+
+
+def test_a_format_of_ours_that_is_not_known_is_refused(network, tmp_path):
+    save_file(network.state_dict(), tmp_path / "m", {"format": "compresslab.deep.v9"})
+    with pytest.raises(FileError, match=r"format 'compresslab\.deep\.v9', known are"):
+        files.load(tmp_path / "m", like=build())
+
+
+def test_other_peoples_metadata_do_no_harm(network, tmp_path):
+    save_file(network.state_dict(), tmp_path / "m", {"format": "pt"})
+    assert state_equal(files.load(tmp_path / "m", like=build()).state_dict(), network.state_dict())
+
+
+@pytest.mark.skipif(not onnxruntime_available(), reason="ONNX Runtime is not installed")
+def test_what_is_no_onnx_file_is_refused(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"hello")
+    with pytest.raises(FileError, match="is no ONNX file"):
+        files.load(tmp_path / "m.onnx")
 
 
 def test_what_is_no_safetensors_file_is_refused(tmp_path):

@@ -51,7 +51,7 @@ def trained(build):
     for _ in range(3):
         network(torch.rand(60, *SHAPE))
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
             with torch.no_grad():
                 module.weight.uniform_(-1.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
@@ -133,6 +133,85 @@ def test_functions_two_norms_and_groups_are_exported(tmp_path):
     found = logits(peers.OnnxModel(tmp_path / "m.onnx", 1), images())
     expected = logits(simulated, images())
     assert (found - expected).abs().max() < 0.05 * (expected.max() - expected.min())
+
+
+class Twice(nn.Module):
+    """One convolution, used twice, with another norm behind it each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.one, self.two = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 5)
+        self.flat = nn.Flatten()
+
+    def forward(self, x):
+        x = F.relu(self.one(self.conv(F.relu(self.first(x)))))
+        return self.head(self.flat(self.pool(F.relu(self.two(self.conv(x))))))
+
+
+class NormBehindAddition(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.pool, self.flat, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return self.head(self.flat(self.pool(F.relu(self.norm(self.conv(x) + x)))))
+
+
+def zero_rows():
+    """Weights of whole outputs are 0, and norms shift them."""
+    network = models.VGGLike(SHAPE, 5, (6, 8, 8))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            with torch.no_grad():
+                module.weight[::3] = 0
+    return network
+
+
+@pytest.mark.parametrize("build", [Twice, zero_rows, lambda: plain_norms()])
+def test_unusual_networks_compute_the_same_here_and_there(build, tmp_path):
+    network = trained(build)
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
+    expected = logits(simulated, images())
+    reach = float(expected.max() - expected.min())
+    for found in (
+        logits(peers.OnnxModel(tmp_path / "m.onnx", 1), images()),
+        logits(convert(simulated), images()),
+    ):
+        assert (found - expected).abs().max() < 0.05 * reach
+
+
+def plain_norms():
+    """Norms without gain and shift."""
+    network = models.VGGLike(SHAPE, 5, (6, 8, 8))
+    for stage in (0, 2, 4):
+        network[stage][1] = nn.BatchNorm2d(network[stage][1].num_features, affine=False)
+    return network
+
+
+def test_a_norm_that_belongs_to_no_layer_is_refused_by_the_converter():
+    simulated = quantize_post_training(trained(NormBehindAddition), QuantConfig(), images())
+    with pytest.raises(ConversionError, match="a norm behind 'add' belongs to no layer"):
+        convert(simulated)
+
+
+def test_a_norm_without_statistics_is_refused():
+    network = trained(NETWORKS["VGG-like"])
+    network[0][1] = nn.BatchNorm2d(4, track_running_stats=False)
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    with pytest.raises(ConversionError, match="without running statistics"):
+        convert(simulated)
+
+
+def test_the_mode_of_the_network_stays(tmp_path):
+    network = trained(NETWORKS["VGG-like"]).train()
+    export.export_float(network, SHAPE, tmp_path / "m.onnx")
+    assert all(module.training for module in network.modules())
 
 
 def test_the_simulation_is_not_changed(tmp_path):

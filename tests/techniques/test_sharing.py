@@ -129,6 +129,36 @@ def test_names_that_are_no_layers_are_refused(network, colours):
         sharing.share_weights(network, colours)
 
 
+def test_tied_half_precision_and_parametrized_layers_are_left_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[1].weight = model[0].weight
+    model[2] = nn.utils.parametrizations.weight_norm(model[2])
+    shared = sharing.share_weights(model, 3)
+    assert list(sharing.shared_layers(shared)) == ["3"]
+    with pytest.raises(ValueError, match="got 0"):
+        sharing.share_weights(model, {"0": 3})
+    with pytest.raises(ValueError, match="a model that has none"):
+        sharing.share_weights(nn.Sequential(nn.Linear(3, 3)).double(), 3)
+
+
+def test_a_weight_that_is_not_finite_is_refused_with_its_layer(network):
+    with torch.no_grad():
+        network.get_submodule("2.0").weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"layer '2\.0': values must be finite"):
+        sharing.share_weights(network, 4)
+
+
+def test_a_layer_under_two_names_stays_one():
+    model = nn.Module()
+    model.a = nn.Sequential(nn.Linear(3, 3))
+    model.b = model.a
+    shared = sharing.share_weights(model, 2)
+    assert shared.a is shared.b
+    assert list(sharing.shared_layers(shared)) == ["a.0", "b.0"]
+    plain = sharing.unshared(shared)
+    assert plain.a is plain.b
+
+
 def test_a_model_without_layers_is_refused():
     with pytest.raises(ValueError, match="a model that has none"):
         sharing.share_weights(nn.Sequential(nn.ReLU()), 4)
