@@ -24,6 +24,8 @@ from compresslab.training import evaluate
 
 WITHIN = 1.0
 """Points that a network may lose."""
+TIE = 1.05
+"""Entries this near are equal: a race on a busy machine says no more."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def row(
 
 
 def table(rows: list[Row]) -> Table:
-    """The board: valid entries in front, each crown (★) to the smallest and the fastest of them."""
+    """The board: valid entries in front; a star for the smallest and the fastest, and who is within 5 %."""
     valid = [r for r in rows if r.valid]
     smallest = min((r.bytes_disk for r in valid), default=None)
     fastest = max((r.faster for r in valid), default=None)
@@ -102,8 +104,8 @@ def table(rows: list[Row]) -> Table:
         [
             r.name,
             in_bytes(r.bytes_disk),
-            f"{r.smaller:.1f}{' ★' if r.valid and r.bytes_disk == smallest else ''}",
-            f"{r.faster:.2f}{' ★' if r.valid and r.faster == fastest else ''}",
+            f"{r.smaller:.1f}{' ★' if r.valid and r.bytes_disk <= TIE * smallest else ''}",
+            f"{r.faster:.2f}{' ★' if r.valid and TIE * r.faster >= fastest else ''}",
             f"{r.accuracy:.2f}",
             f"{r.points_lost:+.2f}",
             "valid" if r.valid else f"more than {WITHIN:g} point lost",

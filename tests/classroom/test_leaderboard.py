@@ -99,13 +99,20 @@ def test_crowns_go_to_valid_rows_only():
         leaderboard.Row("tiny and wrong", 10, 100.0, 9.0, 50.0, 40.0),
         leaderboard.Row("small", 100, 10.0, 1.0, 89.5, 0.5),
         leaderboard.Row("fast", 300, 3.0, 4.0, 89.9, 0.1),
+        leaderboard.Row("as fast", 310, 2.9, 3.9, 89.9, 0.1),
     ]
     lines = str(leaderboard.table(rows)).splitlines()
-    assert [line.split("  ")[0] for line in lines[1:4]] == ["small", "fast", "tiny and wrong"]
+    assert [line.split("  ")[0] for line in lines[1:5]] == [
+        "small",
+        "fast",
+        "as fast",
+        "tiny and wrong",
+    ]
     assert "10.0 ★" in lines[1]
     assert "4.00 ★" in lines[2]
-    assert "★" not in lines[3]
-    assert "more than 1 point lost" in lines[3]
+    assert "3.90 ★" in lines[3]
+    assert "★" not in lines[4]
+    assert "more than 1 point lost" in lines[4]
 
 
 def test_an_empty_board_is_a_table():

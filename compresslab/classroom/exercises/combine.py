@@ -32,6 +32,7 @@ def _kmeans_cases(generator: np.random.Generator) -> list[Case]:
     lonely = generator.uniform(-1, 1, 30).astype(f32)
     return [
         Case("two heaps", (np.array([-1.1, -0.9, 2, 2.5], f32), np.array([-2, 1], f32))),
+        Case("half-way between two", (np.array([0, 1, 2, 3, 5], f32), np.array([0, 2, 4], f32))),
         Case("a centroid that nothing is near", (lonely, np.array([-0.5, 0.5, 9], f32))),
         Case("one centroid", (generator.normal(3, 1, 12).astype(f32), np.array([0], f32))),
         Case("60 values, 4 centroids", spread(60, 4)),
@@ -74,6 +75,23 @@ def _from_below(values, centroids):
     return _means(values, codes, centroids), codes
 
 
+def _upwards(values, centroids):
+    middles = codebook.borders(centroids)
+    codes = np.searchsorted(middles, values, side="right").astype(np.uint8)
+    return _means(values, codes, centroids), codes
+
+
+def _signed(values, centroids):
+    codes = (values[:, None] - centroids[None]).argmin(1).astype(np.uint8)
+    return _means(values, codes, centroids), codes
+
+
+def _counts_cut_short(values, centroids):
+    codes = codebook.nearest(values, centroids)
+    sums, counts = np.bincount(codes, values.astype(np.float64)), np.bincount(codes)
+    return (sums / np.maximum(counts, 1)).astype(f32), codes
+
+
 def _halfway(values, centroids):
     moved, codes = move_centroids(values, centroids)
     return (moved + centroids) / 2, codes
@@ -113,6 +131,22 @@ MOVE_CENTROIDS = Exercise(
             "the next centroid below",
             _from_below,
             "A value belongs to the centroid that is nearest, above or below.",
+        ),
+        Mistake(
+            "half-way goes up",
+            _upwards,
+            "A value half-way between two centroids goes to the lower one.",
+        ),
+        Mistake(
+            "distances with a sign",
+            _signed,
+            "The nearest has the smallest distance, whichever side it is on: take absolute values.",
+        ),
+        Mistake(
+            "fewer centroids than came in",
+            _counts_cut_short,
+            "Return as many centroids as came in. (np.bincount stops at the largest code that occurs, unless "
+            "you tell it minlength.)",
         ),
         Mistake(
             "half a step",
@@ -161,6 +195,12 @@ def _by_colour(gradient, codes, colours, reduce, first=1):
     return np.array([reduce(m) if m.size else 0 for m in members], f32)
 
 
+def _wrapped(gradient, codes, colours):
+    sums = np.zeros(colours)
+    np.add.at(sums, codes.astype(np.int64) - 1, gradient)
+    return sums.astype(f32)
+
+
 CENTROID_GRADIENT = Exercise(
     id="combine.centroid_gradient",
     title="The gradient of a shared value",
@@ -186,6 +226,16 @@ CENTROID_GRADIENT = Exercise(
             "Return `colours` gradients: the zero of pruned weights is not trained.",
         ),
         Mistake(
+            "pruned weights in the last colour",
+            _wrapped,
+            "Code 0 minus 1 is -1, which is the *last* place. Leave pruned weights out first.",
+        ),
+        Mistake(
+            "as many colours as occur",
+            lambda g, c, k: centroid_gradient(g, c, int(c.max())),
+            "A colour that no weight has still has a gradient, 0: always return `colours` numbers.",
+        ),
+        Mistake(
             "absolute values",
             lambda g, c, k: _by_colour(np.abs(g), c, k, np.sum),
             "Gradients have signs, and may cancel: that is what the shared value wants together.",
@@ -194,7 +244,7 @@ CENTROID_GRADIENT = Exercise(
             "the last one",
             lambda g, c, k: _by_colour(g, c, k, lambda m: m[-1]),
             "Every weight of the colour counts. (`out[codes] += g` keeps one of them: indices that repeat "
-            "are written once. See np.add.at or np.bincount.)",
+            "are written once. See np.add.at.)",
         ),
     ),
 )
@@ -246,6 +296,45 @@ def _fillers(keep, bits):
     return np.array(out, np.uint8)
 
 
+def _no_bridge_for_equal(keep, bits):
+    top, out, run = 2**bits - 1, [], 0
+    for kept in keep:
+        if not kept:
+            run += 1
+            continue
+        while run > top:
+            out, run = [*out, top], run - top
+        out, run = [*out, run], 0
+    return np.array(out, np.uint8)
+
+
+def _no_rest(keep, bits):
+    top, out, run = 2**bits - 1, [], 0
+    for kept in keep:
+        if not kept:
+            run += 1
+            continue
+        out += [top] * (run // top) + ([run % top] if run % top or run < top else [])
+        run = 0
+    return np.array(out, np.uint8)
+
+
+def _gaps_with_largest(keep, top):
+    out, run = [], 0
+    for kept in keep:
+        if not kept:
+            run += 1
+            continue
+        out += [top] * (run // top) + [run % top]
+        run = 0
+    return np.array(out).astype(np.uint8)
+
+
+def _symbols_of_first(keep, bits):
+    places = np.flatnonzero(keep)
+    return 1 + int(places[0]) // (2**bits - 1) if places.size else 0
+
+
 GAPS = Exercise(
     id="combine.gaps",
     title="Distances instead of a mask",
@@ -268,6 +357,28 @@ GAPS = Exercise(
             "no bridges",
             lambda k, b: (np.diff(np.flatnonzero(k), prepend=-1) - 1).astype(np.uint8),
             "A gap of 2^b - 1 zeros or more does not fit. Bridge it: the symbol 2^b - 1, without a weight.",
+        ),
+        Mistake(
+            "differences of positions",
+            lambda k, b: np.diff(np.flatnonzero(k)).astype(np.uint8),
+            "That leaves out the first gap, and counts steps instead of the zeros in between.",
+        ),
+        Mistake(
+            "the first gap missing",
+            lambda k, b: _gaps_with(k, b)[_symbols_of_first(k, b) :],
+            "The zeros in front of the first weight are a gap, too.",
+        ),
+        Mistake(
+            "a gap as long as the bridge",
+            _no_bridge_for_equal,
+            "A gap of exactly 2^b - 1 must not be written as one symbol: that is the bridge, which has no "
+            "weight after it. It takes the bridge and a 0.",
+            also=(_no_rest,),
+        ),
+        Mistake(
+            "symbols of one more value",
+            lambda k, b: _gaps_with_largest(k, 2**b),
+            "b bits hold 0 to 2^b - 1: that is the largest symbol.",
         ),
         Mistake(
             "long gaps cut short",
@@ -349,6 +460,40 @@ def _merged(counts, pick, alone=1, every=False):
     return lengths
 
 
+def _one_side(counts):
+    lengths, groups = (
+        np.zeros(len(counts), np.int64),
+        [(int(n), [s]) for s, n in enumerate(counts) if n],
+    )
+    if len(groups) == 1:
+        lengths[groups[0][1]] = 1
+    while len(groups) > 1:
+        groups.sort(key=lambda g: g[0])
+        (n, one), (m, other) = groups.pop(0), groups.pop(0)
+        lengths[one] += 1
+        groups.append((n + m, one + other))
+    return lengths
+
+
+def _unsorted(counts, front=False, joined=sum):
+    """The pair is put back without sorting again, or does not count as the sum."""
+    lengths, groups = (
+        np.zeros(len(counts), np.int64),
+        [(int(n), [s]) for s, n in enumerate(counts) if n],
+    )
+    if len(groups) == 1:
+        lengths[groups[0][1]] = 1
+    groups.sort(key=lambda g: g[0])
+    while len(groups) > 1:
+        (n, one), (m, other) = groups.pop(0), groups.pop(0)
+        lengths[one + other] += 1
+        pair = (joined((n, m)), one + other)
+        groups = [pair, *groups] if front else [*groups, pair]
+        if joined is not sum:
+            groups.sort(key=lambda g: g[0])
+    return lengths
+
+
 def _rounded_up(counts):
     used = counts > 0
     share = np.where(used, counts, 1) / counts.sum()
@@ -410,10 +555,22 @@ CODE_LENGTHS = Exercise(
             "That is no better than packing. What is common should be shorter than what is rare.",
         ),
         Mistake(
-            "one bit more for every rank",
+            "a chain",
             _unary,
-            "1, 2, 3, ... suits halves and quarters only. How much longer depends on the counts: merge the "
-            "two rarest, and the pair counts as one symbol from then on.",
+            "Your lengths are those of a chain: each symbol a bit longer than the one before. A merged pair "
+            "counts as the *sum* of both, and has to be sorted in again.",
+            also=(lambda c: _unsorted(c, front=True), lambda c: _unsorted(c, joined=max)),
+        ),
+        Mistake(
+            "pairs at the end of the queue",
+            _unsorted,
+            "A merged pair may be rarer than others that still wait: sort it in again before the next merge.",
+        ),
+        Mistake(
+            "only one side grows",
+            _one_side,
+            "A merge makes the codes of *all* symbols on both sides a bit longer: one side gets a 0, the "
+            "other a 1.",
         ),
     ),
 )
@@ -484,6 +641,16 @@ PARETO_MASK = Exercise(
             "only the first of twins",
             _first_of_twins,
             "Of two equal points neither is better in anything, so neither dominates: both stay.",
+        ),
+        Mistake(
+            "along the wrong axis",
+            lambda c, a: (
+                ~(
+                    (c[:, None] <= c) & (a[:, None] >= a) & ((c[:, None] < c) | (a[:, None] > a))
+                ).any(axis=1)
+            ),
+            "That finds the points that dominate nobody. Asked for are those that nobody dominates: the "
+            "other axis.",
         ),
         Mistake(
             "the dominated ones",
