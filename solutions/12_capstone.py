@@ -435,7 +435,7 @@ def error(rounded, network, name):
         if isinstance(layer, sharing.Shared)
         else layer.weight_quantizer(layer.layer.weight)
     )
-    return float((weight - network.get_submodule(name).weight).square().sum())
+    return float((weight - network.get_submodule(name).weight).detach().square().sum())
 
 
 SHARE, COLOURS_KEPT = 0.85, 15
