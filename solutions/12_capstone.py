@@ -119,10 +119,10 @@ def move_centroids(values, centroids):
     """float32 [n], float32 [K] ascending -> moved centroids float32 [K], codes uint8 [n]."""
     ### BEGIN SOLUTION
     codes = np.abs(values[:, None] - centroids).argmin(1).astype(np.uint8)
-    moved = centroids.copy()
+    means = centroids.copy()
     for k in np.unique(codes):
-        moved[k] = values[codes == k].mean()
-    return moved, codes
+        means[k] = values[codes == k].mean()
+    return means, codes
     ### END SOLUTION
 
 

@@ -423,9 +423,10 @@ def _any_best_code(function):
     """Ties may be broken either way: what counts is the length in all, and that it is a prefix code."""
 
     def judged(counts: np.ndarray) -> np.ndarray:
-        lengths = np.asarray(function(counts), np.float64)
-        if lengths.shape != counts.shape:
+        lengths = np.asarray(function(counts))
+        if lengths.shape != counts.shape or lengths.dtype.kind not in "iu":
             return lengths
+        lengths = lengths.astype(np.float64)
         used = lengths[counts > 0]
         absent = float(np.abs(lengths[counts == 0]).sum())
         return np.array([(counts * lengths).sum(), (2.0**-used).sum(), absent])
