@@ -1,4 +1,4 @@
-"""The command line: `compresslab lab | progress | release | checkpoint`."""
+"""The command line: `compresslab lab | progress | grade | release | checkpoint`."""
 
 import os
 import sys
@@ -31,6 +31,40 @@ def lab(
         options.append("--allow-root")
     command = [sys.executable, "-m", "jupyterlab", *options]
     os.execv(sys.executable, command)
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="a sub-folder or a notebook a learner")],
+    lab: Annotated[str, typer.Option(help="the lab's number or name")],
+    out: Annotated[Path, typer.Option(help="the CSV that is written, a JSON beside it")],
+    seed: Annotated[
+        int | None, typer.Option(help="of the cases; default: the last run's, or new")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="submissions at once", min=1)] = os.cpu_count() or 1,
+    scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler's address")] = None,
+    allow_unsandboxed: Annotated[
+        bool, typer.Option(help="grade without bubblewrap: only if you trust every submission")
+    ] = False,
+) -> None:
+    """Grade a folder of submissions; goes on where an interrupted run stopped."""
+    from compresslab.classroom.grading import executors
+    from compresslab.classroom.grading import folder as grading
+    from compresslab.classroom.grading.sandbox import MISSING, SandboxError, bubblewrap
+
+    if bubblewrap() is None:
+        typer.echo(MISSING, err=True)
+        if not allow_unsandboxed:
+            raise typer.Exit(2)
+    try:
+        with executors.open_executor(workers, scheduler) as executor:
+            marks = grading.grade_folder(folder, lab, out, executor, seed, allow_unsandboxed)
+    except (OSError, ValueError, SandboxError, ModuleNotFoundError) as error:
+        typer.echo(f"not graded: {error}", err=True)
+        raise typer.Exit(2) from error
+    learners = {mark.learner for mark in marks}
+    points, out_of = sum(m.points for m in marks), sum(m.out_of for m in marks)
+    typer.echo(f"{len(learners)} learners, {points:g} of {out_of} points: {out}")
 
 
 @app.command()

@@ -90,7 +90,7 @@ class CheckResult:
 
 
 def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> CheckResult:
-    """The verdict on an answer, without any effect."""
+    """The verdict on an answer, which runs here and now; without any other effect."""
     if not callable(function):
         facts = (("expected", "a function"), ("got", compare.show(function)))
         return CheckResult(exercise, "failed", facts)
@@ -102,6 +102,23 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
         if isinstance(outcome.error, NotImplementedError):
             return CheckResult(exercise, "not done")
         outcomes.append(outcome)
+    return verdict(exercise, cases, outcomes, lambda error: _own_line(error, function))
+
+
+def verdict(
+    exercise: Exercise,
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    own_line: Callable[[Exception], str | None] = lambda error: None,
+) -> CheckResult:
+    """The verdict on what came of the cases, wherever they were run.
+
+    Args:
+        exercise: what was asked.
+        cases: its calls.
+        outcomes: what each call did.
+        own_line: from an error to the line of the learner's code that it came from, if that is known.
+    """
     reference = exercise.driven(exercise.reference)
     expected = [reference(*compare.fresh(case.args)) for case in cases]
     failures = [
@@ -113,7 +130,7 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
         return CheckResult(exercise, "passed")
     worst = min(failures, key=lambda f: compare.size(f.case.args))
     if worst.outcome.error is not None:
-        return CheckResult(exercise, "error", _error_facts(worst, reference, function))
+        return CheckResult(exercise, "error", _error_facts(worst, reference, own_line))
     facts = _failure_facts(worst, exercise, len(failures), len(cases))
     mistake, sure = recognise(exercise, cases, outcomes, failures)
     if mistake is None:
@@ -208,10 +225,10 @@ def _argument_facts(case: Case, reference: Callable) -> list[tuple[str, str]]:
 
 
 def _error_facts(
-    failure: _Failure, reference: Callable, function: Callable
+    failure: _Failure, reference: Callable, own_line: Callable[[Exception], str | None]
 ) -> tuple[tuple[str, str], ...]:
     facts = [("case", failure.case.label), *_argument_facts(failure.case, reference)]
-    line = _own_line(failure.outcome.error, function)
+    line = own_line(failure.outcome.error)
     return (*facts, *([("your line", line)] if line else []), ("error", failure.complaint))
 
 

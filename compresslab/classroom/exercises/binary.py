@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import with_gradient
 from compresslab.kernels import xnor
 from compresslab.runtime.convert_xnor import integer_thresholds
 from compresslab.techniques import binarize
@@ -217,23 +218,6 @@ BEST_SCALE = Exercise(
 
 
 # ---- the gradient of a sign ----------------------------------------------------------------------
-def _with_gradient(function: Callable) -> Callable:
-    """The function's value and the gradient of its weighted sum, as autograd finds it."""
-
-    def called(x: torch.Tensor) -> tuple:
-        x = x.clone().requires_grad_(True)
-        value = function(x)
-        if type(value) is not torch.Tensor or value.shape != x.shape:
-            return value, None
-        weights = torch.arange(1.0, x.numel() + 1).reshape(x.shape)
-        if value.requires_grad:
-            (value * weights).sum().backward()
-        gradient = torch.zeros_like(x) if x.grad is None else x.grad
-        return value.detach(), gradient
-
-    return called
-
-
 def binary_sign(x: torch.Tensor) -> torch.Tensor:
     """The library's sign."""
     return binarize.sign(x)
@@ -266,7 +250,7 @@ SIGN_GRADIENT = Exercise(
     cases=_gradient_cases,
     lines=2,
     tolerance=1e-5,
-    harness=_with_gradient,
+    harness=with_gradient,
     returns="(value, gradient of its weighted sum)",
     mistakes=(
         Mistake(

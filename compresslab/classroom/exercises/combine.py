@@ -3,6 +3,7 @@
 import numpy as np
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import any_best_code
 from compresslab.numerics import codebook, entropy
 from compresslab.numerics import gaps as zero_runs
 
@@ -419,21 +420,6 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     return entropy.code_lengths(counts)
 
 
-def _any_best_code(function):
-    """Ties may be broken either way: what counts is the length in all, and that it is a prefix code."""
-
-    def judged(counts: np.ndarray) -> np.ndarray:
-        lengths = np.asarray(function(counts))
-        if lengths.shape != counts.shape or lengths.dtype.kind not in "iu":
-            return lengths
-        lengths = lengths.astype(np.float64)
-        used = lengths[counts > 0]
-        absent = float(np.abs(lengths[counts == 0]).sum())
-        return np.array([(counts * lengths).sum(), (2.0**-used).sum(), absent])
-
-    return judged
-
-
 def _huffman_cases(generator: np.random.Generator) -> list[Case]:
     many = generator.integers(1, 200, 15)
     many[3] = 0
@@ -522,7 +508,7 @@ CODE_LENGTHS = Exercise(
     cases=_huffman_cases,
     lines=9,
     tolerance=1e-9,
-    harness=_any_best_code,
+    harness=any_best_code,
     returns="(bits of the whole text, sum of 2^-length, lengths of absent symbols)",
     mistakes=(
         Mistake(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import with_rounding
 from compresslab.kernels import lowbit
 from compresslab.techniques import gptq, smoothing
 from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
@@ -418,10 +419,6 @@ GPTQ_ROW = Exercise(
 ALPHAS = tuple(step / smoothing.STEPS for step in range(smoothing.STEPS))
 
 
-def _rounding(bits: int, group: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda w: round_groups(np.ascontiguousarray(w, dtype=f32), bits, group)
-
-
 def search_scale(x: np.ndarray, weight: np.ndarray, rounding: Callable) -> np.ndarray:
     """The library's search, with a given rounding."""
 
@@ -481,10 +478,6 @@ def _search_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
-def _search_harness(answer: Callable) -> Callable:
-    return lambda x, w, bits, group: answer(x, w, _rounding(bits, group))
-
-
 SEARCH_SCALE = Exercise(
     id="llm.search_scale",
     title="A scale found by trying",
@@ -493,7 +486,7 @@ SEARCH_SCALE = Exercise(
     cases=_search_cases,
     lines=10,
     tolerance=1e-4,
-    harness=_search_harness,
+    harness=with_rounding,
     returns="the scale of every input",
     mistakes=(
         Mistake(

@@ -1,11 +1,10 @@
 """Lab 06: two factors, the worthwhile rank, energy, whitening, a split convolution, LoRA."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import as_one_kernel, product_and_balance
 from compresslab.techniques import lowrank as library
 
 f32 = np.float32
@@ -24,19 +23,6 @@ def _svd(weight):
 def svd_factors(weight: np.ndarray, rank: int) -> Pair:
     """The library's factors."""
     return tuple(f.numpy() for f in library.factors(torch.from_numpy(weight), rank))
-
-
-def _product_and_balance(function: Callable) -> Callable:
-    """What does not depend on the singular vectors' signs: shapes, the product, the size of each part."""
-
-    def run(weight: np.ndarray, rank: int) -> tuple:
-        first, second = function(weight, rank)
-        shapes = tuple(map(int, first.shape)), tuple(map(int, second.shape))
-        if first.ndim != 2 or second.ndim != 2 or shapes[1][1] != shapes[0][0]:
-            return (*shapes, np.zeros(0, f32), np.zeros(0, f32), np.zeros(0, f32))
-        return *shapes, second @ first, np.square(first).sum(1), np.square(second).sum(0)
-
-    return run
 
 
 def _factor_cases(generator: np.random.Generator) -> list[Case]:
@@ -63,7 +49,7 @@ SVD_FACTORS = Exercise(
     points=2,
     reference=svd_factors,
     cases=_factor_cases,
-    harness=_product_and_balance,
+    harness=product_and_balance,
     returns="(shape of A, of B, B @ A, squared length of A's rows, of B's columns)",
     lines=3,
     tolerance=1e-4,
@@ -328,20 +314,6 @@ def split_convolution(weight: np.ndarray, rank: int) -> Pair:
     return thin.weight.detach().numpy(), mix.weight.detach().numpy()
 
 
-def _as_one_kernel(function: Callable) -> Callable:
-    """The shapes, the convolution that both make together, and how large each filter is."""
-
-    def run(weight: np.ndarray, rank: int) -> tuple:
-        thin, mix = function(weight, rank)
-        shapes = tuple(map(int, thin.shape)), tuple(map(int, mix.shape))
-        if len(shapes[0]) != 4 or len(shapes[1]) != 4 or shapes[1][1] != shapes[0][0]:
-            return *shapes, np.zeros(0, f32), np.zeros(0, f32)
-        together = np.einsum("mk,kchw->mchw", mix[:, :, 0, 0], thin)
-        return *shapes, together, np.square(thin).sum((1, 2, 3))
-
-    return run
-
-
 def _split_cases(generator: np.random.Generator) -> list[Case]:
     return [
         Case("one input channel, rank 1", (_numbers(generator, 3, 1, 2, 2), 1)),
@@ -377,7 +349,7 @@ SPLIT_CONVOLUTION = Exercise(
     points=2,
     reference=split_convolution,
     cases=_split_cases,
-    harness=_as_one_kernel,
+    harness=as_one_kernel,
     returns="(shape of thin, of mix, both as one kernel, squared length of thin's filters)",
     lines=4,
     tolerance=1e-4,

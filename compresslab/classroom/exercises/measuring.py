@@ -6,6 +6,7 @@ import numpy as np
 
 from compresslab import measure
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import on_fake_machine
 
 
 # ---- bytes ---------------------------------------------------------------------------------------
@@ -138,31 +139,6 @@ CONV2D_MACS = Exercise(
 
 
 # ---- time ----------------------------------------------------------------------------------------
-class FakeMachine:
-    """A clock that moves only when `call` runs, by durations known beforehand."""
-
-    def __init__(self, durations: np.ndarray) -> None:
-        """Args: seconds of the first call, the second, ...; the last repeats for ever."""
-        self.durations, self.now, self.calls = durations, 100.0, 0
-
-    def call(self) -> None:
-        """The function to be timed."""
-        self.now += float(self.durations[min(self.calls, len(self.durations) - 1)])
-        self.calls += 1
-
-    def clock(self) -> float:
-        """Seconds since some moment."""
-        return self.now
-
-
-def _on_fake_machine(function: Callable) -> Callable:
-    def timed(durations: np.ndarray, warmup: int, repeats: int) -> tuple[object, int]:
-        machine = FakeMachine(durations)
-        return function(machine.call, machine.clock, warmup, repeats), machine.calls
-
-    return timed
-
-
 def _time_cases(generator: np.random.Generator) -> list[Case]:
     slow_start = np.array([9.0, 5.0, 1.0, 1.25, 1.5, 1.75, 2.0])
     disturbed = np.concatenate([[8.0], generator.uniform(1, 2, 9), [50.0, 60.0]])
@@ -210,7 +186,7 @@ FAIR_TIME = Exercise(
     cases=_time_cases,
     lines=7,
     tolerance=1e-9,
-    harness=_on_fake_machine,
+    harness=on_fake_machine,
     returns="(median seconds, calls made)",
     mistakes=(
         Mistake(

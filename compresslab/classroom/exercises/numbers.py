@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import into_new_array
 from compresslab.kernels import affine as kernels
 from compresslab.kernels import bitpack
 from compresslab.numerics import affine, error, formats
@@ -465,18 +466,6 @@ def quantize_loop(
     kernels._quantize_run(x, 0, x.size, inverse, zero, low, high, codes, 0)
 
 
-def _into_new_array(function: Callable) -> Callable:
-    """Call with an output array full of a sentinel, and return that array."""
-
-    def called(x: np.ndarray, inverse: float, zero: int, low: int, high: int) -> np.ndarray:
-        codes = np.full(x.shape, 99, np.int8)
-        f32 = np.float32
-        function(x, f32(inverse), f32(zero), f32(low), f32(high), codes)
-        return codes
-
-    return called
-
-
 def _loop_cases(generator: np.random.Generator) -> list[Case]:
     random = generator.normal(0, 30, 100).astype(np.float32)
     return [
@@ -514,7 +503,7 @@ QUANTIZE_LOOP = Exercise(
     reference=quantize_loop,
     cases=_loop_cases,
     lines=4,
-    harness=_into_new_array,
+    harness=into_new_array,
     compiled=True,
     mistakes=(
         Mistake(

@@ -1,11 +1,10 @@
 """Lab 03: the straight-through estimator, learned steps, stochastic rounding, deployment of a norm."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import with_gradient
 from compresslab.techniques import folding, ste
 
 f32 = np.float32
@@ -77,23 +76,6 @@ STE_GRADIENT = Exercise(
 )
 
 
-def _with_gradient(function: Callable) -> Callable:
-    """The function's value and the gradient of its weighted sum, as autograd finds it."""
-
-    def called(x: torch.Tensor, scale: float, low: int, high: int) -> tuple:
-        x = x.clone().requires_grad_(True)
-        value = function(x, scale, low, high)
-        if type(value) is not torch.Tensor or value.shape != x.shape:
-            return value, None
-        weights = torch.arange(1.0, x.numel() + 1).reshape(x.shape)
-        if value.requires_grad:
-            (value * weights).sum().backward()
-        gradient = torch.zeros_like(x) if x.grad is None else x.grad
-        return value.detach(), gradient
-
-    return called
-
-
 def fake_quantize(x: torch.Tensor, scale: float, low: int, high: int) -> torch.Tensor:
     """The library's symmetric fake quantization."""
     scale = torch.tensor(scale, dtype=torch.float32)
@@ -133,7 +115,7 @@ FAKE_QUANTIZE = Exercise(
     cases=_fake_cases,
     lines=3,
     tolerance=1e-5,
-    harness=_with_gradient,
+    harness=with_gradient,
     mistakes=(
         Mistake(
             "not straight through",

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.harnesses import as_array
 from compresslab.techniques import distill, early_exit, inherit
 
 f32 = np.float32
@@ -39,7 +40,7 @@ INHERITED_LAYERS = Exercise(
     reference=inherited_layers,
     cases=_layer_cases,
     lines=1,
-    harness=lambda answer: lambda *sizes: np.asarray(answer(*sizes)),
+    harness=as_array,
     returns="numbers of teacher layers",
     mistakes=(
         Mistake(

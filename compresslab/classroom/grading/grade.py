@@ -1,0 +1,249 @@
+"""Marks for one notebook: its answers run in a sandbox, what comes out is judged here.
+
+    points = points of the exercise * cases passed / cases     rounded down to quarters; below half of them 0
+
+The cases come from a seed that is new in every grading run and stands in the report, so that marks can be
+repeated, and results cannot be known beforehand. Expected values, tolerances, references and mistakes
+stay in this process, which never runs, imports or unpickles anything of the submission's: it reads text,
+and numbers.
+
+A case that hands back nothing (an endless loop, a crash, too much memory) fails; the others count.
+"""
+
+import builtins
+import hashlib
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compresslab.classroom.exercise import Case, Exercise
+from compresslab.classroom.exercises import SUBJECTS
+from compresslab.classroom.grading import protocol, submission
+from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox
+from compresslab.classroom.judge import CheckResult, Outcome, verdict
+
+ENDINGS = {
+    "time": "it ran longer than {wall:g} seconds and was stopped",
+    "output": "its results were larger than {output_mb} MB and were cut off",
+    "processes": "it started more than {processes} processes and was stopped",
+    "lost": "it brought the sandbox down, which was started anew",
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One exercise of one learner.
+
+    Attributes:
+        learner: who.
+        exercise: its id.
+        points: given.
+        out_of: what can be had.
+        mistake: the known mistake that was recognised, or "".
+        status: "passed", "partly", "failed", "error", "not done" or "missing".
+        message: what happened, for a teacher.
+        seconds: processor time of the slowest case.
+        memory: bytes of the largest.
+    """
+
+    learner: str
+    exercise: str
+    points: float
+    out_of: int
+    mistake: str = ""
+    status: str = ""
+    message: str = ""
+    seconds: float = 0.0
+    memory: int = 0
+
+    def as_dict(self) -> dict[str, object]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+class RemoteError(Exception):
+    """An exception of the learner's code whose class is not one of Python's own."""
+
+
+def exercises_of(lab: str) -> list[Exercise]:
+    """The exercises of a lab, by its number or name ("12" or "12_capstone").
+
+    Raises:
+        ValueError: if there is no such lab.
+    """
+    number = lab[:2]
+    if len(number) < 2 or not number.isdecimal() or int(number) >= len(SUBJECTS):
+        raise ValueError(
+            f"lab must begin with a number from 00 to {len(SUBJECTS) - 1}, got {lab!r}"
+        )
+    return list(SUBJECTS[int(number)].EXERCISES)
+
+
+def grade_notebook(
+    path: Path,
+    learner: str,
+    lab: str,
+    seed: int,
+    unsandboxed: bool = False,
+    limits: Limits | None = None,
+) -> list[Mark]:
+    """The marks of one notebook, one for every exercise of the lab.
+
+    Args:
+        path: the notebook.
+        learner: whose it is.
+        lab: as in `exercises_of`.
+        seed: of the cases.
+        unsandboxed: run without bubblewrap where there is none.
+        limits: for each exercise.
+
+    Raises:
+        SandboxError: if there is no sandbox to be had; never for what is in the notebook.
+    """
+    exercises = exercises_of(lab)
+    found = submission.read(Path(path), learner, {e.id for e in exercises})
+    with Sandbox(unsandboxed) as sandbox:
+        return [grade_exercise(e, found, seed, sandbox, limits or Limits()) for e in exercises]
+
+
+def grade_exercise(
+    exercise: Exercise, found: submission.Submission, seed: int, sandbox: Sandbox, limits: Limits
+) -> Mark:
+    """The mark of one answer, run in a sandbox that is open."""
+    remarks = [r for r in found.remarks if r.startswith(exercise.id) or not _names_exercise(r)]
+    blank = Mark(found.learner, exercise.id, 0.0, exercise.points)
+    if exercise.id not in found.answers:
+        message = "; ".join(remarks) or "no answer cell"
+        return Mark(**(blank.as_dict() | {"status": "missing", "message": message}))
+    cases = _cases(exercise, seed)
+    ended, said = sandbox.run(_task(exercise, found), [c.args for c in cases], limits)
+    outcomes, remark = _outcomes(cases, said, ended, limits)
+    result = verdict(exercise, cases, outcomes)
+    passed = _passed(exercise, cases, outcomes)
+    points = _points(exercise.points, passed, len(cases))
+    status = "passed" if passed == len(cases) else _status(outcomes, result, points)
+    words = [*remarks, *([remark] if remark else []), _message(status, result, passed, len(cases))]
+    return Mark(
+        found.learner,
+        exercise.id,
+        points,
+        exercise.points,
+        result.mistake or "",
+        status,
+        "; ".join(word for word in words if word),
+        max((s.seconds for s in said), default=0.0),
+        max((s.memory for s in said), default=0),
+    )
+
+
+def _names_exercise(remark: str) -> bool:
+    return "." in remark.split(" ")[0].rstrip(":")
+
+
+def _cases(exercise: Exercise, seed: int) -> list[Case]:
+    # Every exercise has numbers of its own, whichever others are graded beside it.
+    words = hashlib.sha256(exercise.id.encode()).digest()[:8]
+    return list(exercise.cases(np.random.default_rng([seed, int.from_bytes(words, "little")])))
+
+
+def _task(exercise: Exercise, found: submission.Submission) -> dict:
+    answer, harness = found.answers[exercise.id], exercise.harness
+    return {
+        "id": exercise.id,
+        "answer": answer,
+        "imports": submission.needed(found.imports, answer),
+        "function": exercise.id.split(".")[1],
+        "compiled": exercise.compiled,
+        "harness": inspect.getsource(harness) if harness else "",
+        "harness_name": harness.__name__ if harness else "",
+    }
+
+
+def _outcomes(
+    cases: Sequence[Case], said: Sequence[Said], ended: str, limits: Limits
+) -> tuple[list[Outcome], str]:
+    """What each case did, and what is to be said of all of them."""
+    of_case = {s.case: s for s in said if s.case >= 0}
+    before = [s for s in said if s.case < 0 and s.status != "ready"]
+    about = ENDINGS.get(ended, "").format(
+        wall=limits.wall, processes=limits.processes, output_mb=limits.output // 2**20
+    )
+    stopped = next((s for s in before if s.status in ("stopped", "missing")), None)
+    imports = [s.detail for s in before if s.status == "import"]
+    remark = "; ".join([*([about] if about else []), *(f"import failed: {i}" for i in imports[:2])])
+    died = [s for s in said if s.case >= 0 and s.status == "died"]
+    # After a case that used up its time the others are not run: they would do the same.
+    missing = about or (str(_outcome(died[-1]).error) if died else "it handed back nothing")
+    outcomes = []
+    for number in range(len(cases)):
+        if stopped is not None:
+            outcomes.append(Outcome(error=_error(stopped.detail)))
+        elif number in of_case:
+            outcomes.append(_outcome(of_case[number]))
+        else:
+            outcomes.append(Outcome(error=RemoteError(missing)))
+    return outcomes, remark
+
+
+def _outcome(said: Said) -> Outcome:
+    if said.status in ("value", "changed"):
+        try:
+            return Outcome(protocol.unpack(said.payload), changed_input=said.status == "changed")
+        except protocol.ProtocolError as error:
+            return Outcome(error=RemoteError(f"its result is no value: {error}"))
+    if said.status == "not done":
+        return Outcome(error=NotImplementedError())
+    if said.status == "died":
+        why = {
+            "SIGXCPU": "it took too much processor time",
+            "SIGKILL": "it was killed: too much processor time or memory",
+            "SIGSEGV": "it crashed Python",
+        }
+        return Outcome(error=RemoteError(why.get(said.detail, f"its process died: {said.detail}")))
+    if said.status == "too large":
+        return Outcome(error=RemoteError(f"its result is too large: {said.detail}"))
+    return Outcome(error=_error(said.detail))
+
+
+def _error(text: str) -> Exception:
+    """An exception of the same name as the one that was met, if it is one of Python's."""
+    name, _, words = text.partition(": ")
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind is not UnicodeDecodeError:
+        try:
+            return kind(words)
+        except TypeError:
+            pass
+    return RemoteError(text)
+
+
+def _passed(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> int:
+    """How many of the cases are right, each by itself."""
+    return sum(verdict(exercise, [c], [o]).passed for c, o in zip(cases, outcomes, strict=True))
+
+
+def _points(points: int, passed: int, cases: int) -> float:
+    if passed == cases:
+        return float(points)
+    return 0.0 if 2 * passed < cases else math.floor(4 * points * passed / cases) / 4
+
+
+def _status(outcomes: Sequence[Outcome], result: CheckResult, points: float) -> str:
+    if all(isinstance(o.error, NotImplementedError) for o in outcomes):
+        return "not done"
+    return "partly" if points else result.status
+
+
+def _message(status: str, result: CheckResult, passed: int, cases: int) -> str:
+    if status == "passed":
+        return ""
+    if status == "not done":
+        return "the cell is as it was handed out"
+    facts = dict(result.facts)
+    shown = [facts.get("smallest failing case") or facts.get("case", "")]
+    shown.append(facts.get("difference") or facts.get("error", ""))
+    return f"{passed} of {cases} cases; " + ": ".join(text for text in shown if text)

@@ -1,0 +1,272 @@
+"""The walls around a learner's code: bubblewrap's namespaces, a staged folder, limits, and a clock.
+
+    protection                     how
+    no network                     a network namespace of its own, with nothing in it
+    no files but Python's          a mount namespace: interpreter, libraries and the staged folder, read-only
+    no other processes             a pid and an ipc namespace; all of it dies with the grader
+    a private /tmp                 in memory, of limited size, thrown away
+    no environment                 cleared
+    CPU, memory, files, output     resource limits and counting in the worker
+    for ever                       a wall clock in the worker, and another one here
+
+Without bubblewrap only the last two hold, and a sandbox is not made unless it is said that this is enough.
+
+Of the library, the sandbox holds what answers may call (`STAGED`), not what they are asked to write.
+"""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from compresslab.classroom.grading import protocol
+
+PACKAGE = Path(__file__).parents[2]
+STAGED = ("kernels/simd.py", "kernels/_jit.py")
+MISSING = (
+    "bubblewrap (bwrap) is not installed or does not work here, so answers would run without a network "
+    "namespace, without a read-only file system and with your rights: install it, or pass "
+    "--allow-unsandboxed if you trust every submission"
+)
+START_SECONDS = 120.0
+
+
+class SandboxError(RuntimeError):
+    """The sandbox does not start, or answers nonsense; says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one exercise may use.
+
+    Attributes:
+        wall: seconds of all its cases together.
+        cpu: seconds of processor time of one case.
+        memory: bytes beyond what Python and torch take.
+        file: bytes of a file.
+        answer: bytes of one case's result.
+        output: bytes of all results together.
+        processes: in the sandbox at one time.
+    """
+
+    wall: float = 60.0
+    cpu: int = 20
+    memory: int = 2 * 2**30
+    file: int = 16 * 2**20
+    answer: int = 8 * 2**20
+    output: int = 64 * 2**20
+    processes: int = 60
+
+
+@dataclass(frozen=True)
+class Said:
+    """One thing that came out: a case's number (-1: before any), a status, words, the value's bytes."""
+
+    case: int
+    status: str
+    detail: str = ""
+    payload: bytes = b""
+    seconds: float = 0.0
+    memory: int = 0
+
+
+def bubblewrap() -> str | None:
+    """The path of a bubblewrap that works here, or None."""
+    path = shutil.which("bwrap")
+    if path is None:
+        return None
+    test = [path, "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "true"]
+    try:
+        done = subprocess.run(test, capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return path if done.returncode == 0 else None
+
+
+class Sandbox:
+    """A worker behind walls; a context manager.
+
+    Args:
+        unsandboxed: allow it without bubblewrap.
+
+    Raises:
+        SandboxError: without bubblewrap, unless that is allowed.
+    """
+
+    def __init__(self, unsandboxed: bool = False) -> None:
+        self.walls = bubblewrap()
+        if self.walls is None and not unsandboxed:
+            raise SandboxError(MISSING)
+        self.folder: tempfile.TemporaryDirectory | None = None
+        self.process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "Sandbox":
+        """Stage the folder; the worker starts with the first task."""
+        self.folder = tempfile.TemporaryDirectory(prefix="grading-")
+        stage(Path(self.folder.name))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the worker and throw the folder away."""
+        self.stop()
+        self.folder.cleanup()
+
+    def start(self) -> None:
+        """Start a worker and wait until it is ready.
+
+        Raises:
+            SandboxError: if it does not come up.
+        """
+        self.process = subprocess.Popen(
+            self.command(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            start_new_session=True,
+        )
+        if self.read(START_SECONDS) != b"ready":
+            self.stop()
+            raise SandboxError("the worker in the sandbox did not start")
+
+    def stop(self) -> None:
+        """Kill the worker, and with it everything in its namespace."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            for stream in (self.process.stdin, self.process.stdout):
+                stream.close()
+            self.process = None
+
+    def command(self) -> list[str]:
+        """The worker's command line, walls included."""
+        python = [sys.executable, "-I", "-B"]
+        if self.walls is None:
+            staged = self.folder.name
+            return [*python, f"{staged}/worker.py", staged, "among others"]
+        inside = "/staged"
+        return [
+            *(self.walls, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
+            *("--cap-drop", "ALL", "--hostname", "grading"),
+            *visible(),
+            *("--proc", "/proc", "--dev", "/dev"),
+            *("--size", str(64 * 2**20), "--tmpfs", "/tmp", "--chdir", "/tmp"),
+            *("--ro-bind", self.folder.name, inside, "--remount-ro", "/"),
+            *(part for name, value in environment().items() for part in ("--setenv", name, value)),
+            *("--", *python, f"{inside}/worker.py", inside, "alone"),
+        ]
+
+    def run(self, task: dict, inputs: Sequence[tuple], limits: Limits) -> tuple[str, list[Said]]:
+        """Run one answer on its cases.
+
+        Args:
+            task: id, answer, imports, function, harness, harness_name, compiled.
+            inputs: the arguments of each case.
+            limits: what it may use.
+
+        Returns:
+            Why it ended ("ended", "time", "output", "processes", "lost") and what it said.
+        """
+        if self.process is None:
+            self.start()
+        about = {**task, "cases": len(inputs), "limits": asdict(limits)}
+        try:
+            protocol.write_frame(self.process.stdin, json.dumps(about).encode())
+            for args in inputs:
+                protocol.write_frame(self.process.stdin, protocol.pack(args))
+            ended = self.read(limits.wall + 30)
+            said = self.read(30) if ended is not None else None
+            why = json.loads(ended) if said is not None else {}
+        except (OSError, ValueError):
+            why, said = {}, None
+        if said is None or why.get("task") != task["id"]:
+            self.stop()
+            return "lost", []
+        return str(why.get("ended")), _parse(said)
+
+    def read(self, seconds: float) -> bytes | None:
+        """The next frame; None if it does not come in time, or is none."""
+        end, stream = time.monotonic() + seconds, self.process.stdout
+        content = b""
+        wanted = protocol.HEADER
+        while len(content) < wanted:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([stream], [], [], left)[0]:
+                return None
+            part = os.read(stream.fileno(), min(wanted - len(content), 1 << 20))
+            if not part:
+                return None
+            content += part
+            if len(content) == protocol.HEADER == wanted:
+                wanted += int.from_bytes(content, "little")
+                if wanted > 2 * protocol.LARGEST:
+                    return None
+        return content[protocol.HEADER :]
+
+
+def stage(folder: Path) -> None:
+    """Copy what the worker needs: itself, the protocol, and what answers may call of the library."""
+    own = Path(__file__).parent
+    for name in ("worker.py", "protocol.py"):
+        shutil.copyfile(own / name, folder / name)
+    for name in STAGED:
+        target = folder / "compresslab" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, target)
+    for package in ("compresslab", "compresslab/kernels"):
+        (folder / package / "__init__.py").write_text("")
+
+
+def environment() -> dict[str, str]:
+    """All that the worker sees of the environment."""
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    return {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **one_thread}
+
+
+def visible() -> list[str]:
+    """Mount Python and the system's libraries, read-only, and nothing else; the library hidden."""
+    prefixes = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    prefixes |= {sys.prefix, sys.base_prefix}
+    paths = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", *sorted(prefixes)]
+    mounts = [part for p in paths if os.path.exists(p) for part in ("--ro-bind", p, p)]
+    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        installed = os.path.join(place, "compresslab")
+        if os.path.isdir(installed):
+            mounts += ["--tmpfs", installed]
+    return mounts
+
+
+def _parse(content: bytes) -> list[Said]:
+    """Results from the bytes that the learner's side wrote: anything may be in there."""
+    found, place = [], 0
+    while place < len(content):
+        parts = []
+        for _ in range(2):
+            size = int.from_bytes(content[place : place + protocol.HEADER], "little")
+            place += protocol.HEADER
+            if size > len(content) - place:
+                return found
+            parts.append(content[place : place + size])
+            place += size
+        try:
+            about = json.loads(parts[0])
+            said = Said(
+                int(about["case"]),
+                str(about["status"]),
+                str(about["detail"])[:500],
+                parts[1],
+                float(about["seconds"]),
+                int(about["memory"]),
+            )
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            return found
+        found.append(said)
+    return found

@@ -1,0 +1,315 @@
+"""Runs inside the sandbox: executes a learner's answer on given inputs, and hands back what it returned.
+
+It is started as a program, `python -I worker.py FOLDER ALONE`, with the folder of staged modules and
+whether it is alone in a pid namespace ("alone"), where everybody else may be killed. It reads tasks from
+its standard input, one frame for the text and one for the inputs, until the input ends. For every task it
+forks: the child runs imports and answer, and forks again for every case, so that nothing is carried from
+one case to the next. A child that takes too long, too much memory or too much room is killed with all
+that it started.
+
+Nothing in here knows what is expected. What the answer does to this process, it does to its own results.
+"""
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import BinaryIO, ClassVar, NoReturn
+
+FRAME = 8
+
+
+# ---- the library is not here ---------------------------------------------------------------------
+class _Missing:
+    """In the place of something of the library's: answers must be written without it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> "_Missing":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Missing(f"{self._name}.{name}")
+
+    def __call__(self, *arguments: object, **named: object) -> NoReturn:
+        raise RuntimeError(
+            f"{self._name} is not available while grading: write the answer yourself"
+        )
+
+
+class _MissingModule(types.ModuleType):
+    __path__: ClassVar = []
+
+    def __getattr__(self, name: str) -> _Missing:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Missing(f"{self.__name__}.{name}")
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds compresslab in the staged folder or, what is not there, nowhere: never where it is installed."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(
+        self, name: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name.split(".")[0] != "compresslab":
+            return None
+        base = os.path.join(self.folder, *name.split("."))
+        if os.path.isfile(base + ".py"):
+            return importlib.util.spec_from_file_location(name, base + ".py")
+        if os.path.isfile(os.path.join(base, "__init__.py")):
+            place = os.path.join(base, "__init__.py")
+            return importlib.util.spec_from_file_location(
+                name, place, submodule_search_locations=[base]
+            )
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _MissingModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """There is nothing in it."""
+
+
+# ---- one task ------------------------------------------------------------------------------------
+def _limit(limits: dict) -> None:
+    """Bounds that the process cannot lift again."""
+    with open("/proc/self/statm") as file:
+        already = int(file.read().split()[0]) * resource.getpagesize()
+    bounds = {
+        resource.RLIMIT_CPU: limits["cpu"],
+        resource.RLIMIT_AS: already + limits["memory"],
+        resource.RLIMIT_FSIZE: limits["file"],
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: limits["processes"],
+    }
+    for what, bound in bounds.items():
+        _, hard = resource.getrlimit(what)
+        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        # Two seconds between the signal that names the reason and the one that cannot be caught.
+        most = bound + 2 if what == resource.RLIMIT_CPU else bound
+        resource.setrlimit(
+            what, (bound, most if hard == resource.RLIM_INFINITY else min(most, hard))
+        )
+
+
+def _say(out: BinaryIO, case: int, status: str, detail: str = "", payload: bytes = b"") -> None:
+    """One result: a line of JSON and the bytes, in one write as far as the pipe allows."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    about = {"case": case, "status": status, "detail": detail[:500]}
+    about |= {"seconds": used.ru_utime + used.ru_stime, "memory": used.ru_maxrss * 1024}
+    line = json.dumps(about).encode()
+    for content in (line, payload):
+        out.write(len(content).to_bytes(FRAME, "little") + content)
+    out.flush()
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _prepare(task: dict, out: BinaryIO) -> Callable | None:
+    """Run imports and answer; the function as the cases call it, or None after saying what went wrong."""
+    import numpy as np
+    import torch
+
+    space = {"__name__": "answer", "__builtins__": __builtins__}
+    try:
+        for line in task["imports"]:
+            try:
+                exec(line, space)
+            except Exception as error:
+                _say(out, -1, "import", f"{line}: {_described(error)}")
+        exec(compile(task["answer"], "<answer>", "exec", dont_inherit=True), space)
+        function = space.get(task["function"])
+        if function is None:
+            _say(out, -1, "missing", f"the cell defines no {task['function']}")
+            return None
+        if task["compiled"] and hasattr(function, "py_func"):
+            from numba import njit
+
+            function = njit(function.py_func, boundscheck=True)
+        if task["harness"]:
+            own = {"np": np, "torch": torch, "Callable": object}
+            exec(
+                compile(
+                    "from __future__ import annotations\n" + task["harness"], "<harness>", "exec"
+                ),
+                own,
+            )
+            function = own[task["harness_name"]](function)
+        return function
+    except BaseException as error:
+        _say(out, -1, "stopped", _described(error))
+        return None
+
+
+def _run_case(function: Callable, case: int, args: tuple, out: BinaryIO, limits: dict) -> None:
+    from protocol import ProtocolError, pack
+
+    # Seconds count from here: the limit is one case's.
+    soft = int(time.process_time()) + limits["cpu"]
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(soft, hard), hard))
+    before = pack(args)
+    try:
+        value = function(*args)
+    except NotImplementedError:
+        _say(out, case, "not done")
+        return
+    except BaseException as error:
+        _say(out, case, "error", _described(error))
+        return
+    try:
+        content = pack(value)
+        status = "value" if pack(args) == before else "changed"
+    except ProtocolError as error:
+        _say(out, case, "error", f"ProtocolError: {error}")
+        return
+    if len(content) > limits["answer"]:
+        _say(out, case, "too large", f"{len(content)} bytes")
+        return
+    _say(out, case, status, "", content)
+
+
+def _task(task: dict, inputs: list[bytes], out: BinaryIO, limits: dict) -> None:
+    """In a child: everything that runs the learner's code."""
+    from protocol import unpack
+
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    _limit(limits)
+    function = _prepare(task, out)
+    if function is None:
+        return
+    _say(out, -1, "ready")
+    cases = [unpack(content) for content in inputs]
+    for number, args in enumerate(cases):
+        child = os.fork()
+        if child == 0:
+            try:
+                _run_case(function, number, args, out, limits)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            _say(out, number, "died", name)
+            if name in ("SIGXCPU", "SIGKILL"):
+                return  # The other cases would take as long.
+        elif status:
+            _say(out, number, "died", f"exit status {os.waitstatus_to_exitcode(status)}")
+
+
+def _others() -> int:
+    """How many processes there are in the namespace besides its first and this one."""
+    return sum(name.isdigit() for name in os.listdir("/proc")) - 2
+
+
+def _kill_all(child: int, alone: bool) -> None:
+    """End the child and whatever it started; alone in a pid namespace that is everybody else."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        for target in (-1,) if alone else (-child, child):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(target, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not alone or _others() <= 0:
+            return
+        time.sleep(0.005)
+
+
+def _empty(folder: str) -> None:
+    """What one answer has written, the next does not find."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
+def _supervise(
+    child: int, pipe: int, limits: dict, relay: Callable[[bytes], None], alone: bool
+) -> str:
+    """Pass on what the child says, until it ends, says too much, takes too long or becomes too many."""
+    end, said = time.monotonic() + limits["wall"], 0
+    while True:
+        left = end - time.monotonic()
+        if left <= 0:
+            return "time"
+        ready, _, _ = select.select([pipe], [], [], min(left, 0.02))
+        # The kernel's own limit on processes does not hold where the grader runs as root.
+        if alone and _others() > limits["processes"]:
+            return "processes"
+        if ready:
+            part = os.read(pipe, 1 << 16)
+            if not part:
+                return "ended"
+            said += len(part)
+            if said > limits["output"]:
+                return "output"
+            relay(part)
+        elif os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            # The child is gone; somebody that it started may still hold the pipe open.
+            ready, _, _ = select.select([pipe], [], [], 0)
+            if not ready:
+                return "ended"
+
+
+def main() -> None:
+    """Serve tasks until the input ends."""
+    folder, alone = sys.argv[1], sys.argv[2] == "alone"
+    sys.path.insert(0, folder)
+    sys.meta_path.insert(0, _Finder(folder))
+    import numpy  # noqa: F401
+    import torch
+    from protocol import read_frame, write_frame
+
+    torch.set_num_threads(1)
+    source, sink = os.fdopen(0, "rb", closefd=False), os.fdopen(os.dup(1), "wb")
+    os.set_inheritable(sink.fileno(), False)
+    write_frame(sink, b"ready")
+    while (content := read_frame(source)) is not None:
+        task = json.loads(content)
+        inputs = [read_frame(source) for _ in range(task["cases"])]
+        pipe, end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setsid()
+                os.close(pipe)
+                sink.close()
+                with os.fdopen(end, "wb") as out:
+                    _task(task, inputs, out, task["limits"])
+            finally:
+                os._exit(0)
+        os.close(end)
+        said = []
+        why = _supervise(child, pipe, task["limits"], said.append, alone)
+        _kill_all(child, alone)
+        if alone:
+            _empty("/tmp")
+        os.close(pipe)
+        write_frame(sink, json.dumps({"task": task["id"], "ended": why}).encode())
+        write_frame(sink, b"".join(said))
+
+
+if __name__ == "__main__":
+    main()

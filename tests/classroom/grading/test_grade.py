@@ -1,0 +1,260 @@
+"""Marks: model answers by all labs, nothing for nothing, folders, records, the command line."""
+
+import copy
+import csv
+import json
+import shutil
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from compresslab.classroom.exercises import EXERCISES
+from compresslab.classroom.grading import folder as grading
+from compresslab.classroom.grading import grade as marking
+from compresslab.classroom.grading.grade import exercises_of, grade_notebook
+from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
+from compresslab.classroom.judge import call
+from compresslab.cli import app
+
+ROOT = Path(__file__).parents[3]
+SOLUTIONS = sorted((ROOT / "solutions").glob("*.ipynb"))
+needs_walls = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
+
+
+# ---- points --------------------------------------------------------------------------------------
+@needs_walls
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_model_answers_get_full_marks(path):
+    marks = grade_notebook(path, "model", path.stem, seed=20_261_121)
+    assert [m.exercise for m in marks] == [e.id for e in exercises_of(path.stem)]
+    assert [(m.status, m.points) for m in marks] == [("passed", m.out_of) for m in marks]
+
+
+@needs_walls
+def test_a_lab_as_it_is_handed_out_gets_nothing():
+    marks = grade_notebook(ROOT / "labs" / "12_capstone.ipynb", "lazy", "12", seed=1)
+    assert {m.status for m in marks} == {"not done"}
+    assert sum(m.points for m in marks) == 0
+
+
+NOTHING = {
+    "the first argument": lambda *args: copy.deepcopy(args[0]),
+    "zero": lambda *args: 0,
+    "one": lambda *args: 1.0,
+    "zeros like the first argument": lambda *args: _like(args[0], 0),
+    "ones like the last argument": lambda *args: _like(args[-1], 1),
+    "nothing": lambda *args: None,
+    "True": lambda *args: True,
+    "the first two": lambda *args: tuple(copy.deepcopy(args[:2])),
+}
+
+
+def _like(value, number):
+    if isinstance(value, torch.Tensor):
+        return torch.full_like(value, number)
+    return np.full_like(value, number) if isinstance(value, np.ndarray) else number
+
+
+@pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
+def test_an_answer_that_does_nothing_earns_nothing(e):
+    for name, function in NOTHING.items():
+        cases = marking._cases(e, seed=3)
+        outcomes = [call(e.driven(function), case) for case in cases]
+        passed = marking._passed(e, cases, outcomes)
+        assert marking._points(e.points, passed, len(cases)) == 0, f"{name}: {passed}"
+
+
+@pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
+def test_no_known_mistake_gets_full_marks_whatever_the_seed(e):
+    for seed in (11, 12):
+        cases = marking._cases(e, seed)
+        for mistake in e.mistakes:
+            outcomes = [call(e.driven(mistake.wrong), case) for case in cases]
+            assert marking._passed(e, cases, outcomes) < len(cases), mistake.name
+
+
+@pytest.mark.parametrize(
+    "points,passed,cases,given",
+    [(3, 6, 6, 3), (3, 5, 6, 2.5), (2, 3, 6, 1), (3, 2, 6, 0), (1, 5, 6, 0.75), (2, 0, 5, 0)],
+)
+def test_points_are_a_share_in_quarters(points, passed, cases, given):
+    assert marking._points(points, passed, cases) == given
+
+
+def test_exercises_have_numbers_of_their_own_and_seeds_repeat():
+    e = exercises_of("12")[2]
+    one, two, other = (marking._cases(e, seed)[-1].args[0] for seed in (1, 1, 2))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("lab", ["99", "x", "", "1"])
+def test_another_lab_is_refused(lab):
+    with pytest.raises(ValueError, match="lab must begin with a number from 00 to 12"):
+        exercises_of(lab)
+
+
+# ---- a class -------------------------------------------------------------------------------------
+class Here(Executor):
+    """Runs at once, in this process; counts, and fails where it is told to."""
+
+    def __init__(self, fails=()):
+        self.ran, self.fails = [], list(fails)
+
+    def submit(self, function, job):
+        self.ran.append(job.learner)
+        future = Future()
+        if job.learner in self.fails:
+            self.fails.remove(job.learner)
+            future.set_exception(RuntimeError("the worker died"))
+        else:
+            future.set_result(function(job))
+        return future
+
+
+@pytest.fixture
+def class_folder(tmp_path):
+    folder = tmp_path / "in" / "a class"
+    for name in ("alice", "zoë"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / "solutions" / "12_capstone.ipynb", folder / "alice")
+    shutil.copy(ROOT / "labs" / "11_llm_weights.ipynb", folder / "alice")
+    shutil.copy(ROOT / "labs" / "12_capstone.ipynb", folder / "zoë" / "my_notebook.ipynb")
+    (folder / "=1+1.ipynb").write_text("{")
+    (folder / "notes.txt").write_text("not a notebook")
+    (folder / ".hidden").mkdir()
+    return folder
+
+
+def run(folder, out, executor, **options):
+    return grading.grade_folder(folder, "12", out, executor, progress=False, **options)
+
+
+def test_learners_are_found_by_folder_and_by_file(class_folder):
+    found = grading.submissions(class_folder, "12_capstone")
+    assert {n: p.name for n, p in found.items()} == {
+        "=1+1": "=1+1.ipynb",
+        "alice": "12_capstone.ipynb",
+        "zoë": "my_notebook.ipynb",
+    }
+
+
+@needs_walls
+def test_a_class_is_graded_into_csv_and_json(class_folder, tmp_path):
+    out = tmp_path / "out" / "marks.csv"
+    before = {p: p.read_bytes() for p in class_folder.rglob("*") if p.is_file()}
+    marks = run(class_folder, out, Here(), seed=4)
+    rows = list(csv.DictReader(out.open(encoding="utf-8")))
+    content = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert content["run"]["seed"] == 4
+    assert len(rows) == len(content["marks"]) == len(marks) == 15
+    by_learner = {}
+    for row in rows:
+        by_learner[row["learner"]] = by_learner.get(row["learner"], 0) + float(row["points"])
+    # A spreadsheet must not take a name for a formula.
+    assert by_learner == {"'=1+1": 0, "alice": 9, "zoë": 0}
+    assert {m["status"] for m in content["marks"]} == {"missing", "passed", "not done"}
+    assert {p: p.read_bytes() for p in class_folder.rglob("*") if p.is_file()} == before
+
+
+@needs_walls
+def test_an_interrupted_run_goes_on_and_marks_stay(class_folder, tmp_path):
+    out = tmp_path / "marks.csv"
+
+    class Interrupted(Here):
+        def submit(self, function, job):
+            if len(self.ran) == 2:
+                raise KeyboardInterrupt
+            return super().submit(function, job)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(class_folder, out, Interrupted())
+    assert not out.exists()
+    first = Here()
+    marks = run(class_folder, out, first)
+    text = out.read_text(encoding="utf-8")
+    second = Here()
+    assert [m.points for m in run(class_folder, out, second)] == [m.points for m in marks]
+    assert second.ran == []
+    assert out.read_text(encoding="utf-8") == text
+
+
+@needs_walls
+def test_a_changed_notebook_or_another_seed_is_graded_anew(class_folder, tmp_path):
+    out = tmp_path / "marks.csv"
+    run(class_folder, out, Here(), seed=1)
+    shutil.copy(ROOT / "solutions" / "12_capstone.ipynb", class_folder / "=1+1.ipynb")
+    changed = Here()
+    marks = run(class_folder, out, changed)
+    assert changed.ran == ["=1+1"]
+    assert sum(m.points for m in marks if m.learner == "=1+1") == 9
+    reseeded = Here()
+    run(class_folder, out, reseeded, seed=2)
+    assert sorted(reseeded.ran) == ["=1+1", "alice", "zoë"]
+
+
+@needs_walls
+def test_a_broken_record_is_not_believed(class_folder, tmp_path):
+    out = tmp_path / "marks.csv"
+    run(class_folder, out, Here(), seed=1)
+    for record in out.with_suffix(".records").glob("*.json"):
+        if record.name != "run.json":
+            record.write_text("{", encoding="utf-8")
+    again = Here()
+    run(class_folder, out, again)
+    assert len(again.ran) == 3
+
+
+@needs_walls
+def test_a_worker_that_dies_once_costs_nothing_and_twice_is_told(class_folder, tmp_path):
+    once = Here(fails=["alice"])
+    marks = run(class_folder, tmp_path / "a.csv", once)
+    assert once.ran.count("alice") == 2
+    assert sum(m.points for m in marks if m.learner == "alice") == 9
+    twice = Here(fails=["alice", "alice"])
+    marks = run(class_folder, tmp_path / "b.csv", twice)
+    assert {m.status for m in marks if m.learner == "alice"} == {"lost"}
+    assert all("the worker died" in m.message for m in marks if m.learner == "alice")
+    # What was lost is tried anew the next time.
+    later = Here()
+    run(class_folder, tmp_path / "b.csv", later)
+    assert later.ran == ["alice"]
+
+
+def test_a_folder_without_notebooks_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no notebook of lab '12'"):
+        grading.submissions(tmp_path, "12")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        grading.submissions(tmp_path / "nothing", "12")
+
+
+# ---- the command line ----------------------------------------------------------------------------
+@needs_walls
+def test_the_command_grades_with_processes(class_folder, tmp_path):
+    out = tmp_path / "marks.csv"
+    options = ["--lab", "12_capstone", "--out", str(out), "--workers", "2", "--seed", "7"]
+    result = CliRunner().invoke(app, ["grade", str(class_folder), *options])
+    assert result.exit_code == 0, result.output
+    assert "3 learners, 9 of 27 points" in result.output
+    assert json.loads(out.with_suffix(".json").read_text())["run"]["seed"] == 7
+
+
+def test_without_walls_the_command_says_what_is_missing(class_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("compresslab.classroom.grading.sandbox.bubblewrap", lambda: None)
+    options = ["--lab", "12", "--out", str(tmp_path / "m.csv")]
+    result = CliRunner().invoke(app, ["grade", str(class_folder), *options])
+    assert result.exit_code == 2
+    assert "--allow-unsandboxed" in result.output
+    assert not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.parametrize("options", [["--lab", "77"], ["--lab", "x"]])
+def test_the_command_refuses_what_cannot_be(class_folder, tmp_path, options):
+    arguments = ["grade", str(class_folder), *options, "--out", str(tmp_path / "m.csv")]
+    result = CliRunner().invoke(app, [*arguments, "--allow-unsandboxed"])
+    assert result.exit_code == 2
+    assert "lab must begin with a number" in result.output

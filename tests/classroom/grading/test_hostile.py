@@ -1,0 +1,392 @@
+"""Hostile and broken answers: points for what was honestly right, and the next answer is graded as ever."""
+
+import os
+import socket
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from compresslab.classroom.exercises import exercise
+from compresslab.classroom.grading.grade import grade_exercise
+from compresslab.classroom.grading.sandbox import MISSING, Limits, Sandbox, SandboxError, bubblewrap
+from compresslab.classroom.grading.submission import Submission
+
+pytestmark = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
+ROOT = Path(__file__).parents[3]
+LIMITS = Limits(wall=12, cpu=2, memory=2**29, answer=2**20, processes=30)
+RIGHT = """
+def code_lengths(counts):
+    bits = np.zeros(len(counts), dtype=int)
+    heap = [(int(n), [s]) for s, n in enumerate(counts) if n]
+    if len(heap) == 1:
+        bits[heap[0][1]] = 1
+    while len(heap) > 1:
+        heap.sort()
+        (few, one), (more, other) = heap.pop(0), heap.pop(0)
+        bits[one + other] += 1
+        heap.append((few + more, one + other))
+    return bits
+"""
+IMPORTS = ("import numpy as np", "import torch", "from compresslab.numerics import entropy")
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def graded(sandbox):
+    def run(answer, id="combine.code_lengths", limits=LIMITS, seed=5):
+        found = Submission("somebody", {id: textwrap.dedent(answer)}, IMPORTS)
+        return grade_exercise(exercise(id), found, seed, sandbox, limits)
+
+    yield run
+    # Whatever was run: the next answer is graded as if nothing had been.
+    assert run(RIGHT).status == "passed"
+
+
+def body(code):
+    """A function of the right name that does this."""
+    return "def code_lengths(counts):\n" + textwrap.indent(textwrap.dedent(code), "    ")
+
+
+def test_a_right_answer_gets_full_marks(graded):
+    mark = graded(RIGHT)
+    assert (mark.points, mark.out_of, mark.message) == (3, 3, "")
+    assert mark.seconds < 5
+    assert mark.memory > 2**20
+
+
+HOSTILE = {
+    "an endless loop": ("while True: pass", "too much processor time"),
+    "sleep for ever": ("import time\ntime.sleep(1e9)", "longer than 12 seconds"),
+    "a loop that cannot be interrupted": (
+        "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+        "    except Exception: pass\nwhile True: pass",
+        "processor time|SIGKILL|longer than",
+    ),
+    "a fork bomb": ("import os\nwhile True: os.fork()", "processes"),
+    "threads without end": (
+        "import threading, time\n"
+        "while True: threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()",
+        "thread|processor time|longer than|memory|processes",
+    ),
+    "a flood of memory": ("return [bytearray(10**8) for _ in range(10**4)]", "MemoryError"),
+    "one huge array": ("return np.zeros(10**12)", "allocate|MemoryError"),
+    "a huge result": ("return np.zeros(10**7)", "too large"),
+    "a flood of output": ("while True: print('x' * 10**6)", "processor time|longer than"),
+    "sys.exit": ("import sys\nsys.exit(0)", "SystemExit"),
+    "os._exit": ("import os\nos._exit(0)", "nothing"),
+    "os._exit with a status": ("import os\nos._exit(7)", "exit status 7"),
+    "a segmentation fault": ("import ctypes\nctypes.string_at(0)", "crashed Python"),
+    "abort": ("import os\nos.abort()", "SIGABRT"),
+    "recursion": ("return code_lengths(counts)", "RecursionError"),
+    "killing the worker": (
+        "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.kill(2, signal.SIGKILL)\nreturn counts",
+        "",
+    ),
+    "an exception that lies": (
+        "class E(Exception):\n    def __str__(self): return 1/0\nraise E()",
+        "",
+    ),
+    "a kind of exception": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "a generator": ("yield counts", ""),
+    "None": ("return None", ""),
+}
+
+
+@pytest.mark.parametrize("code,told", HOSTILE.values(), ids=HOSTILE.keys())
+def test_it_earns_nothing_and_the_report_says_what_happened(graded, code, told):
+    import re
+
+    mark = graded(body(code))
+    assert mark.points == 0
+    assert mark.status in ("failed", "error")
+    assert re.search(told, mark.message), mark.message
+
+
+def test_a_flood_of_files_ends_with_the_room(graded, tmp_path):
+    mark = graded(
+        body(
+            """
+            for i in range(100):
+                with open(f"/tmp/{i}", "wb") as f:
+                    f.write(bytes(15 * 2**20))
+            """
+        )
+    )
+    assert mark.points == 0
+    assert "space" in mark.message or "too large" in mark.message
+
+
+LIES = {
+    "patched comparisons": """
+        import builtins
+        np.isclose = np.allclose = np.array_equal = lambda *a, **k: True
+        builtins.isinstance = lambda *a: True
+        np.ndarray.__eq__ if False else None
+        def code_lengths(counts): return np.zeros(len(counts), int)
+        """,
+    "patched torch": """
+        torch.equal = torch.allclose = lambda *a, **k: True
+        torch.Tensor.__eq__ = lambda *a: True
+        def code_lengths(counts): return np.zeros(len(counts), int)
+        """,
+    "an array that equals everything": """
+        class Liar(np.ndarray):
+            def __eq__(self, other): return np.ones(self.shape, bool)
+            def __array_function__(self, *a, **k): return True
+        def code_lengths(counts): return np.zeros(len(counts), int).view(Liar)
+        """,
+    "an object that equals everything": """
+        class Liar:
+            def __eq__(self, other): return True
+            def __array__(self, *a, **k): return np.zeros(4)
+            def __torch_function__(self, *a, **k): return True
+        def code_lengths(counts): return Liar()
+        """,
+    "a pickle": """
+        class Evil:
+            def __reduce__(self): return (print, ('pwned',))
+        def code_lengths(counts): return Evil()
+        """,
+    "frames": """
+        import sys
+        def code_lengths(counts):
+            frame = sys._getframe()
+            while frame:
+                for value in frame.f_locals.values():
+                    if isinstance(value, dict) and 'expected' in value: return value['expected']
+                frame = frame.f_back
+            return np.zeros(len(counts), int)
+        """,
+    "garbage": """
+        import gc
+        def code_lengths(counts):
+            for o in gc.get_objects():
+                if getattr(o, '__name__', '') in ('code_lengths', 'reference') and o is not code_lengths:
+                    return o(counts)
+            return np.zeros(len(counts), int)
+        """,
+    "the library": """
+        def code_lengths(counts): return entropy.code_lengths(counts)
+        """,
+    "the library by another way": """
+        import importlib, sys
+        def code_lengths(counts):
+            sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != '_Finder']
+            sys.modules.pop('compresslab', None)
+            for place in ('/work/main', '/staged', '.', '..'): sys.path.insert(0, place)
+            return importlib.import_module('compresslab.numerics.entropy').code_lengths(counts)
+        """,
+    "a result written to every channel": """
+        import json, os
+        def code_lengths(counts):
+            line = {'case': 0, 'status': 'value', 'detail': '', 'seconds': 0, 'memory': 0}
+            line = json.dumps(line).encode()
+            for fd in range(64):
+                try: os.write(fd, len(line).to_bytes(8, 'little') + line + (0).to_bytes(8, 'little'))
+                except OSError: pass
+            return np.zeros(len(counts), int)
+        """,
+    "noise on every channel": """
+        import os
+        def code_lengths(counts):
+            for fd in range(64):
+                try: os.write(fd, os.urandom(100))
+                except OSError: pass
+            return np.zeros(len(counts), int)
+        """,
+    "no code": "def code_lengths(:",
+    "a null byte": "def code_lengths(counts): return '\\x00'",
+    "deep nesting": "x = " + "(" * 5000 + ")" * 5000,
+    "another name": "def lengths(counts): return counts",
+    "no function": "code_lengths = 5",
+    "exit while the cell runs": "import os\nos._exit(0)",
+    "a loop while the cell runs": "while True: pass",
+}
+
+
+@pytest.mark.parametrize("answer", LIES.values(), ids=LIES.keys())
+def test_lies_earn_nothing(graded, answer):
+    assert graded(answer).points == 0
+
+
+def test_what_lies_outside_is_not_there(graded, tmp_path):
+    (tmp_path / "other.ipynb").write_text("another learner's answer")
+    outside = [
+        ROOT / "solutions",
+        ROOT / "compresslab",
+        ROOT / "tests",
+        tmp_path,
+        Path.home() / ".ssh",
+    ]
+    outside = [str(p) for p in (*outside, "/etc/passwd", "/var", "/sys")]
+    look = f"""
+        import os
+        there = [p for p in {outside} if os.path.exists(p)]
+        raise RuntimeError(repr((there, sorted(os.environ), os.getcwd(), os.getpid() < 1000)))
+        """
+    message = graded(body(textwrap.dedent(look))).message
+    assert "([], [" in message
+    assert "'/tmp', True)" in message
+    for name in ("COMPRESSLAB", "USER", "PYTEST"):
+        assert name not in message
+
+
+def test_nothing_outside_is_written(graded, tmp_path):
+    target = tmp_path / "gradebook.db"
+    target.write_text("marks")
+    real = (target, ROOT / "pyproject.toml")
+    before = {p: p.stat().st_mtime_ns for p in real}
+    places = [str(p) for p in (*real, "/usr/x", "/etc/x", "/x", "/staged/worker.py")]
+    write = f"""
+        import sys
+        wrote = []
+        for place in [*{places}, sys.prefix + "/x", np.__file__]:
+            try:
+                open(place, "a").close()
+                wrote.append(place)
+            except OSError:
+                pass
+        raise RuntimeError(repr(wrote))
+        """
+    assert "RuntimeError: []" in graded(body(textwrap.dedent(write))).message
+    assert {p: p.stat().st_mtime_ns for p in real} == before
+
+
+def test_loopback_is_another_one(graded):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        port = server.getsockname()[1]
+        met = []
+        listener = threading.Thread(target=lambda: met.append(_accept(server)))
+        listener.start()
+        mark = graded(
+            body(
+                f"""
+                import socket
+                socket.create_connection(('127.0.0.1', {port}), timeout=2)
+                return counts
+                """
+            )
+        )
+        listener.join()
+    assert met == [None]
+    assert mark.points == 0
+    assert "refused" in mark.message
+
+
+def _accept(server):
+    try:
+        return server.accept()
+    except TimeoutError:
+        return None
+
+
+def test_state_is_not_carried_from_one_case_to_the_next(graded):
+    mark = graded(
+        """
+        seen = []
+        def code_lengths(counts):
+            import torch
+            seen.append(1)
+            raise RuntimeError(f"seen {len(seen)}")
+        """
+    )
+    assert "seen 1" in mark.message
+
+
+def test_inputs_that_are_changed_are_told(graded):
+    mark = graded(
+        "def centroid_gradient(gradient, codes, colours):\n    gradient *= 0\n    return gradient",
+        "combine.centroid_gradient",
+    )
+    assert mark.points == 0
+    assert "changed its input" in mark.message
+
+
+def test_what_outlives_the_answer_is_ended(graded):
+    left = """
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(1e6)
+            os._exit(0)
+        """
+    mark = graded(textwrap.dedent(left) + RIGHT)
+    assert mark.status == "passed"
+
+
+def test_files_of_one_answer_are_gone_for_the_next(graded):
+    graded(body("open('/tmp/left', 'w').write('answers'); import os; os.makedirs('/tmp/a/b')"))
+    mark = graded(body("import os; raise RuntimeError(repr(os.listdir('/tmp')))"))
+    assert "RuntimeError: []" in mark.message
+
+
+def test_a_known_mistake_is_named(graded):
+    same = """
+        used = max(2, (counts > 0).sum())
+        return np.where(counts > 0, int(np.ceil(np.log2(used))), 0)
+        """
+    mark = graded(body(textwrap.dedent(same)))
+    assert mark.mistake == "the same length for all"
+    assert mark.status in ("failed", "partly")
+
+
+def test_half_of_the_cases_is_part_of_the_points(graded):
+    # Right wherever there are more than two kinds of symbols; without a bit for a lone one.
+    mark = graded(RIGHT.replace("bits[heap[0][1]] = 1", "pass"))
+    assert mark.status == "partly"
+    assert 0 < mark.points < mark.out_of
+    assert mark.mistake == "a lone symbol without a bit"
+    assert "of 6 cases" in mark.message
+
+
+def test_the_same_seed_gives_the_same_mark(graded):
+    answer = body("return np.full(len(counts), len(counts))")
+    one, two = graded(answer, seed=9), graded(answer, seed=9)
+    assert (one.points, one.message) == (two.points, two.message)
+
+
+def test_an_answer_that_was_never_begun_is_not_done(graded):
+    assert graded(body("raise NotImplementedError('not done yet')")).status == "not done"
+
+
+def test_unusual_but_right_answers_get_full_marks(graded):
+    unusual = """
+        from collections import Counter
+        class Tree:
+            def __init__(self, n, s): self.n, self.s = n, s
+        def code_lengths(counts):
+            trees, bits = [Tree(int(n), [i]) for i, n in enumerate(counts) if n], Counter()
+            if len(trees) == 1: bits[trees[0].s[0]] = 1
+            while len(trees) > 1:
+                trees = sorted(trees, key=lambda t: -t.n)
+                a, b = trees.pop(), trees.pop()
+                bits.update(a.s + b.s)
+                trees.append(Tree(a.n + b.n, a.s + b.s))
+            return np.array([bits[i] for i in range(len(counts))])
+        """
+    assert graded(unusual).status == "passed"
+
+
+def test_without_walls_nothing_is_graded_unless_that_is_said(monkeypatch):
+    monkeypatch.setattr("compresslab.classroom.grading.sandbox.bubblewrap", lambda: None)
+    with pytest.raises(SandboxError, match=r"bubblewrap .* is not installed"):
+        Sandbox()
+    with Sandbox(unsandboxed=True) as open_air:
+        found = Submission("x", {"combine.code_lengths": RIGHT}, IMPORTS)
+        mark = grade_exercise(exercise("combine.code_lengths"), found, 1, open_air, LIMITS)
+        assert mark.status == "passed"
+        stolen = Submission(
+            "x", {"combine.code_lengths": textwrap.dedent(LIES["the library"])}, IMPORTS
+        )
+        mark = grade_exercise(exercise("combine.code_lengths"), stolen, 1, open_air, LIMITS)
+        assert mark.points == 0
+    assert os.getpid() > 0

@@ -1,0 +1,139 @@
+"""What is taken from a notebook, however it was changed."""
+
+import json
+
+import pytest
+
+from compresslab.classroom.grading import submission
+
+WANTED = {"combine.gaps", "combine.pareto_mask"}
+
+
+def cell(source, id=None, **about):
+    metadata = {"nbgrader": {"grade_id": id, "solution": True, "points": 99, **about}} if id else {}
+    return {"cell_type": "code", "source": source, "metadata": metadata, "outputs": []}
+
+
+def notebook(tmp_path, *cells):
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps({"cells": list(cells), "metadata": {}, "nbformat": 4}))
+    return path
+
+
+def read(path):
+    return submission.read(path, "ada", WANTED)
+
+
+def test_answers_are_found_by_their_ids_in_any_order(tmp_path):
+    found = read(
+        notebook(
+            tmp_path,
+            cell("import numpy as np\nprint('hello')\nfrom math import pi as tau"),
+            cell("def pareto_mask(c, a): pass\n", "combine.pareto_mask"),
+            {"cell_type": "markdown", "source": "words", "metadata": {}},
+            cell(["def gaps(k, b):\n", "    pass\n"], "combine.gaps"),
+        )
+    )
+    assert set(found.answers) == WANTED
+    assert found.answers["combine.gaps"] == "def gaps(k, b):\n    pass\n"
+    assert found.imports == ("import numpy as np", "from math import pi as tau")
+    assert found.remarks == ()
+
+
+@pytest.mark.parametrize("id", ["combine.gap", "other.thing", "", 5, None, ["combine.gaps"]])
+def test_an_edited_id_is_no_answer(tmp_path, id):
+    found = read(notebook(tmp_path, cell("x = 1"), cell("def gaps(): pass", id)))
+    assert found.answers == {}
+    assert "combine.gaps has no answer cell" in found.remarks
+
+
+def test_a_check_cell_is_no_answer(tmp_path):
+    found = read(notebook(tmp_path, cell("check()", "combine.gaps", solution=False)))
+    assert found.answers == {}
+
+
+def test_of_several_cells_the_last_one_counts_and_that_is_told(tmp_path):
+    found = read(notebook(tmp_path, cell("first", "combine.gaps"), cell("second", "combine.gaps")))
+    assert found.answers["combine.gaps"] == "second\n"
+    assert "combine.gaps has several answer cells: the last one counts" in found.remarks
+
+
+def test_shell_and_magic_are_left_out_and_that_is_told(tmp_path):
+    source = "%%time\n!rm -rf /\ndef gaps(k, b):\n    %matplotlib inline\n    return k % b\n"
+    found = read(notebook(tmp_path, cell("x"), cell(source, "combine.gaps")))
+    assert found.answers["combine.gaps"] == "def gaps(k, b):\n    return k % b\n"
+    assert "combine.gaps: 3 lines of shell or magic were left out" in found.remarks
+
+
+BROKEN = {
+    "no JSON": "{",
+    "another kind of JSON": "[1, 2]",
+    "no cells": "{}",
+    "cells of another kind": '{"cells": {"a": 1}}',
+    "endless nesting": "[" * 200_000,
+    "no text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_notebook_is_one_without_answers(tmp_path, text):
+    path = tmp_path / "n.ipynb"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    found = read(path)
+    assert found.answers == {}
+    assert found.remarks[0].startswith("the notebook cannot be read")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        5,
+        None,
+        {"cell_type": "code"},
+        {"cell_type": "code", "source": 5},
+        cell("x" * 200_000, "combine.gaps"),
+        {"cell_type": "code", "source": ["a", 1]},
+        {"cell_type": "code", "source": "x", "metadata": [1]},
+    ],
+)
+def test_odd_cells_are_passed_over(tmp_path, odd):
+    found = read(notebook(tmp_path, odd, cell("def gaps(): pass", "combine.gaps")))
+    assert set(found.answers) == {"combine.gaps"}
+
+
+def test_a_huge_notebook_is_not_read(tmp_path):
+    path = tmp_path / "n.ipynb"
+    with path.open("wb") as file:
+        file.truncate(200 * 2**20)
+    assert read(path).remarks == ("the notebook has 200 MB, allowed are 20",)
+
+
+def test_a_link_is_not_followed(tmp_path):
+    secret = tmp_path / "secret.ipynb"
+    secret.write_text(json.dumps({"cells": [cell("def gaps(): pass", "combine.gaps")]}))
+    link = tmp_path / "n.ipynb"
+    link.symlink_to(secret)
+    assert read(link).answers == {}
+
+
+def test_a_set_up_cell_that_does_not_parse_imports_nothing(tmp_path):
+    found = read(notebook(tmp_path, cell("import numpy as np\nthis is no python")))
+    assert found.imports == ()
+
+
+def test_only_imports_that_the_answer_uses_are_made():
+    imports = (
+        "import numpy as np",
+        "import torch",
+        "from math import pi, tau",
+        "import a.b",
+        "from c import *",
+    )
+    answer = "def f(x):\n    return np.sum(x) + pi + a.b.c\n"
+    assert submission.needed(imports, answer) == [
+        "import numpy as np",
+        "from math import pi, tau",
+        "import a.b",
+        "from c import *",
+    ]
+    assert submission.needed(imports, "def f(:") == list(imports)
