@@ -94,7 +94,7 @@ plt.show()
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "measuring.parameter_bytes", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "measuring-parameter_bytes", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def parameter_bytes(parameters, bits):
     """Whole bytes that `parameters` numbers take at `bits` bits each, packed without gaps."""
     ### BEGIN SOLUTION
@@ -102,7 +102,7 @@ def parameter_bytes(parameters, bits):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "measuring.parameter_bytes-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "measuring-parameter_bytes-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(parameter_bytes, "measuring.parameter_bytes")
 
 # %%
@@ -149,7 +149,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "measuring.linear_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "measuring-linear_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def linear_macs(inputs, outputs, positions=1):
     """MACs of one example through a linear layer that is applied at every position."""
     ### BEGIN SOLUTION
@@ -157,7 +157,7 @@ def linear_macs(inputs, outputs, positions=1):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "measuring.linear_macs-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "measuring-linear_macs-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(linear_macs, "measuring.linear_macs")
 
 # %%
@@ -178,7 +178,7 @@ linear_macs = adopt(linear_macs, "measuring.linear_macs")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "measuring.conv2d_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "measuring-conv2d_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def conv2d_macs(inputs, outputs, kernel, output_size, groups=1):
     """MACs of one image; `kernel` and `output_size` are (height, width)."""
     ### BEGIN SOLUTION
@@ -187,7 +187,7 @@ def conv2d_macs(inputs, outputs, kernel, output_size, groups=1):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "measuring.conv2d_macs-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "measuring-conv2d_macs-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(conv2d_macs, "measuring.conv2d_macs")
 
 # %%
@@ -347,7 +347,7 @@ print(f"slowest call / median: {times.max() / np.median(times):.1f}")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "measuring.fair_time", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "measuring-fair_time", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def fair_time(call, clock, warmup, repeats):
     """Median duration of `call()`, after `warmup` calls that do not count."""
     ### BEGIN SOLUTION
@@ -362,7 +362,7 @@ def fair_time(call, clock, warmup, repeats):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "measuring.fair_time-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "measuring-fair_time-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(fair_time, "measuring.fair_time")
 
 # %%
@@ -417,7 +417,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "measuring.roofline", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "measuring-roofline", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def roofline(macs, bytes_moved, macs_per_second, bytes_per_second):
     """Least seconds a layer can take, and "compute" or "memory" for what decides (a tie: "compute")."""
     ### BEGIN SOLUTION
@@ -426,7 +426,7 @@ def roofline(macs, bytes_moved, macs_per_second, bytes_per_second):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "measuring.roofline-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "measuring-roofline-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(roofline, "measuring.roofline")
 
 # %%
@@ -576,7 +576,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.when_not", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-when_not", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A colleague reports: "I pruned 90 % of the weights, so the network is ten times smaller and ten times

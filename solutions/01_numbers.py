@@ -151,7 +151,7 @@ claim(
 # Yours has no loop: what must be added *before* the shift, so that the carry does the rounding?
 
 
-# %% nbgrader={"grade": false, "grade_id": "numbers.to_bf16_bits", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "numbers-to_bf16_bits", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def to_bf16_bits(bits):
     """int64 tensor of 32-bit patterns -> int64 tensor of 16-bit patterns."""
     ### BEGIN SOLUTION
@@ -160,7 +160,7 @@ def to_bf16_bits(bits):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers.to_bf16_bits-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-to_bf16_bits-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(to_bf16_bits, "numbers.to_bf16_bits")
 
 # %%
@@ -275,7 +275,7 @@ claim(
 # Yours works on whole tensors `lo`, `hi` of any shape. `zero_point` is an int32 tensor.
 
 
-# %% nbgrader={"grade": false, "grade_id": "numbers.affine_qparams", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "numbers-affine_qparams", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def affine_qparams(lo, hi, low, high):
     """float32 tensors lo <= hi and codes low..high -> (scale, zero_point), each of lo's shape."""
     ### BEGIN SOLUTION
@@ -286,7 +286,7 @@ def affine_qparams(lo, hi, low, high):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers.affine_qparams-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-affine_qparams-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(affine_qparams, "numbers.affine_qparams")
 
 # %%
@@ -310,7 +310,7 @@ affine_qparams = adopt(affine_qparams, "numbers.affine_qparams")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "numbers.quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "numbers-quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def quantize(x, scale, zero_point, low, high):
     """float32 array -> int32 array of codes low..high; ties to even, everything outside saturates."""
     ### BEGIN SOLUTION
@@ -319,7 +319,7 @@ def quantize(x, scale, zero_point, low, high):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers.quantize-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-quantize-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(quantize, "numbers.quantize")
 
 # %%
@@ -400,7 +400,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "numbers.sqnr_db", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "numbers-sqnr_db", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def sqnr_db(x, approximation):
     """Two float32 tensors of one shape -> float, in dB; infinite if they are equal."""
     ### BEGIN SOLUTION
@@ -410,7 +410,7 @@ def sqnr_db(x, approximation):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers.sqnr_db-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-sqnr_db-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(sqnr_db, "numbers.sqnr_db")
 
 # %%
@@ -439,7 +439,7 @@ sqnr_db = adopt(sqnr_db, "numbers.sqnr_db")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "numbers.channel_scales", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "numbers-channel_scales", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def channel_scales(weight, high):
     """float32 tensor [outputs, ...] -> float32 tensor [outputs]."""
     ### BEGIN SOLUTION
@@ -447,7 +447,7 @@ def channel_scales(weight, high):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers.channel_scales-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-channel_scales-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(channel_scales, "numbers.channel_scales")
 
 # %%
@@ -646,7 +646,7 @@ plt.show()
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "numbers.pack4", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "numbers-pack4", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def pack4(codes):
     """uint8 codes 0..15, any number of them -> uint8 bytes; an odd end is padded with 0."""
     ### BEGIN SOLUTION
@@ -656,7 +656,7 @@ def pack4(codes):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers.pack4-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-pack4-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(pack4, "numbers.pack4")
 
 # %%
@@ -726,7 +726,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "numbers.quantize_loop", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "numbers-quantize_loop", "locked": false, "schema_version": 3, "solution": true, "task": false}
 @njit(error_model="numpy")
 def quantize_loop(x, inverse, zero, low, high, codes):
     """Write the code of every x[i] into codes[i]; x and codes are one-dimensional."""
@@ -738,7 +738,7 @@ def quantize_loop(x, inverse, zero, low, high, codes):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers.quantize_loop-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-quantize_loop-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(quantize_loop, "numbers.quantize_loop")
 
 # %%
@@ -839,7 +839,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.numbers_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-numbers_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A tensor of activations after ReLU lies in 0..6, a tensor of weights in -0.4..0.5. For each, would you choose a

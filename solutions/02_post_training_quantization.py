@@ -171,7 +171,7 @@ explore(draw_observer, bits=(3, 8), observer=list(observers.OBSERVERS))
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "ptq.best_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "ptq-best_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def best_threshold(values, thresholds, high):
     """float32 [n], float32 [candidates], int -> index of the best candidate, an int."""
     ### BEGIN SOLUTION
@@ -181,7 +181,7 @@ def best_threshold(values, thresholds, high):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "ptq.best_threshold-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "ptq-best_threshold-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(best_threshold, "ptq.best_threshold")
 
 # %%
@@ -356,7 +356,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "ptq.fold_batch_norm", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "ptq-fold_batch_norm", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def fold_batch_norm(weight, bias, gain, shift, mean, variance, epsilon):
     """weight [outputs, ...], all others [outputs] -> (weight, bias) of the one layer that does both."""
     ### BEGIN SOLUTION
@@ -366,7 +366,7 @@ def fold_batch_norm(weight, bias, gain, shift, mean, variance, epsilon):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "ptq.fold_batch_norm-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "ptq-fold_batch_norm-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(fold_batch_norm, "ptq.fold_batch_norm")
 
 # %%
@@ -428,7 +428,7 @@ plt.show()
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "ptq.equalizing_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "ptq-equalizing_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def equalizing_factors(range_first, range_second):
     """float32 [channels] twice -> t, float32 [channels]; 1 where either range is 0."""
     ### BEGIN SOLUTION
@@ -437,7 +437,7 @@ def equalizing_factors(range_first, range_second):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "ptq.equalizing_factors-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "ptq-equalizing_factors-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(equalizing_factors, "ptq.equalizing_factors")
 
 # %%
@@ -544,7 +544,7 @@ plt.show()
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "ptq.spend_budget", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "ptq-spend_budget", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def spend_budget(loss, size, budget):
     """loss, size [layers, widths], int -> int64 [layers]: the chosen width's number for each layer."""
     ### BEGIN SOLUTION
@@ -557,7 +557,7 @@ def spend_budget(loss, size, budget):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "ptq.spend_budget-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "ptq-spend_budget-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(spend_budget, "ptq.spend_budget")
 
 # %%
@@ -627,7 +627,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "ptq.integer_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "ptq-integer_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
 @njit
 def integer_matmul(x, zero_point, weight, bias):
     """uint8 [M, K], int, int8 [N, K], int32 [N] -> int32 [M, N]."""
@@ -643,7 +643,7 @@ def integer_matmul(x, zero_point, weight, bias):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "ptq.integer_matmul-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "ptq-integer_matmul-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(integer_matmul, "ptq.integer_matmul")
 
 # %%
@@ -666,7 +666,7 @@ integer_matmul = adopt(integer_matmul, "ptq.integer_matmul")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "ptq.requantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "ptq-requantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def requantize(acc, multiplier, zero_point, low, high):
     """int32 [M, N], float32 [N], three ints -> uint8 [M, N]; ties to even, saturating."""
     ### BEGIN SOLUTION
@@ -675,7 +675,7 @@ def requantize(acc, multiplier, zero_point, low, high):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "ptq.requantize-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "ptq-requantize-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(requantize, "ptq.requantize")
 
 # %%
@@ -834,7 +834,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.ptq_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-ptq_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # Your int8 network is exactly as accurate as the float one on the test set, but users report nonsense on photographs

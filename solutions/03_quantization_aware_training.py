@@ -127,7 +127,7 @@ explore(draw_staircase, bits=(2, 6), scale=(0.05, 1.0, 0.05))
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "qat.ste_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "qat-ste_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def ste_gradient(x, scale, low, high, grad):
     """float32 [n], float, int, int, float32 [n] -> the gradient that reaches x, float32 [n]."""
     ### BEGIN SOLUTION
@@ -136,7 +136,7 @@ def ste_gradient(x, scale, low, high, grad):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "qat.ste_gradient-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "qat-ste_gradient-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(ste_gradient, "qat.ste_gradient")
 
 # %%
@@ -167,7 +167,7 @@ ste_gradient = adopt(ste_gradient, "qat.ste_gradient")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "qat.fake_quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "qat-fake_quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def fake_quantize(x, scale, low, high):
     """float32 tensor, float, two ints -> the quantized numbers, differentiable straight through."""
     ### BEGIN SOLUTION
@@ -178,7 +178,7 @@ def fake_quantize(x, scale, low, high):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "qat.fake_quantize-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "qat-fake_quantize-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(fake_quantize, "qat.fake_quantize")
 
 # %%
@@ -305,7 +305,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "qat.lsq_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "qat-lsq_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def lsq_gradient(x, scale, low, high, grad):
     """float32 [n], float, int, int, float32 [n] -> the gradient that reaches the scale, a scalar tensor."""
     ### BEGIN SOLUTION
@@ -317,7 +317,7 @@ def lsq_gradient(x, scale, low, high, grad):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "qat.lsq_gradient-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "qat-lsq_gradient-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(lsq_gradient, "qat.lsq_gradient")
 
 # %%
@@ -504,7 +504,7 @@ survive = predict(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "qat.stochastic_round", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "qat-stochastic_round", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def stochastic_round(x, noise):
     """float32 [n], float32 [n] uniform in [0, 1) -> float32 [n], whole numbers."""
     ### BEGIN SOLUTION
@@ -512,7 +512,7 @@ def stochastic_round(x, noise):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "qat.stochastic_round-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "qat-stochastic_round-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(stochastic_round, "qat.stochastic_round")
 
 # %%
@@ -591,7 +591,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "qat.requantization", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "qat-requantization", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def requantization(scale_x, scale_w, scale_y, gain, shift, mean, variance, epsilon):
     """-> (multiplier float32 [channels], bias int32 [channels]); scale_x, scale_y, epsilon are numbers."""
     ### BEGIN SOLUTION
@@ -602,7 +602,7 @@ def requantization(scale_x, scale_w, scale_y, gain, shift, mean, variance, epsil
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "qat.requantization-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "qat-requantization-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(requantization, "qat.requantization")
 
 # %%
@@ -701,7 +701,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.qat_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-qat_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # After quantization-aware training the accuracy in training mode is 95 %, and after conversion to integers 60 %. List

@@ -107,7 +107,7 @@ print(f"dense {mean_sd(*dense)} %, half of the weights at 0: {mean_sd(*half)} %"
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "prune.global_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "prune-global_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def global_mask(weights, sparsity):
     """A tuple of float32 arrays, a share -> a tuple of bool arrays of the same shapes; True stays."""
     ### BEGIN SOLUTION
@@ -119,7 +119,7 @@ def global_mask(weights, sparsity):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "prune.global_mask-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "prune-global_mask-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(global_mask, "prune.global_mask")
 
 # %%
@@ -182,7 +182,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "prune.taylor_score", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "prune-taylor_score", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def taylor_score(weight, gradients):
     """float32 [...], float32 [batches, ...] -> float32 [...]."""
     ### BEGIN SOLUTION
@@ -190,7 +190,7 @@ def taylor_score(weight, gradients):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "prune.taylor_score-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "prune-taylor_score-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(taylor_score, "prune.taylor_score")
 
 # %%
@@ -338,7 +338,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "prune.cubic_sparsity", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "prune-cubic_sparsity", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def cubic_sparsity(step, steps, final):
     """Two ints and a share -> the share of weights removed at that step."""
     ### BEGIN SOLUTION
@@ -347,7 +347,7 @@ def cubic_sparsity(step, steps, final):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "prune.cubic_sparsity-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "prune-cubic_sparsity-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(cubic_sparsity, "prune.cubic_sparsity")
 
 # %%
@@ -464,7 +464,7 @@ claim("A dense product takes its time, whatever the numbers are", 0.5 < ratio < 
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "prune.csr_matvec", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "prune-csr_matvec", "locked": false, "schema_version": 3, "solution": true, "task": false}
 @njit
 def csr_matvec(starts, columns, values, x):
     """int64 [N + 1], int32 [nonzeros], float32 [nonzeros], float32 [K] -> float32 [N]."""
@@ -477,7 +477,7 @@ def csr_matvec(starts, columns, values, x):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "prune.csr_matvec-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "prune-csr_matvec-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(csr_matvec, "prune.csr_matvec")
 
 # %%
@@ -501,7 +501,7 @@ csr_matvec = adopt(csr_matvec, "prune.csr_matvec")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "prune.two_of_four", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "prune-two_of_four", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def two_of_four(weight):
     """float32 [N, K], K a multiple of 4 -> bool [N, K]: the two largest magnitudes of every four."""
     ### BEGIN SOLUTION
@@ -513,7 +513,7 @@ def two_of_four(weight):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "prune.two_of_four-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "prune-two_of_four-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(two_of_four, "prune.two_of_four")
 
 # %%
@@ -642,7 +642,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "prune.cut_channels", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "prune-cut_channels", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def cut_channels(first, gain, shift, second, keep):
     """float32 [N, C, h, w], [N], [N], [M, N * pixels], bool [N] -> the first four without some channels."""
     ### BEGIN SOLUTION
@@ -651,7 +651,7 @@ def cut_channels(first, gain, shift, second, keep):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "prune.cut_channels-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "prune-cut_channels-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(cut_channels, "prune.cut_channels")
 
 # %%
@@ -896,7 +896,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.pruning_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-pruning_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A vendor offers a network "pruned to 5 % of its weights, 20 times smaller and faster". Name the three numbers you would ask

@@ -71,7 +71,7 @@ CLASSES, EPOCHS, LR = len(data.classes), 8, 0.1
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "tickets.next_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "tickets-next_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def next_mask(weight, mask, remaining):
     """float32 [...], bool [...], a share of all weights -> bool [...]: what stays."""
     ### BEGIN SOLUTION
@@ -82,7 +82,7 @@ def next_mask(weight, mask, remaining):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tickets.next_mask-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tickets-next_mask-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(next_mask, "tickets.next_mask")
 
 # %%
@@ -101,7 +101,7 @@ next_mask = adopt(next_mask, "tickets.next_mask")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "tickets.rewind", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "tickets-rewind", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def rewind(initial, trained, mask):
     """float32 [...] twice, bool [...] -> the ticket's weights before its own training."""
     ### BEGIN SOLUTION
@@ -109,7 +109,7 @@ def rewind(initial, trained, mask):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tickets.rewind-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tickets-rewind-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(rewind, "tickets.rewind")
 
 # %%
@@ -255,7 +255,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "tickets.random_ticket", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "tickets-random_ticket", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def random_ticket(masks, noise):
     """Tuples of bool and float32 arrays of the same shapes -> a tuple of bool arrays."""
     ### BEGIN SOLUTION
@@ -268,7 +268,7 @@ def random_ticket(masks, noise):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tickets.random_ticket-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tickets-random_ticket-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(random_ticket, "tickets.random_ticket")
 
 # %%
@@ -303,7 +303,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "tickets.signs_only", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "tickets-signs_only", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def signs_only(initial):
     """float32 [...], none of them 0 -> float32 [...]: the signs, at the layer's root mean square."""
     ### BEGIN SOLUTION
@@ -311,7 +311,7 @@ def signs_only(initial):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tickets.signs_only-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tickets-signs_only-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(signs_only, "tickets.signs_only")
 
 # %%
@@ -520,7 +520,7 @@ print(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "tickets.mask_distance", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "tickets-mask_distance", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def mask_distance(one, other):
     """Two tuples of bool arrays -> the share of places, over all layers, in which they differ."""
     ### BEGIN SOLUTION
@@ -529,7 +529,7 @@ def mask_distance(one, other):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tickets.mask_distance-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tickets-mask_distance-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(mask_distance, "tickets.mask_distance")
 
 # %%
@@ -598,7 +598,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.tickets_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-tickets_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # Your colleague trains a random ticket with 20 % of the weights *in total* and reports that it is 30 points worse than the

@@ -85,7 +85,7 @@ explore(draw_picture, rank=(1, 120, 1))
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "low_rank.svd_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "low_rank-svd_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def svd_factors(weight, rank):
     """float32 [m, n], int -> A [rank, n] and B [m, rank], both float32."""
     ### BEGIN SOLUTION
@@ -95,7 +95,7 @@ def svd_factors(weight, rank):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "low_rank.svd_factors-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "low_rank-svd_factors-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(svd_factors, "low_rank.svd_factors")
 
 # %%
@@ -171,7 +171,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "low_rank.worthwhile_rank", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "low_rank-worthwhile_rank", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def worthwhile_rank(outputs, inputs):
     """Two ints -> an int."""
     ### BEGIN SOLUTION
@@ -179,7 +179,7 @@ def worthwhile_rank(outputs, inputs):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "low_rank.worthwhile_rank-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "low_rank-worthwhile_rank-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(worthwhile_rank, "low_rank.worthwhile_rank")
 
 # %% [markdown]
@@ -198,7 +198,7 @@ check(worthwhile_rank, "low_rank.worthwhile_rank")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "low_rank.rank_for_energy", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "low_rank-rank_for_energy", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def rank_for_energy(singular_values, share):
     """float64 [n], falling; a share in (0, 1] -> an int, at least 1."""
     ### BEGIN SOLUTION
@@ -207,7 +207,7 @@ def rank_for_energy(singular_values, share):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "low_rank.rank_for_energy-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "low_rank-rank_for_energy-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(rank_for_energy, "low_rank.rank_for_energy")
 
 # %%
@@ -399,7 +399,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "low_rank.whitened_product", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "low_rank-whitened_product", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def whitened_product(weight, rank, moment):
     """float64 [m, n], int, float64 [n, n] -> float64 [m, n] of that rank."""
     ### BEGIN SOLUTION
@@ -410,7 +410,7 @@ def whitened_product(weight, rank, moment):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "low_rank.whitened_product-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "low_rank-whitened_product-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(whitened_product, "low_rank.whitened_product")
 
 # %%
@@ -475,7 +475,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "low_rank.split_convolution", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "low_rank-split_convolution", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def split_convolution(weight, rank):
     """float32 [m, c, h, w], int -> thin [rank, c, h, w] and mix [m, rank, 1, 1]."""
     ### BEGIN SOLUTION
@@ -487,7 +487,7 @@ def split_convolution(weight, rank):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "low_rank.split_convolution-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "low_rank-split_convolution-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(split_convolution, "low_rank.split_convolution")
 
 # %%
@@ -662,7 +662,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "low_rank.lora_output", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "low_rank-lora_output", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def lora_output(x, weight, down, up, alpha):
     """float32 x [n, inputs], W [outputs, inputs], A [r, inputs], B [outputs, r], a number -> float32 [n, outputs]."""
     ### BEGIN SOLUTION
@@ -670,7 +670,7 @@ def lora_output(x, weight, down, up, alpha):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "low_rank.lora_output-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "low_rank-lora_output-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(lora_output, "low_rank.lora_output")
 
 # %%
@@ -906,7 +906,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.low_rank_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-low_rank_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A colleague wants to adapt one network to twenty customers' cameras with LoRA, and to a new set of classes as well. Which of the two would you

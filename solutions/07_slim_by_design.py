@@ -105,7 +105,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "slim.separable_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "slim-separable_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def separable_cost(inputs, outputs, kernel, height, width):
     """Five ints -> weights, MACs."""
     ### BEGIN SOLUTION
@@ -114,7 +114,7 @@ def separable_cost(inputs, outputs, kernel, height, width):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim.separable_cost-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-separable_cost-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(separable_cost, "slim.separable_cost")
 
 # %%
@@ -156,7 +156,7 @@ explore(draw_saving, outputs=(8, 256, 8), kernel=(3, 7, 2))
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "slim.depthwise", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "slim-depthwise", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def depthwise(x, weight):
     """float32 [channels, h, w], float32 [channels, k, k] -> float32 [channels, h - k + 1, w - k + 1]."""
     ### BEGIN SOLUTION
@@ -170,7 +170,7 @@ def depthwise(x, weight):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim.depthwise-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-depthwise-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(depthwise, "slim.depthwise")
 
 # %%
@@ -243,7 +243,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "slim.shuffle", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "slim-shuffle", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def shuffle(x, groups):
     """float32 [n, channels, h, w], an int that divides the channels -> the same shape, channels dealt out anew."""
     ### BEGIN SOLUTION
@@ -253,7 +253,7 @@ def shuffle(x, groups):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim.shuffle-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-shuffle-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(shuffle, "slim.shuffle")
 
 # %%
@@ -300,7 +300,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "slim.receptive_field", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "slim-receptive_field", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def receptive_field(kernels, strides):
     """Two tuples of ints, from the first layer to the last -> an int."""
     ### BEGIN SOLUTION
@@ -312,7 +312,7 @@ def receptive_field(kernels, strides):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim.receptive_field-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-receptive_field-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(receptive_field, "slim.receptive_field")
 
 # %%
@@ -535,7 +535,7 @@ as_table(more, f"{EPOCHS} epochs each")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "slim.shared_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "slim-shared_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def shared_cost(layers, weights, positions):
     """A tuple of names, a tuple of ints, an int -> weights in the file, MACs of one example."""
     ### BEGIN SOLUTION
@@ -543,7 +543,7 @@ def shared_cost(layers, weights, positions):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim.shared_cost-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-shared_cost-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(shared_cost, "slim.shared_cost")
 
 # %%
@@ -652,7 +652,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.slim_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-slim_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A paper reports that a new block needs a fifth of the multiplications "and is therefore five times faster". Which measurements on which machine would you ask for,

@@ -89,7 +89,7 @@ explore(draw_answers, temperature=(1.0, 10.0, 0.5))
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "distill.soft_targets", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "distill-soft_targets", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def soft_targets(logits, temperature):
     """float32 [n, classes], a number above 0 -> float32 [n, classes], rows that add up to 1."""
     ### BEGIN SOLUTION
@@ -99,7 +99,7 @@ def soft_targets(logits, temperature):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "distill.soft_targets-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "distill-soft_targets-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(soft_targets, "distill.soft_targets")
 
 # %%
@@ -138,7 +138,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "distill.distillation_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "distill-distillation_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def distillation_loss(student, teacher, labels, alpha, temperature):
     """float32 [n, classes] twice, int64 [n], two numbers -> a float."""
     ### BEGIN SOLUTION
@@ -150,7 +150,7 @@ def distillation_loss(student, teacher, labels, alpha, temperature):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "distill.distillation_loss-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "distill-distillation_loss-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(distillation_loss, "distill.distillation_loss")
 
 # %% [markdown]
@@ -180,7 +180,7 @@ check(distillation_loss, "distill.distillation_loss")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "distill.soft_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "distill-soft_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def soft_gradient(student, teacher, temperature):
     """float32 [n, classes] twice, a number -> float32 [n, classes]."""
     ### BEGIN SOLUTION
@@ -190,7 +190,7 @@ def soft_gradient(student, teacher, temperature):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "distill.soft_gradient-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "distill-soft_gradient-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(soft_gradient, "distill.soft_gradient")
 
 # %%
@@ -483,7 +483,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "distill.falling_temperature", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "distill-falling_temperature", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def falling_temperature(step, steps, high, low):
     """Two ints, two numbers above 0 -> the temperature at that step."""
     ### BEGIN SOLUTION
@@ -491,7 +491,7 @@ def falling_temperature(step, steps, high, low):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "distill.falling_temperature-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "distill-falling_temperature-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(falling_temperature, "distill.falling_temperature")
 
 # %%
@@ -583,7 +583,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "distill.attention_map", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "distill-attention_map", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def attention_map(features):
     """float32 [n, channels, h, w] -> float32 [n, h * w], rows of length 1."""
     ### BEGIN SOLUTION
@@ -592,7 +592,7 @@ def attention_map(features):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "distill.attention_map-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "distill-attention_map-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(attention_map, "distill.attention_map")
 
 # %%
@@ -694,7 +694,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.distill_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-distill_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # Your company has a good teacher, 500 labels, a million unlabelled pictures, and needs a network a tenth as large. Write the plan: which losses, which

@@ -97,7 +97,7 @@ claim("The first layer alone does not", by_depth[0] < full - 10)
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "transformers.inherited_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "transformers-inherited_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def inherited_layers(student, teacher):
     """Two numbers of layers, student <= teacher -> list of `student` numbers."""
     ### BEGIN SOLUTION
@@ -105,7 +105,7 @@ def inherited_layers(student, teacher):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers.inherited_layers-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-inherited_layers-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(inherited_layers, "transformers.inherited_layers")
 
 # %% [markdown]
@@ -127,7 +127,7 @@ check(inherited_layers, "transformers.inherited_layers")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "transformers.token_cosine", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "transformers-token_cosine", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def token_cosine(student, teacher, tokens):
     """float32 [n, length, width] twice, int64 [n, length] -> a float."""
     ### BEGIN SOLUTION
@@ -137,7 +137,7 @@ def token_cosine(student, teacher, tokens):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers.token_cosine-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-token_cosine-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(token_cosine, "transformers.token_cosine")
 
 # %%
@@ -310,7 +310,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "transformers.attention_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "transformers-attention_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def attention_loss(student, teacher, tokens):
     """float32 [n, heads, length, length] twice, int64 [n, length] -> a float."""
     ### BEGIN SOLUTION
@@ -321,7 +321,7 @@ def attention_loss(student, teacher, tokens):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers.attention_loss-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-attention_loss-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(attention_loss, "transformers.attention_loss")
 
 # %% [markdown]
@@ -349,7 +349,7 @@ for word in ("self", "if", "except", "print"):
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "transformers.replace_words", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "transformers-replace_words", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def replace_words(tokens, near, rolls, picks, share):
     """int64 [n, length], int64 [words, neighbours], float64 and int64 [n, length], a number -> int64 [n, length]."""
     ### BEGIN SOLUTION
@@ -358,7 +358,7 @@ def replace_words(tokens, near, rolls, picks, share):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers.replace_words-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-replace_words-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(replace_words, "transformers.replace_words")
 
 # %%
@@ -476,7 +476,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "transformers.uncertainty", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "transformers-uncertainty", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def uncertainty(logits):
     """float32 [n, classes] -> float32 [n], 0 sure, 1 knows nothing."""
     ### BEGIN SOLUTION
@@ -487,7 +487,7 @@ def uncertainty(logits):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers.uncertainty-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-uncertainty-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(uncertainty, "transformers.uncertainty")
 
 # %% [markdown]
@@ -508,7 +508,7 @@ check(uncertainty, "transformers.uncertainty")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "transformers.exit_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "transformers-exit_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def exit_layers(uncertain, speed):
     """float32 [n, layers], a number -> int64 [n], 1 to layers."""
     ### BEGIN SOLUTION
@@ -518,7 +518,7 @@ def exit_layers(uncertain, speed):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers.exit_layers-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-exit_layers-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(exit_layers, "transformers.exit_layers")
 
 # %%
@@ -880,7 +880,7 @@ except FileNotFoundError as missing:
     print(f"not run: {missing}")
 outcome
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.transformers_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-transformers_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A service answers ten million short texts a day with BERT-base on processors; most are easy. One colleague wants TinyBERT, another FastBERT's exits, a third simply the first six layers. What do you measure first,

@@ -122,7 +122,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "binary.pack_signs", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "binary-pack_signs", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def pack_signs(x):
     """float32 [M, K] -> uint64 [M, ceil(K / 64)]."""
     ### BEGIN SOLUTION
@@ -132,7 +132,7 @@ def pack_signs(x):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "binary.pack_signs-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "binary-pack_signs-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(pack_signs, "binary.pack_signs")
 
 # %%
@@ -158,7 +158,7 @@ pack_signs = adopt(pack_signs, "binary.pack_signs")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "binary.xnor_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "binary-xnor_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
 @njit
 def xnor_matmul(a, b, count):
     """uint64 [M, W], uint64 [N, W], K -> int32 [M, N]: the dot products of K signs."""
@@ -174,7 +174,7 @@ def xnor_matmul(a, b, count):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "binary.xnor_matmul-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "binary-xnor_matmul-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(xnor_matmul, "binary.xnor_matmul")
 
 # %%
@@ -298,7 +298,7 @@ claim("A layer of 1024 is faster in bits", gains[-1] > 1, timed=True)
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "binary.best_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "binary-best_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def best_scale(weight):
     """float32 [N, ...] -> float32 [N]."""
     ### BEGIN SOLUTION
@@ -306,7 +306,7 @@ def best_scale(weight):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "binary.best_scale-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "binary-best_scale-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(best_scale, "binary.best_scale")
 
 # %%
@@ -373,7 +373,7 @@ claim(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "binary.binary_sign", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "binary-binary_sign", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def binary_sign(x):
     """float32 tensor -> -1.0 or +1.0 of its shape, differentiable straight through."""
     ### BEGIN SOLUTION
@@ -382,7 +382,7 @@ def binary_sign(x):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "binary.binary_sign-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "binary-binary_sign-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(binary_sign, "binary.binary_sign")
 
 # %%
@@ -404,7 +404,7 @@ binary_sign = adopt(binary_sign, "binary.binary_sign")
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "binary.connect_step", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "binary-connect_step", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def connect_step(weight, gradient, lr):
     """Real weights, the gradient that reached their signs, the learning rate -> new real weights."""
     ### BEGIN SOLUTION
@@ -412,7 +412,7 @@ def connect_step(weight, gradient, lr):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "binary.connect_step-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "binary-connect_step-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(connect_step, "binary.connect_step")
 
 # %%
@@ -683,7 +683,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "binary.sign_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "binary-sign_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def sign_threshold(alpha, gain, shift, mean, deviation, count):
     """Five float64 [N], int -> (int64 [N] thresholds, bool [N] flips): +1 where (d >= t) != flip."""
     ### BEGIN SOLUTION
@@ -694,7 +694,7 @@ def sign_threshold(alpha, gain, shift, mean, deviation, count):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "binary.sign_threshold-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "binary-sign_threshold-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(sign_threshold, "binary.sign_threshold")
 
 # %%
@@ -949,7 +949,7 @@ Table(
     text_columns=2,
 )
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.binary_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-binary_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A colleague wants to binarize a network for a microcontroller without a popcount instruction, with 64 KB of flash and

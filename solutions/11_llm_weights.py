@@ -139,7 +139,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "llm.round_groups", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "llm-round_groups", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def round_groups(weight, bits, group):
     """float32 [outputs, inputs], two numbers -> the weights that the codes stand for, float32 [outputs, inputs]."""
     ### BEGIN SOLUTION
@@ -153,7 +153,7 @@ def round_groups(weight, bits, group):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "llm.round_groups-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "llm-round_groups-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(round_groups, "llm.round_groups")
 
 # %%
@@ -285,7 +285,7 @@ plt.show()
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "llm.salient_columns", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "llm-salient_columns", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def salient_columns(x, weight, share):
     """Activations float32 [n, inputs], weights float32 [outputs, inputs], a number in 0..1 -> bool [inputs]."""
     ### BEGIN SOLUTION
@@ -297,7 +297,7 @@ def salient_columns(x, weight, share):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "llm.salient_columns-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "llm-salient_columns-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(salient_columns, "llm.salient_columns")
 
 # %%
@@ -410,7 +410,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "llm.gptq_row", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "llm-gptq_row", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def gptq_row(row, factor, scale, zero, bits):
     """float64 [inputs], U float64 [inputs, inputs], three numbers -> float64 [inputs]."""
     ### BEGIN SOLUTION
@@ -423,7 +423,7 @@ def gptq_row(row, factor, scale, zero, bits):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "llm.gptq_row-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "llm-gptq_row-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(gptq_row, "llm.gptq_row")
 
 # %% [markdown]
@@ -595,7 +595,7 @@ claim("16 passages, 2,000 tokens, lose at most a third more than 32 do", few[16]
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "llm.search_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "llm-search_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def search_scale(x, weight, rounding):
     """float32 [n, inputs], float32 [outputs, inputs], a function of such a weight -> float32 [inputs]."""
     ### BEGIN SOLUTION
@@ -610,7 +610,7 @@ def search_scale(x, weight, rounding):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "llm.search_scale-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "llm-search_scale-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(search_scale, "llm.search_scale")
 
 # %% [markdown]
@@ -682,7 +682,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "llm.smoothing_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "llm-smoothing_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def smoothing_scale(x, weight, alpha):
     """float32 [n, inputs], float32 [outputs, inputs], a number -> what to divide inputs by, float32 [inputs]."""
     ### BEGIN SOLUTION
@@ -691,7 +691,7 @@ def smoothing_scale(x, weight, alpha):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "llm.smoothing_scale-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "llm-smoothing_scale-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(smoothing_scale, "llm.smoothing_scale")
 
 # %%
@@ -794,7 +794,7 @@ explore(shares, alpha=(0.0, 1.0, 0.05))
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "llm.product_4bit", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "llm-product_4bit", "locked": false, "schema_version": 3, "solution": true, "task": false}
 @njit
 def product_4bit(words, x, scale, zero, group):
     """uint32 [N, K / 8], float32 [K], float32 [N, K / group] twice, an int -> float32 [N]."""
@@ -809,7 +809,7 @@ def product_4bit(words, x, scale, zero, group):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "llm.product_4bit-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "llm-product_4bit-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(product_4bit, "llm.product_4bit")
 
 # %% [markdown]
@@ -1141,7 +1141,7 @@ Table(
 # %% [markdown]
 # Compare how much closer to float the paper's GPTQ is: the largest models are the easiest to quantize, if it is done well. Done badly (RTN) theirs suffers more than ours.
 #
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.llm_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-llm_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # Your firm serves a model of 13 billion weights to one user at a time on machines with 16 GB of memory. Which bits, which group size, which method, and which data for calibration? Count the bytes, and name one measurement that would make you change your mind.

@@ -114,7 +114,7 @@ guess = predict(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "combine.move_centroids", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "combine-move_centroids", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def move_centroids(values, centroids):
     """float32 [n], float32 [K] ascending -> moved centroids float32 [K], codes uint8 [n]."""
     ### BEGIN SOLUTION
@@ -126,7 +126,7 @@ def move_centroids(values, centroids):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "combine.move_centroids-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "combine-move_centroids-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(move_centroids, "combine.move_centroids")
 
 # %%
@@ -175,7 +175,7 @@ explore(draw_palette, colours=(2, 32), steps=(0, 40))
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "combine.centroid_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "combine-centroid_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def centroid_gradient(gradient, codes, colours):
     """float32 of any shape, uint8 codes of the same, how many colours -> float32 [colours]."""
     ### BEGIN SOLUTION
@@ -184,7 +184,7 @@ def centroid_gradient(gradient, codes, colours):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "combine.centroid_gradient-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "combine-centroid_gradient-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(centroid_gradient, "combine.centroid_gradient")
 
 # %%
@@ -304,7 +304,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "combine.gaps", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "combine-gaps", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def gaps(keep, bits):
     """bool [n], int -> uint8 [kept weights + bridges]."""
     ### BEGIN SOLUTION
@@ -317,7 +317,7 @@ def gaps(keep, bits):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "combine.gaps-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "combine-gaps-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check(gaps, "combine.gaps")
 
 # %%
@@ -363,7 +363,7 @@ plt.show()
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "combine.code_lengths", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "combine-code_lengths", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def code_lengths(counts):
     """int [symbols] -> int [symbols], the bits of each symbol's code."""
     ### BEGIN SOLUTION
@@ -380,7 +380,7 @@ def code_lengths(counts):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "combine.code_lengths-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "combine-code_lengths-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check(code_lengths, "combine.code_lengths")
 
 # %%
@@ -790,7 +790,7 @@ Table(
 # ```
 
 
-# %% nbgrader={"grade": false, "grade_id": "combine.pareto_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "combine-pareto_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def pareto_mask(costs, accuracies):
     """float32 [n], float32 [n] -> bool [n], True where no other point dominates."""
     ### BEGIN SOLUTION
@@ -800,7 +800,7 @@ def pareto_mask(costs, accuracies):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "combine.pareto_mask-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "combine-pareto_mask-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check(pareto_mask, "combine.pareto_mask")
 
 # %%
@@ -1041,7 +1041,7 @@ Table(
 # %% [markdown]
 # AlexNet has 600 times as many weights as our network, most of them in linear layers: there is more to prune, and norms and header do not count.
 #
-# %% [markdown] nbgrader={"grade": true, "grade_id": "written.combine_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-combine_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
 # A firm puts a network into a million door locks: 64 kB of flash memory, no floating-point unit, a battery; updates over a radio link that costs per byte. Which pipeline would you build, in which order, what would lie on the device and what would be sent, and which three numbers would you measure before you sign?

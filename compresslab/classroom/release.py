@@ -27,7 +27,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from compresslab.classroom.exercises import EXERCISES
+from compresslab.classroom.exercises import of_grade_id
 from compresslab.data.files import write_whole
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -113,9 +113,13 @@ def _check_region(cell: NotebookNode, grade: dict, place: str) -> None:
 
 def _check_exercise(grade: dict, place: str) -> None:
     grade_id = grade["grade_id"]
-    if grade_id.startswith("written."):
+    if grade_id.startswith("written-"):
         return
-    exercise = EXERCISES.get(grade_id.removesuffix("-check"))
+    if not re.fullmatch(r"[a-zA-Z0-9_-]+", grade_id):
+        raise ReleaseError(
+            f"{place}: grade_id must be of letters, digits, _ and -, got {grade_id!r}"
+        )
+    exercise = of_grade_id(grade_id)
     if exercise is None:
         raise ReleaseError(f"{place}: the library knows no exercise {grade_id!r}")
     if grade_id.endswith("-check") and grade.get("points") != exercise.points:
@@ -127,7 +131,7 @@ def _check_exercise(grade: dict, place: str) -> None:
 
 def _check_pairs(seen: dict[str, int], name: str) -> None:
     for grade_id, cell in seen.items():
-        if grade_id.startswith("written."):
+        if grade_id.startswith("written-"):
             continue
         partner = grade_id.removesuffix("-check")
         partner = partner if grade_id.endswith("-check") else f"{grade_id}-check"

@@ -7,9 +7,10 @@ from compresslab.classroom.progress import read
 from compresslab.classroom.release import ReleaseError, read_solution, release, stub
 
 ID = "measuring.parameter_bytes"
-ANSWER = f'# %% nbgrader={{"grade": false, "grade_id": "{ID}", "solution": true}}\n'
+GRADE_ID = ID.replace(".", "-")
+ANSWER = f'# %% nbgrader={{"grade": false, "grade_id": "{GRADE_ID}", "solution": true}}\n'
 CHECK = (
-    f'# %% nbgrader={{"grade": true, "grade_id": "{ID}-check", "points": 1, "solution": false}}\n'
+    f'# %% nbgrader={{"grade": true, "grade_id": "{GRADE_ID}-check", "points": 1, "solution": false}}\n'
 )
 BODY = """def parameter_bytes(parameters, bits):
     ### BEGIN SOLUTION
@@ -99,15 +100,19 @@ def test_a_model_answer_that_fails_its_check_stops_the_release(tmp_path):
         ),
         (
             GOOD.replace("    ### BEGIN SOLUTION\n", "").replace("    ### END SOLUTION\n", ""),
-            "cell 2: answer cell 'measuring.parameter_bytes' has no answer region",
+            "cell 2: answer cell 'measuring-parameter_bytes' has no answer region",
         ),
         (
-            GOOD.replace(ID, "measuring.nothing"),
-            "cell 2: the library knows no exercise 'measuring.nothing'",
+            GOOD.replace(GRADE_ID, "measuring-nothing"),
+            "cell 2: the library knows no exercise 'measuring-nothing'",
         ),
         (GOOD.replace('"points": 1', '"points": 9'), "gives 9 points, the exercise 1"),
+        (
+            GOOD.replace(GRADE_ID, ID),
+            "cell 2: grade_id must be of letters, digits, _ and -, got 'measuring.parameter_bytes'",
+        ),
         (GOOD + "\n" + ANSWER + BODY, "cell 4: grade_id .* was used by cell 2"),
-        (GOOD.replace(CHECK + CALL, ""), "has no cell 'measuring.parameter_bytes-check'"),
+        (GOOD.replace(CHECK + CALL, ""), "has no cell 'measuring-parameter_bytes-check'"),
         (
             GOOD + "\n# %%\n### BEGIN SOLUTION\nx = 1\n### END SOLUTION\n",
             "cell 4: an answer region outside",

@@ -37,6 +37,11 @@ SUBJECTS = (
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 
 
+def of_grade_id(grade_id: str) -> Exercise | None:
+    """The exercise of an answer cell or of its check: nbgrader's ids have a hyphen where ours have a dot."""
+    return EXERCISES.get(grade_id.removesuffix("-check").replace("-", ".", 1))
+
+
 def exercise(id: str) -> Exercise:
     """The exercise of that id.
 

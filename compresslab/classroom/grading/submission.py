@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compresslab.classroom.exercises import of_grade_id
+
 LARGEST = 20 * 2**20
 DEEPEST_SOURCE = 100_000
 
@@ -47,13 +49,18 @@ def read(path: Path, learner: str, wanted: set[str]) -> Submission:
         cells = _cells(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         return Submission(learner, remarks=(f"the notebook cannot be read: {str(error)[:120]}",))
+    return of_cells(cells, learner, wanted)
+
+
+def of_cells(cells: list, learner: str, wanted: set[str]) -> Submission:
+    """What is taken from a notebook's cells, each as JSON has it; never raises for what is in them."""
     answers, remarks, imports = {}, [], None
     for cell in cells:
         source = _source(cell)
         if source is None:
             continue
         imports = _imports(source) if imports is None else imports
-        id = _answer_id(cell)
+        id = _answered(cell)
         if id not in wanted:
             continue
         if id in answers:
@@ -82,13 +89,15 @@ def _source(cell: object) -> str | None:
     return source if isinstance(source, str) and len(source) < DEEPEST_SOURCE else None
 
 
-def _answer_id(cell: dict) -> object:
+def _answered(cell: dict) -> str | None:
+    """The exercise that a cell answers."""
     about = cell.get("metadata")
     about = about.get("nbgrader") if isinstance(about, dict) else None
     if not isinstance(about, dict) or about.get("solution") is not True:
         return None
     id = about.get("grade_id")
-    return id if isinstance(id, str) else None
+    exercise = of_grade_id(id) if isinstance(id, str) and not id.endswith("-check") else None
+    return exercise.id if exercise else None
 
 
 def _without_magic(source: str) -> tuple[str, int]:

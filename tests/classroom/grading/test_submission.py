@@ -10,6 +10,7 @@ WANTED = {"combine.gaps", "combine.pareto_mask"}
 
 
 def cell(source, id=None, **about):
+    id = id.replace(".", "-") if isinstance(id, str) else id
     metadata = {"nbgrader": {"grade_id": id, "solution": True, "points": 99, **about}} if id else {}
     return {"cell_type": "code", "source": source, "metadata": metadata, "outputs": []}
 

@@ -1,0 +1,82 @@
+"""nbgrader itself: release, autograde with the sandbox in it, gradebook, feedback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
+
+pytest.importorskip(
+    "nbgrader", reason="nbgrader is not installed: pip install compresslab[instructor]"
+)
+pytestmark = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
+ROOT = Path(__file__).parents[3]
+CONFIG = """
+from compresslab.classroom.grading.nbgrader_plugin import configure
+c = get_config()
+c.CourseDirectory.course_id = "compression"
+configure(c)
+c.Judge.seed = 3
+"""
+
+
+def nbgrader(course, *arguments):
+    bin = Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "HOME": str(course)}
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    done = subprocess.run(command, cwd=course, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def with_answers(lab, answers):
+    """The released lab with some cells filled in."""
+    lab = nbformat.from_dict(lab)
+    for cell in lab.cells:
+        id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if id in answers:
+            cell.source = answers[id]
+    return lab
+
+
+def test_a_class_is_released_graded_and_answered(tmp_path):
+    from nbgrader.api import Gradebook
+
+    course = tmp_path / "course"
+    (course / "source" / "12").mkdir(parents=True)
+    (course / "nbgrader_config.py").write_text(CONFIG)
+    source = nbformat.read(ROOT / "solutions" / "12_capstone.ipynb", 4)
+    nbformat.write(source, course / "source" / "12" / "12_capstone.ipynb")
+    nbgrader(course, "generate_assignment", "12", "--create", "--IncludeHeaderFooter.header=")
+    released = nbformat.read(course / "release" / "12" / "12_capstone.ipynb", 4)
+    ids = {c.metadata.get("nbgrader", {}).get("grade_id"): c for c in source.cells}
+    right = {i: c.source for i, c in ids.items() if i in ("combine-gaps", "combine-pareto_mask")}
+    evil = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef gaps(k, b): return k"
+    classes = {
+        "alice": right,
+        "bob": {"combine-gaps": evil, "combine-pareto_mask": "import sys\nsys.exit(0)"},
+        "carol": {"combine-pareto_mask": "def pareto_mask(c, a):\n    return a == a.max()"},
+    }
+    for learner, answers in classes.items():
+        folder = course / "submitted" / learner / "12"
+        folder.mkdir(parents=True)
+        notebook = with_answers(released, answers)
+        if learner == "carol":
+            for cell in notebook.cells:
+                if cell.metadata.get("nbgrader", {}).get("grade"):
+                    cell.metadata.nbgrader.points, cell.source = 1000, "1000"
+        nbformat.write(notebook, folder / "12_capstone.ipynb")
+    nbgrader(course, "autograde", "12", "--create")
+    nbgrader(course, "generate_feedback", "12")
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+        scores = {s.student.id: s.score for s in book.assignment_submissions("12")}
+        assert book.find_assignment("12").max_code_score == 9
+    assert scores["alice"] == 3
+    assert scores["bob"] == 0
+    assert scores["carol"] < 1
+    page = (course / "feedback" / "alice" / "12" / "12_capstone.html").read_text(encoding="utf-8")
+    assert "passed: 2 of 2 points (seed 3)" in page
+    assert "not done: 0 of 3 points" in page
