@@ -106,7 +106,7 @@ def test_the_readmes_tree_is_the_disks():
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/instructor.md"])
 def test_links_and_commands_of_the_pages_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):

@@ -9,9 +9,7 @@ from compresslab.classroom.release import ReleaseError, read_solution, release, 
 ID = "measuring.parameter_bytes"
 GRADE_ID = ID.replace(".", "-")
 ANSWER = f'# %% nbgrader={{"grade": false, "grade_id": "{GRADE_ID}", "solution": true}}\n'
-CHECK = (
-    f'# %% nbgrader={{"grade": true, "grade_id": "{GRADE_ID}-check", "points": 1, "solution": false}}\n'
-)
+CHECK = f'# %% nbgrader={{"grade": true, "grade_id": "{GRADE_ID}-check", "points": 1, "solution": false}}\n'
 BODY = """def parameter_bytes(parameters, bits):
     ### BEGIN SOLUTION
     secret = (parameters * bits + 7) // 8
