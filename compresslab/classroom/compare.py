@@ -126,8 +126,9 @@ def size(value: object) -> int:
 
 def show(value: object) -> str:
     """A value in one short line: type, dtype, shape and the first few numbers."""
-    if isinstance(value, tuple):
-        return "(" + ", ".join(show(v) for v in value) + ")"
+    if isinstance(value, tuple | list):
+        few = ", ".join(show(v) for v in value[:SHOWN]) + (", …" if len(value) > SHOWN else "")
+        return f"({few})" if isinstance(value, tuple) else f"[{few}]"
     if isinstance(value, np.ndarray | torch.Tensor):
         flat = _numpy(value).reshape(-1)
         dtype = str(value.dtype).removeprefix("torch.")
@@ -142,11 +143,16 @@ def show(value: object) -> str:
 
 
 def _number(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() >= 400:
+        return _whole(value)
     return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _numpy(value: np.ndarray | torch.Tensor) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def _article(kind: str) -> str:

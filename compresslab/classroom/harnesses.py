@@ -109,6 +109,10 @@ def any_best_code(function: Callable) -> Callable:
     return judged
 
 
+AFTERWARDS = (product_and_balance, as_one_kernel, as_array, any_best_code)
+"""Those that only look at what the answer returned: grading lets them look outside of the sandbox."""
+
+
 def with_rounding(function: Callable) -> Callable:
     """A search that is handed the rounding: groups along the rows, each with a symmetric grid of its own."""
 

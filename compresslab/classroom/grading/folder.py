@@ -15,17 +15,26 @@ Submissions go through a `concurrent.futures.Executor`: processes here, or a Das
 import csv
 import hashlib
 import json
+import multiprocessing
+import os
 import secrets
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+)
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from compresslab.classroom.grading import submission
 from compresslab.classroom.grading.grade import Mark, exercises_of, grade_notebook
-from compresslab.classroom.grading.sandbox import Limits, SandboxError
+from compresslab.classroom.grading.sandbox import Limits, SandboxError, printable
 from compresslab.data.files import write_whole
 
 COLUMNS = (
@@ -57,15 +66,21 @@ class Job:
 def submissions(folder: Path, lab: str) -> dict[str, Path]:
     """The notebooks of a lab by learner, in the order of their names.
 
-    In a learner's own folder the notebook named like the lab counts, else the only one there.
+    In a learner's own folder the notebook named like the lab counts, else the only one there. A folder with
+    none, or with several that could be meant, is a submission that is missing: it gets its rows.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no notebook in it.
+        FileNotFoundError: if there is no such folder, or nothing in it.
+        ValueError: if a learner has a folder and a notebook beside it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    found = dict(_found(folder, lab))
+    found: dict[str, Path] = {}
+    for learner, path in _found(folder, lab):
+        if learner in found:
+            raise ValueError(f"two submissions of learner {learner!r}: {found[learner]} and {path}")
+        found[learner] = path
     if not found:
         raise FileNotFoundError(f"no notebook of lab {lab!r} in {folder}")
     return found
@@ -75,15 +90,22 @@ def _found(folder: Path, lab: str) -> Iterator[tuple[str, Path]]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            notebooks = sorted(
-                p for p in entry.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
-            )
-            named = [p for p in notebooks if p.stem.startswith(lab[:2])]
-            if named or len(notebooks) == 1:
-                yield entry.name, (named or notebooks)[0]
-        elif entry.suffix == ".ipynb":
-            yield entry.stem, entry
+        if entry.suffix == ".ipynb" and not entry.is_dir():
+            yield printable(entry.stem, 200), entry
+        elif entry.is_dir():
+            yield printable(entry.name, 200), _of_learner(entry, lab)
+
+
+def _of_learner(folder: Path, lab: str) -> Path:
+    """The notebook that counts; if none does, a path that is not there and will be reported as missing."""
+    notebooks = [] if folder.is_symlink() else sorted(folder.rglob("*.ipynb"))
+    notebooks = [p for p in notebooks if ".ipynb_checkpoints" not in p.parts]
+    named = [p for p in notebooks if p.stem.startswith(lab[:2])]
+    # "12_capstone" before "12_capstone (1)".
+    named.sort(key=lambda p: (p.stem != lab, len(p.stem), p))
+    if named or len(notebooks) == 1:
+        return (named or notebooks)[0]
+    return folder / f"one notebook of lab {lab} among {len(notebooks)}.ipynb"
 
 
 def grade(job: Job) -> list[dict]:
@@ -153,6 +175,10 @@ def _graded(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, list
                 for other in waiting:
                     other.cancel()
                 raise
+            except BrokenExecutor:
+                # A judging process died and took the pool with it; nobody knows whose submission it was.
+                yield from _one_by_one([job, *waiting.values()])
+                return
             except (
                 Exception
             ) as error:  # A worker may die in ways of its own: no submission ends the batch.
@@ -163,10 +189,21 @@ def _graded(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, list
                     yield job, _lost(job, error)
 
 
+def _one_by_one(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Mark]]]:
+    """Each in a process of its own, so that one that dies takes nobody along."""
+    spawn = multiprocessing.get_context("spawn")
+    for job in jobs:
+        with ProcessPoolExecutor(1, mp_context=spawn) as alone:
+            try:
+                yield job, [Mark(**mark) for mark in alone.submit(grade, job).result()]
+            except BrokenExecutor as error:
+                yield job, _lost(job, error)
+
+
 def _lost(job: Job, error: Exception) -> list[Mark]:
     why = f"grading failed {TRIES} times, look at it by hand: {type(error).__name__}: {error}"
     return [
-        Mark(job.learner, e.id, 0.0, e.points, status="lost", message=why[:300])
+        Mark(job.learner, e.id, 0.0, e.points, status="lost", message=printable(why, 300))
         for e in exercises_of(job.lab)
     ]
 
@@ -186,8 +223,8 @@ def _run(records: Path, lab: str, seed: int | None) -> dict:
 def _stamp(job: Job) -> dict:
     """What marks depend on."""
     try:
-        content = hashlib.sha256(Path(job.path).read_bytes()).hexdigest()
-    except OSError:
+        content = hashlib.sha256(submission.content(Path(job.path))).hexdigest()
+    except (OSError, ValueError):
         content = ""
     return {
         "learner": job.learner,
@@ -201,7 +238,7 @@ def _stamp(job: Job) -> dict:
 
 def _record(records: Path, learner: str) -> Path:
     # A name may hold anything that a folder's name can; two that differ in case are two.
-    return records / f"{hashlib.sha256(learner.encode()).hexdigest()[:24]}.json"
+    return records / f"{hashlib.sha256(os.fsencode(learner)).hexdigest()[:24]}.json"
 
 
 def _known(records: Path, job: Job) -> list[Mark] | None:

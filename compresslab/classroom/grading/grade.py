@@ -15,7 +15,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,15 @@ import numpy as np
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import SUBJECTS
 from compresslab.classroom.grading import protocol, submission
-from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox
+from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
+from compresslab.classroom.harnesses import AFTERWARDS
 from compresslab.classroom.judge import CheckResult, Outcome, verdict
 
 ENDINGS = {
     "time": "it ran longer than {wall:g} seconds and was stopped",
     "output": "its results were larger than {output_mb} MB and were cut off",
     "processes": "it started more than {processes} processes and was stopped",
+    "memory": "all its processes together took too much memory",
     "lost": "it brought the sandbox down, which was started anew",
 }
 
@@ -107,7 +109,21 @@ def grade_notebook(
     exercises = exercises_of(lab)
     found = submission.read(Path(path), learner, {e.id for e in exercises})
     with Sandbox(unsandboxed) as sandbox:
-        return [grade_exercise(e, found, seed, sandbox, limits or Limits()) for e in exercises]
+        return [grade_safely(e, found, seed, sandbox, limits or Limits()) for e in exercises]
+
+
+def grade_safely(
+    exercise: Exercise, found: submission.Submission, seed: int, sandbox: Sandbox, limits: Limits
+) -> Mark:
+    """`grade_exercise`; whatever goes wrong in the judging itself costs that exercise alone, and is told."""
+    try:
+        return grade_exercise(exercise, found, seed, sandbox, limits)
+    except SandboxError:
+        raise
+    except Exception as error:
+        message = f"judging failed, look at it by hand: {type(error).__name__}: {error}"
+        blank = Mark(found.learner, exercise.id, 0.0, exercise.points, status="lost")
+        return replace(blank, message=printable(message))
 
 
 def grade_exercise(
@@ -118,10 +134,12 @@ def grade_exercise(
     blank = Mark(found.learner, exercise.id, 0.0, exercise.points)
     if exercise.id not in found.answers:
         message = "; ".join(remarks) or "no answer cell"
-        return Mark(**(blank.as_dict() | {"status": "missing", "message": message}))
+        return replace(blank, status="missing", message=printable(message))
     cases = _cases(exercise, seed)
     ended, said = sandbox.run(_task(exercise, found), [c.args for c in cases], limits)
     outcomes, remark = _outcomes(cases, said, ended, limits)
+    if exercise.harness in AFTERWARDS:
+        outcomes = [_harnessed(exercise, c, o) for c, o in zip(cases, outcomes, strict=True)]
     result = verdict(exercise, cases, outcomes)
     passed = _passed(exercise, cases, outcomes)
     points = _points(exercise.points, passed, len(cases))
@@ -134,7 +152,7 @@ def grade_exercise(
         exercise.points,
         result.mistake or "",
         status,
-        "; ".join(word for word in words if word),
+        printable("; ".join(word for word in words if word)),
         max((s.seconds for s in said), default=0.0),
         max((s.memory for s in said), default=0),
     )
@@ -151,7 +169,8 @@ def _cases(exercise: Exercise, seed: int) -> list[Case]:
 
 
 def _task(exercise: Exercise, found: submission.Submission) -> dict:
-    answer, harness = found.answers[exercise.id], exercise.harness
+    answer = found.answers[exercise.id]
+    harness = None if exercise.harness in AFTERWARDS else exercise.harness
     return {
         "id": exercise.id,
         "answer": answer,
@@ -174,7 +193,7 @@ def _outcomes(
     )
     stopped = next((s for s in before if s.status in ("stopped", "missing")), None)
     imports = [s.detail for s in before if s.status == "import"]
-    remark = "; ".join([*([about] if about else []), *(f"import failed: {i}" for i in imports[:2])])
+    remark = "; ".join([*([about] if about else []), *imports[:2]])
     died = [s for s in said if s.case >= 0 and s.status == "died"]
     # After a case that used up its time the others are not run: they would do the same.
     missing = about or (str(_outcome(died[-1]).error) if died else "it handed back nothing")
@@ -207,6 +226,17 @@ def _outcome(said: Said) -> Outcome:
     if said.status == "too large":
         return Outcome(error=RemoteError(f"its result is too large: {said.detail}"))
     return Outcome(error=_error(said.detail))
+
+
+def _harnessed(exercise: Exercise, case: Case, outcome: Outcome) -> Outcome:
+    """A harness that only looks at what came back looks at it here, where no answer can reach it."""
+    if outcome.error is not None:
+        return outcome
+    try:
+        value = exercise.harness(lambda *_: outcome.value)(*case.args)
+    except Exception as error:
+        return Outcome(error=RemoteError(f"its result has another form: {type(error).__name__}"))
+    return Outcome(value, changed_input=outcome.changed_input)
 
 
 def _error(text: str) -> Exception:

@@ -30,7 +30,7 @@ from traitlets.config import Config
 
 from compresslab.classroom.exercises import EXERCISES, of_grade_id
 from compresslab.classroom.grading import submission
-from compresslab.classroom.grading.grade import Mark, grade_exercise
+from compresslab.classroom.grading.grade import Mark, grade_safely
 from compresslab.classroom.grading.sandbox import Limits, Sandbox
 
 
@@ -52,7 +52,7 @@ class Judge(NbGraderPreprocessor):
         found = submission.of_cells([_plain(cell) for cell in nb.cells], learner, set(checks))
         with Sandbox(self.allow_unsandboxed) as sandbox:
             for id, cell in checks.items():
-                mark = grade_exercise(EXERCISES[id], found, seed, sandbox, Limits())
+                mark = grade_safely(EXERCISES[id], found, seed, sandbox, Limits())
                 cell["outputs"], cell["execution_count"] = _outputs(mark, seed), None
         return nb, resources
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 LARGEST = 64 * 2**20
+LARGEST_TREE = 2 * 2**20
 DEEPEST, MOST = 8, 10_000
 HEADER = 8
 TENSORS = {str(t): t for t in (torch.bfloat16, torch.float16)}
@@ -138,13 +139,21 @@ def unpack(content: bytes) -> object:
         ProtocolError: if the bytes are no value.
     """
     size = int.from_bytes(content[:HEADER], "little")
-    if len(content) < HEADER or size > len(content) - HEADER:
-        raise ProtocolError(f"{len(content)} bytes are too few")
+    if len(content) < HEADER or size > min(len(content) - HEADER, LARGEST_TREE):
+        raise ProtocolError(f"a tree of {size} in {len(content)} bytes")
     try:
         tree = json.loads(content[HEADER : HEADER + size])
         arrays = _Arrays(content, HEADER + size)
         value = _build(tree, arrays, 0)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+        RuntimeError,
+    ) as error:
         raise ProtocolError(f"no value: {error}") from error
     if arrays.place != len(content):
         raise ProtocolError("bytes behind the last array")
@@ -217,8 +226,9 @@ def _build(tree: object, arrays: _Arrays, depth: int) -> object:
     if kind == "scalar":
         return arrays.take(about)[()]
     if kind == "tensor":
-        tensor = torch.from_numpy(arrays.take(about))
-        return tensor.view(TENSORS[tree[2]]) if tree[2] in TENSORS else tensor
+        tensor, name = torch.from_numpy(arrays.take(about)), tree[2]
+        halved = tensor.dtype == torch.int16 and type(name) is str and name in TENSORS
+        return tensor.view(TENSORS[name]) if halved else tensor
     if kind == "foreign" and type(about) is str:
         return Foreign(about[:60])
     raise ProtocolError(f"an unknown kind of value {str(kind)[:20]!r}")

@@ -15,6 +15,7 @@ Of the library, the sandbox holds what answers may call (`STAGED`), not what the
 """
 
 import json
+import math
 import os
 import select
 import shutil
@@ -157,7 +158,8 @@ class Sandbox:
             *(self.walls, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
             *("--cap-drop", "ALL", "--hostname", "grading"),
             *visible(),
-            *("--proc", "/proc", "--dev", "/dev"),
+            # Read-only: as root, files below /proc/sys would be those of the whole machine.
+            *("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
             *("--size", str(64 * 2**20), "--tmpfs", "/tmp", "--chdir", "/tmp"),
             *("--ro-bind", self.folder.name, inside, "--remount-ro", "/"),
             *(part for name, value in environment().items() for part in ("--setenv", name, value)),
@@ -182,20 +184,20 @@ class Sandbox:
             protocol.write_frame(self.process.stdin, json.dumps(about).encode())
             for args in inputs:
                 protocol.write_frame(self.process.stdin, protocol.pack(args))
-            ended = self.read(limits.wall + 30)
-            said = self.read(30) if ended is not None else None
-            why = json.loads(ended) if said is not None else {}
-        except (OSError, ValueError):
-            why, said = {}, None
-        if said is None or why.get("task") != task["id"]:
+            ended = self.read(limits.wall + 30, largest=1000)
+            said = self.read(30, largest=limits.output + 2**20) if ended is not None else None
+            why = json.loads(ended) if said is not None else None
+        except (OSError, ValueError, RecursionError):
+            why, said = None, None
+        if said is None or type(why) is not dict or why.get("task") != task["id"]:
             self.stop()
             return "lost", []
-        return str(why.get("ended")), _parse(said)
+        return str(why.get("ended")), _parse(said, len(inputs), limits)
 
-    def read(self, seconds: float) -> bytes | None:
-        """The next frame; None if it does not come in time, or is none."""
+    def read(self, seconds: float, largest: int = protocol.LARGEST) -> bytes | None:
+        """The next frame; None if it does not come in time, is larger than that, or is none."""
         end, stream = time.monotonic() + seconds, self.process.stdout
-        content = b""
+        content = bytearray()
         wanted = protocol.HEADER
         while len(content) < wanted:
             left = end - time.monotonic()
@@ -207,9 +209,9 @@ class Sandbox:
             content += part
             if len(content) == protocol.HEADER == wanted:
                 wanted += int.from_bytes(content, "little")
-                if wanted > 2 * protocol.LARGEST:
+                if wanted > largest + protocol.HEADER:
                     return None
-        return content[protocol.HEADER :]
+        return bytes(content[protocol.HEADER :])
 
 
 def stage(folder: Path) -> None:
@@ -244,27 +246,35 @@ def visible() -> list[str]:
     return mounts
 
 
-def _parse(content: bytes) -> list[Said]:
+def printable(text: str, most: int = 1000) -> str:
+    """Text that any file, terminal and table takes: what cannot be printed as its escape, cut to a length."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])[:most]
+
+
+def _parse(content: bytes, cases: int, limits: Limits) -> list[Said]:
     """Results from the bytes that the learner's side wrote: anything may be in there."""
     found, place = [], 0
-    while place < len(content):
+    while place < len(content) and len(found) < 4 * cases + 100:
         parts = []
-        for _ in range(2):
+        for largest in (4000, limits.answer + 2**20):
             size = int.from_bytes(content[place : place + protocol.HEADER], "little")
             place += protocol.HEADER
-            if size > len(content) - place:
+            if size > min(largest, len(content) - place):
                 return found
             parts.append(content[place : place + size])
             place += size
         try:
             about = json.loads(parts[0])
+            number, seconds, memory = about["case"], float(about["seconds"]), about["memory"]
+            if type(number) is not int or not -1 <= number < cases:
+                continue
             said = Said(
-                int(about["case"]),
-                str(about["status"]),
-                str(about["detail"])[:500],
+                number,
+                printable(str(about["status"]), 20),
+                printable(str(about["detail"]), 500),
                 parts[1],
-                float(about["seconds"]),
-                int(about["memory"]),
+                min(max(seconds, 0.0), 1e6) if math.isfinite(seconds) else 0.0,
+                min(max(int(memory), 0), 2**50),
             )
         except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return found

@@ -1,13 +1,19 @@
-"""What is taken from a learner's notebook: the answer cells by their ids, and the first cell's imports.
+"""What is taken from a learner's notebook: the answer cells by their ids, and imports.
 
 Nothing else is looked at: not the checks, the points or the outputs, which a learner may have changed. A
 notebook is read as JSON of limited size; one that is broken is a submission without answers, with the reason.
 """
 
 import ast
+import contextlib
 import json
+import os
+import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from IPython.core.inputtransformer2 import TransformerManager
 
 from compresslab.classroom.exercises import of_grade_id
 
@@ -22,7 +28,7 @@ class Submission:
     Attributes:
         learner: who.
         answers: source by exercise id.
-        imports: the import statements of the notebook's first code cell, one a line.
+        imports: the import statements of all code cells, one a line.
         remarks: what was odd about the notebook, in words for a teacher.
     """
 
@@ -41,35 +47,52 @@ def read(path: Path, learner: str, wanted: set[str]) -> Submission:
         wanted: the ids of the lab's exercises.
     """
     try:
-        if path.is_symlink():
-            return Submission(learner, remarks=("the notebook is a link, which is not followed",))
-        if path.stat().st_size > LARGEST:
-            size = path.stat().st_size // 2**20
-            return Submission(learner, remarks=(f"the notebook has {size} MB, allowed are 20",))
-        cells = _cells(json.loads(path.read_text(encoding="utf-8")))
+        cells = _cells(json.loads(content(path).decode("utf-8-sig")))
     except (OSError, ValueError, RecursionError) as error:
         return Submission(learner, remarks=(f"the notebook cannot be read: {str(error)[:120]}",))
     return of_cells(cells, learner, wanted)
 
 
+def content(path: Path) -> bytes:
+    """The bytes of a file that is one: no link, no pipe, not too large.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is something else, or larger than 20 MB.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is no file")
+        if about.st_size > LARGEST:
+            raise ValueError(f"it has {about.st_size // 2**20} MB, allowed are 20")
+        return file.read(LARGEST + 1)
+
+
 def of_cells(cells: list, learner: str, wanted: set[str]) -> Submission:
     """What is taken from a notebook's cells, each as JSON has it; never raises for what is in them."""
-    answers, remarks, imports = {}, [], None
+    parts: dict[str, list[str]] = {}
+    imports: dict[str, None] = {}
+    remarks = []
     for cell in cells:
         source = _source(cell)
         if source is None:
             continue
-        imports = _imports(source) if imports is None else imports
+        plain, rewritten = without_magic(source)
+        imports |= dict.fromkeys(_imports(plain))
         id = _answered(cell)
-        if id not in wanted:
-            continue
-        if id in answers:
-            remarks.append(f"{id} has several answer cells: the last one counts")
-        answers[id], left_out = _without_magic(source)
-        if left_out:
-            remarks.append(f"{id}: {left_out} lines of shell or magic were left out")
+        if id in wanted:
+            parts.setdefault(id, []).append(plain)
+            if rewritten:
+                remarks.append(f"{id}: lines of shell or magic were not run")
+    # A cell that was split has its id twice; of two whole answers the later one defines the function.
+    answers = {id: "\n".join(sources) for id, sources in parts.items()}
+    remarks += [
+        f"{id} has {len(p)} answer cells, run in order" for id, p in parts.items() if len(p) > 1
+    ]
     remarks += [f"{id} has no answer cell" for id in sorted(wanted - set(answers))]
-    return Submission(learner, answers, tuple(imports or ()), tuple(remarks))
+    return Submission(learner, answers, tuple(imports), tuple(remarks))
 
 
 def _cells(notebook: object) -> list:
@@ -100,15 +123,25 @@ def _answered(cell: dict) -> str | None:
     return exercise.id if exercise else None
 
 
-def _without_magic(source: str) -> tuple[str, int]:
-    lines = source.splitlines()
-    kept = [line for line in lines if not line.lstrip().startswith(("!", "%"))]
-    return "\n".join(kept) + "\n", len(lines) - len(kept)
+def without_magic(source: str) -> tuple[str, bool]:
+    """Source that Python takes, and whether lines for IPython (%time, !pip, name?) had to be rewritten.
+
+    They become calls of `get_ipython()`, which does nothing while grading.
+    """
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        body = re.sub(r"^\s*%%[^\n]*\n", "", source)
+        with contextlib.suppress(SyntaxError, ValueError, IndexError, RecursionError):
+            return TransformerManager().transform_cell(body), True
+    except (ValueError, RecursionError, MemoryError):
+        pass
+    return source, False
 
 
 def _imports(source: str) -> list[str]:
     try:
-        tree = ast.parse(_without_magic(source)[0])
+        tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     kinds = (ast.Import, ast.ImportFrom)

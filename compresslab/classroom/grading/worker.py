@@ -10,11 +10,15 @@ that it started.
 Nothing in here knows what is expected. What the answer does to this process, it does to its own results.
 """
 
+import __future__
+
+import ast
 import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import linecache
 import os
 import resource
 import select
@@ -122,19 +126,55 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+class _Nothing:
+    """In the place of IPython: takes any call, and does nothing."""
+
+    def __getattr__(self, name: str) -> Callable:
+        return lambda *arguments, **named: None
+
+
+def _without_cache() -> None:
+    """Numba's cache needs a file that the answer is in; here it is in none."""
+    import numba
+
+    compiler = numba.njit
+    numba.njit = lambda *arguments, cache=False, **options: compiler(*arguments, **options)
+
+
+def _execute(source: str, name: str, space: dict, out: BinaryIO) -> None:
+    """The cell, statement by statement: what fails once the function is there, a demo call, costs nothing."""
+    linecache.cache["<answer>"] = (len(source), None, source.splitlines(True), "<answer>")
+    tree = ast.parse(source, "<answer>")
+    future = any(isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in tree.body)
+    flags = __future__.annotations.compiler_flag if future else 0
+    for statement in tree.body:
+        code = compile(
+            ast.Module([statement], []), "<answer>", "exec", flags=flags, dont_inherit=True
+        )
+        try:
+            exec(code, space)
+        except Exception as error:
+            if not callable(space.get(name)):
+                raise
+            _say(out, -1, "import", f"line {statement.lineno}, not run: {_described(error)}")
+
+
 def _prepare(task: dict, out: BinaryIO) -> Callable | None:
     """Run imports and answer; the function as the cases call it, or None after saying what went wrong."""
     import numpy as np
     import torch
 
-    space = {"__name__": "answer", "__builtins__": __builtins__}
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"], space = module, module.__dict__
+    space["get_ipython"] = lambda: _Nothing()
+    _without_cache()
     try:
         for line in task["imports"]:
             try:
                 exec(line, space)
             except Exception as error:
                 _say(out, -1, "import", f"{line}: {_described(error)}")
-        exec(compile(task["answer"], "<answer>", "exec", dont_inherit=True), space)
+        _execute(task["answer"], task["function"], space, out)
         function = space.get(task["function"])
         if function is None:
             _say(out, -1, "missing", f"the cell defines no {task['function']}")
@@ -221,6 +261,18 @@ def _others() -> int:
     return sum(name.isdigit() for name in os.listdir("/proc")) - 2
 
 
+def _held() -> int:
+    """Bytes that all processes here hold together, shared pages counted once."""
+    total = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/smaps_rollup") as file:
+                    pss = next(line for line in file if line.startswith("Pss:"))
+                total += 1024 * int(pss.split()[1])
+    return total
+
+
 def _kill_all(child: int, alone: bool) -> None:
     """End the child and whatever it started; alone in a pid namespace that is everybody else."""
     end = time.monotonic() + 5
@@ -249,7 +301,7 @@ def _supervise(
     child: int, pipe: int, limits: dict, relay: Callable[[bytes], None], alone: bool
 ) -> str:
     """Pass on what the child says, until it ends, says too much, takes too long or becomes too many."""
-    end, said = time.monotonic() + limits["wall"], 0
+    end, said, checked = time.monotonic() + limits["wall"], 0, time.monotonic()
     while True:
         left = end - time.monotonic()
         if left <= 0:
@@ -258,6 +310,10 @@ def _supervise(
         # The kernel's own limit on processes does not hold where the grader runs as root.
         if alone and _others() > limits["processes"]:
             return "processes"
+        if alone and time.monotonic() > checked + 0.2:
+            checked = time.monotonic()
+            if _held() > 1.5 * limits["memory"] + 2**30:
+                return "memory"
         if ready:
             part = os.read(pipe, 1 << 16)
             if not part:

@@ -3,8 +3,10 @@
 import copy
 import csv
 import json
+import os
 import shutil
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +225,75 @@ def test_a_worker_that_dies_once_costs_nothing_and_twice_is_told(class_folder, t
     later = Here()
     run(class_folder, tmp_path / "b.csv", later)
     assert later.ran == ["alice"]
+
+
+@needs_walls
+def test_odd_names_and_pipes_end_no_batch(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(ROOT / "labs" / "12_capstone.ipynb", folder / "zoe.ipynb")
+    (folder / os.fsdecode(b"al\xff.ipynb")).write_text("{")
+    os.mkfifo(folder / "pipe.ipynb")
+    (folder / "link.ipynb").symlink_to(folder / "pipe.ipynb")
+    (folder / ("n" * 200 + ".ipynb")).write_text("{")
+    marks = run(folder, tmp_path / "m.csv", Here(), seed=1)
+    assert len({m.learner for m in marks}) == 5
+    assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["run"]["seed"] == 1
+
+
+def test_the_notebook_that_is_meant_is_found_or_missed_with_a_row(tmp_path):
+    for learner, names in {
+        "copy": ["12_capstone (1).ipynb", "12_capstone.ipynb"],
+        "unclear": ["a.ipynb", "b.ipynb"],
+        "empty": [],
+    }.items():
+        (tmp_path / learner).mkdir()
+        for name in names:
+            (tmp_path / learner / name).write_text("{}")
+    found = grading.submissions(tmp_path, "12")
+    assert found["copy"].name == "12_capstone.ipynb"
+    assert not found["unclear"].exists()
+    assert not found["empty"].exists()
+
+
+def test_a_learner_with_two_submissions_is_refused(tmp_path):
+    (tmp_path / "same").mkdir()
+    (tmp_path / "same.ipynb").write_text("{}")
+    with pytest.raises(ValueError, match="two submissions of learner 'same'"):
+        grading.submissions(tmp_path, "12")
+
+
+class Breaks(Here):
+    """A pool whose process dies with the first submission."""
+
+    def submit(self, function, job):
+        future = Future()
+        future.set_exception(BrokenProcessPool("a process died"))
+        return future
+
+
+@needs_walls
+def test_a_pool_that_breaks_costs_nobody_a_mark(class_folder, tmp_path):
+    marks = run(class_folder, tmp_path / "m.csv", Breaks(), seed=1)
+    assert sum(m.points for m in marks if m.learner == "alice") == 9
+    assert "lost" not in {m.status for m in marks}
+
+
+@needs_walls
+def test_a_fault_of_the_judge_costs_one_exercise(monkeypatch):
+    real = marking.verdict
+
+    def faulty(exercise, *arguments):
+        if exercise.id == "combine.gaps":
+            raise ZeroDivisionError("a fault")
+        return real(exercise, *arguments)
+
+    monkeypatch.setattr(marking, "verdict", faulty)
+    marks = grade_notebook(ROOT / "solutions" / "12_capstone.ipynb", "x", "12", seed=1)
+    assert [m.status for m in marks].count("passed") == 4
+    lost = next(m for m in marks if m.status == "lost")
+    assert lost.exercise == "combine.gaps"
+    assert "ZeroDivisionError: a fault" in lost.message
 
 
 def test_a_folder_without_notebooks_is_refused(tmp_path):

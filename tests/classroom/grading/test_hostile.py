@@ -11,7 +11,7 @@ import pytest
 from compresslab.classroom.exercises import exercise
 from compresslab.classroom.grading.grade import grade_exercise
 from compresslab.classroom.grading.sandbox import MISSING, Limits, Sandbox, SandboxError, bubblewrap
-from compresslab.classroom.grading.submission import Submission
+from compresslab.classroom.grading.submission import Submission, without_magic
 
 pytestmark = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
 ROOT = Path(__file__).parents[3]
@@ -149,6 +149,26 @@ LIES = {
             def __torch_function__(self, *a, **k): return True
         def code_lengths(counts): return Liar()
         """,
+    "a harness that is talked into it": """
+        def code_lengths(counts):
+            real = np.array
+            np.array = lambda *a, **k: real([sum(counts), 1.0, 0.0])
+            return np.zeros(len(counts), int)
+        """,
+    "a number of 5000 digits": "def code_lengths(counts): return [10**5000]",
+    "another kind of number": """
+        def code_lengths(counts): return torch.zeros(len(counts), dtype=torch.bfloat16)
+        """,
+    "an error of megabytes": "def code_lengths(counts): raise ValueError('x' * 10**7)",
+    "a flood of lists": "def code_lengths(counts): return [[0] * 9000] * 9000",
+    "the worker's own channel": """
+        import glob, os
+        def code_lengths(counts):
+            for fd in glob.glob(f'/proc/{os.getppid()}/fd/*') + glob.glob('/proc/2/fd/*'):
+                try: os.write(os.open(fd, os.O_WRONLY | os.O_NONBLOCK), b'[' * 3000)
+                except OSError: pass
+            return np.zeros(len(counts), int)
+        """,
     "a pickle": """
         class Evil:
             def __reduce__(self): return (print, ('pwned',))
@@ -257,6 +277,42 @@ def test_nothing_outside_is_written(graded, tmp_path):
         """
     assert "RuntimeError: []" in graded(body(textwrap.dedent(write))).message
     assert {p: p.stat().st_mtime_ns for p in real} == before
+
+
+def test_settings_of_the_machine_cannot_be_written(graded):
+    # Asked, never tried: as root some of these files would be those of the whole machine.
+    places = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/vm/overcommit_memory",
+        "/proc/sysrq-trigger",
+    ]
+    places += ["/dev", "/dev/shm", "/staged", "/"]
+    ask = f"""
+        import os
+        raise RuntimeError(repr([p for p in {places} if os.access(p, os.W_OK)]))
+        """
+    assert "RuntimeError: []" in graded(body(textwrap.dedent(ask))).message
+
+
+def test_what_many_processes_hold_together_is_limited(graded):
+    many = """
+        import os, time
+        for _ in range(12):
+            if os.fork() == 0:
+                kept = bytearray(os.urandom(1)) * (300 * 2**20)
+                time.sleep(30)
+        time.sleep(30)
+        """
+    mark = graded(body(textwrap.dedent(many)))
+    assert mark.points == 0
+    assert "took too much memory" in mark.message
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\x1b[31mred\\x00", "=cmd()\\n\\r\\t"])
+def test_messages_can_be_printed_and_stored(graded, text):
+    mark = graded(body(f"raise ValueError('{text}')"))
+    assert mark.message.isprintable()
+    mark.message.encode("utf-8")
 
 
 def test_loopback_is_another_one(graded):
@@ -374,6 +430,46 @@ def test_unusual_but_right_answers_get_full_marks(graded):
             return np.array([bits[i] for i in range(len(counts))])
         """
     assert graded(unusual).status == "passed"
+
+
+HONEST = {
+    "a demo call that fails below": RIGHT
+    + "\ncheck(code_lengths, 'combine.code_lengths')\nprint(undefined)\n",
+    "magic around it": "%matplotlib inline\n!echo hello\n" + RIGHT,
+    "a dataclass": """
+        from __future__ import annotations
+        from dataclasses import dataclass
+        @dataclass
+        class Group:
+            n: int
+            symbols: list[Undefined]
+        """,
+    "a helper compiled with a cache": """
+        from numba import njit
+        @njit(cache=True)
+        def helper(x): return x + 1
+        assert helper(1) == 2
+        """,
+    "a main guard": """
+        ready = False
+        if __name__ == "__main__":
+            ready = True
+        assert ready
+        """,
+    "a scripted helper": """
+        import torch
+        @torch.jit.script
+        def helper(x: torch.Tensor) -> torch.Tensor:
+            return x + 1
+        """,
+}
+
+
+@pytest.mark.parametrize("before", HONEST.values(), ids=HONEST.keys())
+def test_honest_answers_in_odd_company_get_full_marks(graded, before):
+    answer = textwrap.dedent(before)
+    plain, _ = without_magic(answer if "def code_lengths" in answer else answer + RIGHT)
+    assert graded(plain).status == "passed"
 
 
 def test_without_walls_nothing_is_graded_unless_that_is_said(monkeypatch):
