@@ -297,13 +297,14 @@ def test_settings_of_the_machine_cannot_be_written(graded):
 def test_what_many_processes_hold_together_is_limited(graded):
     many = """
         import os, time
-        for _ in range(12):
+        for _ in range(11):
             if os.fork() == 0:
-                kept = bytearray(os.urandom(1)) * (300 * 2**20)
+                kept = bytearray(os.urandom(1)) * (200 * 2**20)
                 time.sleep(30)
         time.sleep(30)
         """
-    mark = graded(body(textwrap.dedent(many)))
+    limits = Limits(wall=12, cpu=4, memory=2**29, processes=30)
+    mark = graded(body(textwrap.dedent(many)), limits=limits)
     assert mark.points == 0
     assert "took too much memory" in mark.message
 
