@@ -157,10 +157,11 @@ class Sandbox:
         return [
             *(self.walls, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
             *("--cap-drop", "ALL", "--hostname", "grading"),
+            # First: Python itself may lie below /tmp.
+            *("--size", str(64 * 2**20), "--tmpfs", "/tmp", "--chdir", "/tmp"),
             *visible(),
             # Read-only: as root, files below /proc/sys would be those of the whole machine.
             *("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
-            *("--size", str(64 * 2**20), "--tmpfs", "/tmp", "--chdir", "/tmp"),
             *("--ro-bind", self.folder.name, inside, "--remount-ro", "/"),
             *(part for name, value in environment().items() for part in ("--setenv", name, value)),
             *("--", *python, f"{inside}/worker.py", inside, "alone"),
