@@ -99,7 +99,6 @@ def _limit(limits: dict) -> None:
         resource.RLIMIT_FSIZE: limits["file"],
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NPROC: limits["processes"],
     }
     for what, bound in bounds.items():
         _, hard = resource.getrlimit(what)
@@ -307,7 +306,7 @@ def _supervise(
         if left <= 0:
             return "time"
         ready, _, _ = select.select([pipe], [], [], min(left, 0.02))
-        # The kernel's own limit on processes does not hold where the grader runs as root.
+        # Counted here: the kernel's limit does not hold for root, and for others counts all that they run.
         if alone and _others() > limits["processes"]:
             return "processes"
         if alone and time.monotonic() > checked + 0.2:
