@@ -74,9 +74,9 @@ float_bytes = files.size(networks[0])
 print(f"float: {mean_sd(*start)} %, {in_bytes(float_bytes)}")
 
 # %% [markdown]
-# ## A hook: 388 kilobytes
+# ## A hook: how small?
 #
-# Lab 02 made this network's file four times smaller, lab 03 eight. How far can it go, at less than a point?
+# Lab 02 stored a weight in eight bits, lab 03 in four and in two. How far can this network's file go, at less than a point?
 
 # %%
 guess = predict(
@@ -573,7 +573,7 @@ Table(
 )
 
 # %% [markdown]
-# (Two symbols coded as one would come nearer, with a larger table.) Look at the grey bar: two kilobytes wasted by a file format are invisible beside 388, but a tenth of 18.
+# (Two symbols coded as one would come nearer, with a larger table.) Look at the grey bar: what a file format wastes is invisible beside the float file, and no longer here.
 #
 # Less on disk is not less in memory, and not faster: what runs is an ordinary float network again, zeros included; its time is on the map in section 8. (Han et al. built a chip for it.)
 #
@@ -739,7 +739,7 @@ Table(
 )
 
 # %% [markdown]
-# Among candidates that meet every constraint the one that loses the fewest points is recommended; if bytes or speed matter more to you, tighten that constraint. The last column was not looked at for choosing: had it been, it would be no test any more. And look at the server's table: distillation is the technique for quality, yet here rounding alone loses so little that nothing is left to mend.
+# Among candidates that meet every constraint the one that loses the fewest points is recommended; if bytes or speed matter more to you, tighten that constraint. The last column was not looked at for choosing: had it been, it would be no test any more. And look at the server's table: distillation is the technique for quality. What does rounding leave for it to mend here?
 #
 # **Your turn.** A pipeline is a dictionary of functions from a network to a network. The one below meets the microcontroller's constraints. Change it (shares, bits, order, stages) until it needs less than 20 kB and loses less than half a point.
 
@@ -1000,7 +1000,7 @@ entries = [
 leaderboard.table(entries)
 
 # %% [markdown]
-# Ideas: how far can 85 % go with more epochs (8? 16?), and with the teacher of lab 08 beside it? Which layers need 15 values, which do with 7? Half the channels *and* Deep Compression? Norms as float16? Two-bit codes, Huffman-coded? What does the fastest network spend its time on, if a layer takes ten microseconds of Python?
+# Ideas: how far can 85 % go with more epochs (8? 16?), and with the teacher of lab 08 beside it? Which layers need 15 values, which do with 7? Half the channels *and* Deep Compression? Norms as float16? Two-bit codes, Huffman-coded? What does the fastest network spend its time on, for one image?
 #
 # ## When not to
 #

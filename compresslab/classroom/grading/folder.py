@@ -179,9 +179,8 @@ def _graded(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, list
                 # A judging process died and took the pool with it; nobody knows whose submission it was.
                 yield from _one_by_one([job, *waiting.values()])
                 return
-            except (
-                Exception
-            ) as error:  # A worker may die in ways of its own: no submission ends the batch.
+            # A worker may die in ways of its own: no submission ends the batch.
+            except Exception as error:
                 if tries[job] < TRIES:
                     tries[job] += 1
                     waiting[executor.submit(grade, job)] = job
@@ -196,7 +195,9 @@ def _one_by_one(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Mark]]]:
         with ProcessPoolExecutor(1, mp_context=spawn) as alone:
             try:
                 yield job, [Mark(**mark) for mark in alone.submit(grade, job).result()]
-            except BrokenExecutor as error:
+            except SandboxError:
+                raise
+            except Exception as error:
                 yield job, _lost(job, error)
 
 

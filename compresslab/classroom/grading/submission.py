@@ -18,7 +18,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from compresslab.classroom.exercises import of_grade_id
 
 LARGEST = 20 * 2**20
-DEEPEST_SOURCE = 100_000
+LONGEST_SOURCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _source(cell: object) -> str | None:
     source = cell.get("source", "")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
-    return source if isinstance(source, str) and len(source) < DEEPEST_SOURCE else None
+    return source if isinstance(source, str) and len(source) < LONGEST_SOURCE else None
 
 
 def _answered(cell: dict) -> str | None:

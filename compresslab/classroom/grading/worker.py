@@ -30,8 +30,6 @@ import types
 from collections.abc import Callable
 from typing import BinaryIO, ClassVar, NoReturn
 
-FRAME = 8
-
 
 # ---- the library is not here ---------------------------------------------------------------------
 class _Missing:
@@ -111,14 +109,14 @@ def _limit(limits: dict) -> None:
 
 
 def _say(out: BinaryIO, case: int, status: str, detail: str = "", payload: bytes = b"") -> None:
-    """One result: a line of JSON and the bytes, in one write as far as the pipe allows."""
+    """One result: a frame of JSON and one of the bytes."""
+    from protocol import write_frame
+
     used = resource.getrusage(resource.RUSAGE_SELF)
     about = {"case": case, "status": status, "detail": detail[:500]}
     about |= {"seconds": used.ru_utime + used.ru_stime, "memory": used.ru_maxrss * 1024}
-    line = json.dumps(about).encode()
-    for content in (line, payload):
-        out.write(len(content).to_bytes(FRAME, "little") + content)
-    out.flush()
+    write_frame(out, json.dumps(about).encode())
+    write_frame(out, payload)
 
 
 def _described(error: BaseException) -> str:
@@ -293,7 +291,8 @@ def _empty(folder: str) -> None:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
-            os.unlink(entry.path)
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
 
 
 def _supervise(

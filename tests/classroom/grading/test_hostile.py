@@ -1,6 +1,5 @@
 """Hostile and broken answers: points for what was honestly right, and the next answer is graded as ever."""
 
-import os
 import socket
 import textwrap
 import threading
@@ -128,7 +127,6 @@ LIES = {
         import builtins
         np.isclose = np.allclose = np.array_equal = lambda *a, **k: True
         builtins.isinstance = lambda *a: True
-        np.ndarray.__eq__ if False else None
         def code_lengths(counts): return np.zeros(len(counts), int)
         """,
     "patched torch": """
@@ -200,7 +198,7 @@ LIES = {
         def code_lengths(counts):
             sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != '_Finder']
             sys.modules.pop('compresslab', None)
-            for place in ('/work/main', '/staged', '.', '..'): sys.path.insert(0, place)
+            for place in ('ROOT', '/staged', '.', '..'): sys.path.insert(0, place)
             return importlib.import_module('compresslab.numerics.entropy').code_lengths(counts)
         """,
     "a result written to every channel": """
@@ -233,7 +231,7 @@ LIES = {
 
 @pytest.mark.parametrize("answer", LIES.values(), ids=LIES.keys())
 def test_lies_earn_nothing(graded, answer):
-    assert graded(answer).points == 0
+    assert graded(answer.replace("ROOT", str(ROOT))).points == 0
 
 
 def test_what_lies_outside_is_not_there(graded, tmp_path):
@@ -493,4 +491,3 @@ def test_without_walls_nothing_is_graded_unless_that_is_said(monkeypatch):
         )
         mark = grade_exercise(exercise("combine.code_lengths"), stolen, 1, open_air, LIMITS)
         assert mark.points == 0
-    assert os.getpid() > 0
