@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from compresslab import data
 from compresslab.measure import Measurement
 
 # Okabe and Ito's palette (2008): told apart by readers with any of the common colour blindnesses.
@@ -202,8 +203,9 @@ def claim(sentence: str, condition: bool, *, timed: bool = False) -> None:
     """State a finding: print the sentence if the condition holds, else stop with it.
 
     The sentence holds no measured number, so that it reads the same wherever it is true. A finding
-    about time belongs to a machine and a minute: where it does not come out, the notebook says so and
-    goes on, since another program at work beside it is no mistake of the reader's.
+    about time belongs to a machine and a minute, and the labs' findings were made on the default data:
+    where one does not come out for such a reason, the notebook says so and goes on, since it is no
+    mistake of the reader's.
 
     Args:
         sentence: the finding.
@@ -211,7 +213,7 @@ def claim(sentence: str, condition: bool, *, timed: bool = False) -> None:
         timed: whether the condition rests on a measured time.
 
     Raises:
-        ClaimFailed: if the condition is false and rests on no time.
+        ClaimFailed: if the condition is false, rests on no time, and the data are the default.
         TypeError: if the condition is not a truth value.
     """
     if type(condition).__name__ not in ("bool", "bool_"):
@@ -220,5 +222,7 @@ def claim(sentence: str, condition: bool, *, timed: bool = False) -> None:
         print(f"✔ {sentence}")
     elif timed:
         print(f"✘ not on this machine, in this run: {sentence}")
+    elif data.chosen() != data.DEFAULT:
+        print(f"✘ not on {data.chosen()}, in this run: {sentence}")
     else:
         raise ClaimFailed(f"not borne out here: {sentence}")

@@ -21,7 +21,14 @@ SOURCES = {
     "cifar10": cifar10,
 }
 
-__all__ = ["SOURCES", "Examples", "Split", "load"]
+DEFAULT = "glyphs"
+
+__all__ = ["DEFAULT", "SOURCES", "Examples", "Split", "chosen", "load"]
+
+
+def chosen() -> str:
+    """The data set that labs run on: COMPRESSLAB_DATASET, else the default."""
+    return os.environ.get("COMPRESSLAB_DATASET") or DEFAULT
 
 
 def load(
@@ -30,8 +37,7 @@ def load(
     """One data set, split for training, choosing and testing.
 
     Args:
-        name: "glyphs", "lowercase", "digits", "mnist" or "cifar10"; if None, the environment variable
-            COMPRESSLAB_DATASET, else "glyphs".
+        name: "glyphs", "lowercase", "digits", "mnist" or "cifar10"; if None, the `chosen` one.
         size: height and width in pixels; other sizes than the source's are area-averaged. Glyphs are
             drawn at 16 or 28. If None: glyphs 16, otherwise the source's own.
         train_size: at most so many training images; if None, all (glyphs: 16,000).
@@ -45,7 +51,7 @@ def load(
             expected and found).
         FileNotFoundError: if the files are neither at hand nor can be fetched.
     """
-    name = name or os.environ.get("COMPRESSLAB_DATASET") or "glyphs"
+    name = name or chosen()
     if name not in SOURCES:
         raise ValueError(f"name must be one of {', '.join(SOURCES)}, got {name!r}")
     if train_size is not None and train_size < 1:

@@ -1,0 +1,342 @@
+"""Every technique on every data set: `python -m benchmarks.results --data mnist [--only NAME]`.
+
+One network for all, the VGG-like one on images of 16 by 16, and a row a technique: bytes of the written file,
+multiply-accumulates, times faster than the float network (one thread, all raced in one run, layout
+channels-last), test accuracy as mean ± sd over seeds, and what a paper says of the same technique on its own
+network. Controls are rows like any other. The records go to docs/results/DATA.json, and docs/results.md is
+made from all that lie there.
+
+Settings are those of the labs and the same on every data set; nothing was tuned on test images.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numba
+import torch
+import typer
+from torch import nn
+from tqdm import tqdm
+
+from compresslab import models, pipeline
+from compresslab.data import Split, load
+from compresslab.kernels.simd import instruction_set
+from compresslab.measure import count_layers, race_networks
+from compresslab.pipeline import Material
+from compresslab.runtime import files
+from compresslab.runtime.program import Program
+from compresslab.techniques import sharing
+from compresslab.techniques.binarize import XnorNet
+from compresslab.techniques.distill import Distillation, cached
+from compresslab.techniques.prune import KeepMask
+from compresslab.techniques.quantizer import QuantConfig
+from compresslab.techniques.scores import prunable
+from compresslab.techniques.tickets import search, shuffled
+from compresslab.training import evaluate, fit, seed_everything
+
+RECORDS = Path(__file__).parents[1] / "docs" / "results"
+DATA = ("glyphs", "mnist", "cifar10")
+SIZE, TRAIN, SEEDS = 16, 16_000, (0, 1, 2)
+EPOCHS, TUNING, RATE = 6, 4, 0.15
+WIDTHS = (32, 64, 128)
+TICKET = (0.6, 0.36, 0.2)
+
+
+class Bench:
+    """One data set and one seed: the trained network, and what techniques begin with."""
+
+    def __init__(self, data: Split, seed: int) -> None:
+        self.data, self.seed = data, seed
+
+    def build(
+        self, kind: type[nn.Module] = models.VGGLike, widths: Sequence[int] = WIDTHS
+    ) -> nn.Module:
+        """A network with this seed's initial weights."""
+        seed_everything(self.seed)
+        network = kind(self.data.shape, len(self.data.classes), tuple(widths))
+        return network.to(memory_format=torch.channels_last)
+
+    def train(self, network: nn.Module, epochs: float, **options: object) -> nn.Module:
+        """Train in place as the float network is."""
+        settings = {"lr": RATE, "seed": self.seed, "progress": False} | options
+        fit(network, self.data.train, epochs, **settings)
+        return network
+
+    @functools.cached_property
+    def network(self) -> nn.Module:
+        """The float network; stages copy it."""
+        return self.train(self.build(), EPOCHS)
+
+    def material(self, epochs: float = TUNING) -> Material:
+        """What a stage of a pipeline may use."""
+        return Material(self.data.train.x[:500], self.data.train, epochs, RATE, self.seed)
+
+    @functools.cached_property
+    def halved(self) -> nn.Module:
+        """Half of every layer's channels, tuned; two rows begin with it."""
+        return pipeline.cut_channels(self.material(), 0.5)(self.network)
+
+    @functools.cached_property
+    def ticket(self) -> tuple[dict, object, nn.Module]:
+        """The start, the mask and the trained winning ticket at a fifth of the weights."""
+        start = {n: t.clone() for n, t in self.build().state_dict().items()}
+        found = search(
+            self.build, lambda n, hooks: self.train(n, EPOCHS, hooks=hooks), TICKET, start
+        )
+        *_, (_, mask, network) = found
+        return start, mask, network
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A row: what makes the network, the lab that explains it, and what a paper says."""
+
+    name: str
+    lab: int
+    make: Callable[[Bench], nn.Module]
+    paper: str = ""
+
+
+def _quantized(epochs: float = 0, **config: object) -> Callable[[Bench], nn.Module]:
+    def make(bench: Bench) -> nn.Module:
+        return pipeline.quantize(bench.material(), QuantConfig(**config), epochs)(bench.network)
+
+    return make
+
+
+def _ticket_by_chance(bench: Bench) -> nn.Module:
+    start, mask, _ = bench.ticket
+    network = bench.build()
+    network.load_state_dict(start)
+    mask = shuffled(mask, 1000 + bench.seed)
+    return bench.train(network, EPOCHS, hooks=[KeepMask(mask)])
+
+
+def _narrow(bench: Bench) -> nn.Module:
+    return bench.build(widths=[w // 2 for w in WIDTHS])
+
+
+def _student(bench: Bench) -> nn.Module:
+    loss = Distillation(cached(bench.network, bench.data.train.x), 0.1, 4.0)
+    return bench.train(_narrow(bench), EPOCHS + TUNING, loss=loss)
+
+
+def _shared(bench: Bench) -> nn.Module:
+    pruned = pipeline.prune(bench.material(), 0.85)(bench.network)
+    return pipeline.share(bench.material(), 15)(pruned)
+
+
+def _binary(bench: Bench) -> nn.Module:
+    def build() -> nn.Module:
+        return XnorNet(bench.data.shape, len(bench.data.classes))
+
+    return pipeline.binary(bench.material(), build, EPOCHS + TUNING)(bench.network)
+
+
+FOUR = {"weight_bits": 4, "activation_bits": 4, "edge_bits": 8, "weight_range": "mse"}
+TWO = FOUR | {"weight_bits": 2, "activation_bits": 2}
+TECHNIQUES = [
+    Technique("float32", 0, lambda b: b.network),
+    Technique(
+        "float32, trained as long as the tuned ones (control)",
+        0,
+        lambda b: b.train(b.build(), EPOCHS + TUNING),
+    ),
+    Technique(
+        "int8 after training",
+        2,
+        _quantized(),
+        "0.1 points lost (ResNet-18; Nagel et al. 2021, section 3.6)",
+    ),
+    Technique("4 bits, weights and activations, after training", 2, _quantized(**FOUR)),
+    Technique(
+        "4 bits, one epoch through the quantizers (LSQ)",
+        3,
+        _quantized(1, **FOUR, learned=True),
+        "0.6 points gained (ResNet-18; Esser et al. 2020, table 1)",
+    ),
+    Technique(
+        "2 bits, one epoch through the quantizers (LSQ)",
+        3,
+        _quantized(1, **TWO, learned=True),
+        "2.9 points lost (ResNet-18; Esser et al. 2020, table 1)",
+    ),
+    Technique(
+        "85 % of the weights pruned, tuned",
+        4,
+        lambda b: pipeline.prune(b.material(), 0.85)(b.network),
+        "92 % without loss (LeNet-300-100; Han et al. 2015, table 4)",
+    ),
+    Technique("half the channels cut, tuned", 4, lambda b: b.halved),
+    Technique(
+        "half the width from scratch (control)",
+        4,
+        lambda b: b.train(_narrow(b), EPOCHS + TUNING),
+        "as good as the cut one or better (Liu et al. 2019, table 1)",
+    ),
+    Technique(
+        "winning ticket, a fifth of the weights",
+        5,
+        lambda b: b.ticket[2],
+        "as good as dense at 3.6 % (LeNet; Frankle and Carbin 2019, figure 3)",
+    ),
+    Technique("random ticket of that size (control)", 5, _ticket_by_chance),
+    Technique(
+        "low rank, half of the parameters, tuned",
+        6,
+        lambda b: pipeline.low_rank(b.material(), 0.5)(b.network),
+    ),
+    Technique(
+        "depthwise-separable network, from scratch",
+        7,
+        lambda b: b.train(b.build(models.DepthwiseNet, (32, 64, 96)), EPOCHS + TUNING),
+        "1.1 points lost at 8.6 times fewer MACs (ImageNet; Howard et al. 2017, table 4)",
+    ),
+    Technique(
+        "half the width, distilled",
+        8,
+        _student,
+        "146 errors down to 74 of 10,000 (MNIST; Hinton et al. 2015, section 3)",
+    ),
+    Technique(
+        "binary weights and activations (XNOR)",
+        10,
+        _binary,
+        "12.4 points lost (AlexNet; Rastegari et al. 2016, table 1)",
+    ),
+    Technique(
+        "85 % pruned, 15 shared values, Huffman-coded",
+        12,
+        _shared,
+        "39 times smaller without loss (LeNet-5; Han et al. 2016, table 1)",
+    ),
+    Technique(
+        "half the channels, then int8",
+        12,
+        lambda b: pipeline.quantize(b.material(), QuantConfig())(b.halved),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A technique on a data set: bytes, MACs, times faster than float32 at batch 1 and 64, accuracies."""
+
+    technique: str
+    lab: int
+    paper: str
+    bytes: int
+    nonzeros: int
+    macs: int
+    times_faster: dict[str, float]
+    accuracies: list[float]
+
+
+def _deployed(network: nn.Module) -> tuple[nn.Module, int]:
+    """What would run, and the bytes of its file."""
+    runs = pipeline.deployed(network)
+    if not isinstance(runs, Program):
+        runs = runs.to(memory_format=torch.channels_last)
+    return runs, files.size(network if sharing.shared_layers(network) else runs)
+
+
+def run(name: str, seeds: Sequence[int], only: str | None, train: int) -> list[Row]:
+    """All techniques on one data set, or float32 and one other."""
+    benches = [Bench(load(name, SIZE, train, seed=0), seed) for seed in seeds]
+    chosen = [t for t in TECHNIQUES if only is None or t.name in ("float32", only)]
+    first, sizes, accuracies = {}, {}, {}
+    for technique in tqdm(chosen, desc=name):
+        for bench in benches:
+            network, size = _deployed(technique.make(bench))
+            accuracies.setdefault(technique.name, []).append(evaluate(network, bench.data.test))
+            first.setdefault(technique.name, network)
+            sizes.setdefault(technique.name, size)
+    faster = _times_faster(first, benches[0].data)
+    shape = benches[0].data.shape
+    return [
+        Row(
+            t.name,
+            t.lab,
+            t.paper,
+            sizes[t.name],
+            _nonzeros(first[t.name]),
+            sum(layer.macs for layer in count_layers(first[t.name], shape)),
+            faster[t.name],
+            accuracies[t.name],
+        )
+        for t in chosen
+    ]
+
+
+def _nonzeros(network: nn.Module) -> int:
+    return sum(int(layer.weight.count_nonzero()) for layer in prunable(network).values())
+
+
+def _times_faster(networks: dict[str, nn.Module], data: Split) -> dict[str, dict[str, float]]:
+    faster: dict[str, dict[str, float]] = {name: {} for name in networks}
+    for batch in (1, 64):
+        x = data.test.x[:batch].contiguous(memory_format=torch.channels_last)
+        seconds = race_networks(networks, x)
+        for name, took in seconds.items():
+            faster[name][str(batch)] = seconds["float32"] / took
+    return faster
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on beside the code."""
+    return {
+        "processor": f"{platform.machine()}, {instruction_set()}, {os.cpu_count()} cores",
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "numba": numba.__version__,
+    }
+
+
+def main(
+    data: Annotated[str, typer.Option(help=f"one of {', '.join(DATA)}")] = "glyphs",
+    only: Annotated[str | None, typer.Option(help="one row, printed and not kept")] = None,
+    seeds: Annotated[int, typer.Option(help="how many", min=1)] = len(SEEDS),
+    train: Annotated[int, typer.Option(help="training images", min=100)] = TRAIN,
+    out: Annotated[Path, typer.Option(help="folder of the records")] = RECORDS,
+) -> None:
+    """Run the techniques on one data set; keep the records and write docs/results.md anew."""
+    from benchmarks.page import results_table, write_results
+
+    names = [t.name for t in TECHNIQUES]
+    if data not in DATA:
+        raise typer.BadParameter(f"--data must be one of {', '.join(DATA)}, got {data!r}")
+    if only is not None and only not in names:
+        raise typer.BadParameter(f"--only must be one of {'; '.join(names)}, got {only!r}")
+    torch.set_num_threads(1)
+    rows = run(data, range(seeds), only, train)
+    record = {
+        "data": data,
+        "machine": machine(),
+        "seeds": seeds,
+        "train": train,
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    typer.echo(results_table(record))
+    if only is None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{data}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_results(out)
+
+
+def mean_and_sd(accuracies: Sequence[float]) -> tuple[float, float]:
+    """Over seeds; the sd is NaN for one."""
+    sd = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
+    return statistics.fmean(accuracies), sd
+
+
+if __name__ == "__main__":
+    typer.run(main)
