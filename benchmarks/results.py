@@ -44,7 +44,7 @@ from compresslab.training import evaluate, fit, seed_everything
 
 RECORDS = Path(__file__).parents[1] / "docs" / "results"
 DATA = ("glyphs", "mnist", "cifar10")
-SIZE, TRAIN, SEEDS = 16, 16_000, (0, 1, 2)
+SIZE, TRAIN, SEEDS = 16, 8_000, (0, 1, 2)
 EPOCHS, TUNING, RATE = 6, 4, 0.15
 WIDTHS = (32, 64, 128)
 TICKET = (0.6, 0.36, 0.2)

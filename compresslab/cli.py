@@ -1,4 +1,4 @@
-"""The command line: `compresslab lab | progress | grade | release | checkpoint`."""
+"""The command line: `compresslab lab | doctor | progress | grade | release | checkpoint`."""
 
 import os
 import sys
@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+
+@app.callback()
+def _start() -> None:
+    # A Windows console of an old code page has no ✔: better a question mark than no answer.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _course_folder(name: str) -> Path:
@@ -31,6 +39,25 @@ def lab(
         options.append("--allow-root")
     command = [sys.executable, "-m", "jupyterlab", *options]
     os.execv(sys.executable, command)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is wrong with this installation, and how to mend it (about five seconds)."""
+    from compresslab.doctor import NOTE, WRONG, examine
+
+    typer.echo("Looking (the first time on a machine kernels are compiled: up to a minute) ...")
+    states = []
+    for finding in examine():
+        typer.echo(str(finding))
+        states.append(finding.state)
+    if WRONG in states:
+        typer.echo(f"{states.count(WRONG)} to mend, in the order above.")
+        raise typer.Exit(1)
+    notes = states.count(NOTE)
+    typer.echo(
+        "Nothing to mend." + (f" Lines with · are worth reading ({notes})." if notes else "")
+    )
 
 
 @app.command()

@@ -11,7 +11,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compresslab"
 LAYERS = [
     *("kernels", "numerics", "data", "models", "gpt", "training", "pretrained", "published"),
-    *("techniques", "runtime", "measure", "report", "pipeline", "advisor", "classroom", "cli"),
+    *(
+        "techniques",
+        "runtime",
+        "measure",
+        "report",
+        "pipeline",
+        "advisor",
+        "classroom",
+        "doctor",
+        "cli",
+    ),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

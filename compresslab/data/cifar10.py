@@ -20,9 +20,14 @@ BATCHES = [f"data_batch_{i}.bin" for i in range(1, 6)]
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 
 
+def found() -> Path | None:
+    """The folder that holds a training batch and the test batch, if they are at hand."""
+    return files.find(FOLDER, [BATCHES[0], "test_batch.bin"])
+
+
 def load(train_size: int | None, seed: int) -> Split:
     """Read the batches that are there, fetching the archive if there are none."""
-    folder = files.find(FOLDER, [BATCHES[0], "test_batch.bin"])
+    folder = found()
     if folder is None:
         folder = _fetch()
     present = [folder / name for name in BATCHES if (folder / name).is_file()]

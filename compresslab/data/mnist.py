@@ -25,9 +25,14 @@ MD5 = {
 }
 
 
+def found() -> Path | None:
+    """The folder that holds the files, if they are at hand."""
+    return files.find("mnist", list(MD5))
+
+
 def load(train_size: int | None, seed: int) -> Split:
     """Read the four files, fetching them if they are not at hand."""
-    folder = files.find("mnist", list(MD5))
+    folder = found()
     if folder is None:
         for name, md5 in MD5.items():
             folder = files.fetch(HOME + name, name, "mnist", f"md5:{md5}")

@@ -1,0 +1,320 @@
+"""What is wrong with an installation, and how to mend it: `compresslab doctor`.
+
+    check        asks
+    python       is it a version that the course was made for?
+    packages     is every required package here, in a version that fits?
+    jupyter      would a notebook run on this very Python?
+    threads      has torch as many threads as there are cores to run them on?
+    processor    which vector instructions do the kernels find?
+    kernels      does a kernel of every family give what NumPy gives?
+    cache        is there a place to keep compiled kernels?
+    data         where do data sets come from, and can they be kept?
+    progress     can what was passed be remembered?
+    extras       what is installed beside the course, for comparisons and grading?
+
+A check that breaks is a finding too, so nothing here is imported before it is needed. It takes about five
+seconds; the first time on a machine longer, since kernels are compiled. Nothing is changed but the caches.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+FINE, NOTE, WRONG = "fine", "note", "wrong"
+SIGNS = {FINE: "✔", NOTE: "·", WRONG: "✘"}
+REINSTALL = "install again: pip install --constraint constraints.txt --editable ."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer: what was asked, how it stands (FINE, NOTE or WRONG), what was found, how to mend it."""
+
+    what: str
+    state: str
+    found: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        """A line, and one below it with the way out."""
+        line = f"{SIGNS[self.state]} {self.what:<10} {self.found}"
+        return f"{line}\n  {'':<10} -> {self.mend}" if self.mend else line
+
+
+def examine() -> Iterator[Finding]:
+    """Every check's findings, as they come; a check that raises is WRONG with its error."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except Exception as error:  # a broken installation breaks in any way it likes
+            name = check.__name__.strip("_")
+            yield Finding(name, WRONG, f"{type(error).__name__}: {error}", REINSTALL)
+
+
+def _python() -> Iterator[Finding]:
+    from packaging.specifiers import SpecifierSet
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    wanted = metadata.metadata("compresslab")["Requires-Python"]
+    if SpecifierSet(wanted).contains(version):
+        yield Finding("python", FINE, f"{version}, {sys.executable}")
+    else:
+        mend = f"make the environment anew with a Python {wanted}"
+        yield Finding("python", WRONG, f"{version}, the course wants {wanted}", mend)
+
+
+def _packages() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in metadata.requires("compresslab") or []]
+    wanted = [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
+    unfit = [complaint for r in wanted if (complaint := _unfit(r))]
+    for complaint in unfit:
+        yield Finding("packages", WRONG, complaint, REINSTALL)
+    if not unfit:
+        versions = ", ".join(
+            f"{name} {metadata.version(name)}" for name in ("torch", "numba", "numpy")
+        )
+        yield Finding("packages", FINE, f"all {len(wanted)} fit; {versions}")
+
+
+def _unfit(requirement: object) -> str:
+    """What is wrong with one requirement; empty if nothing is."""
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement} is not installed"
+    if requirement.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{requirement.name} is {version}, the course wants {requirement.specifier}"
+
+
+def _jupyter() -> Iterator[Finding]:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    program = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    # JupyterLab puts its own interpreter in the place of a bare name.
+    if Path(program).name == program or Path(program).absolute() == Path(sys.executable).absolute():
+        yield Finding("jupyter", FINE, f"JupyterLab {metadata.version('jupyterlab')}")
+    else:
+        mend = "jupyter kernelspec remove python3, or choose another kernel in the notebook's menu"
+        yield Finding("jupyter", WRONG, f"the kernel 'Python 3' runs {program}", mend)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, or less where a container is given a share."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+def _threads() -> Iterator[Finding]:
+    import torch
+
+    threads, cores = torch.get_num_threads(), usable_cores()
+    found = f"torch uses {threads} of {cores} cores"
+    if threads > cores:
+        mend = f"start with OMP_NUM_THREADS={cores}: threads without a core wait for each other"
+        yield Finding("threads", WRONG, found, mend)
+    else:
+        yield Finding("threads", FINE, found)
+
+
+def _processor() -> Iterator[Finding]:
+    from compresslab.kernels.simd import instruction_set, tiles_available
+
+    found = instruction_set()
+    tiles = ", int8 tiles usable" if tiles_available() else ""
+    if found == "baseline":
+        mend = "kernels work, several times slower; is NUMBA_CPU_NAME set?"
+        yield Finding("processor", NOTE, "no vector instructions that the kernels know", mend)
+    else:
+        yield Finding("processor", FINE, f"{found}{tiles}")
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+def _kernels() -> Iterator[Finding]:
+    wrong = [name for name, agrees in KERNELS.items() if not agrees()]
+    for name in wrong:
+        mend = "remove the compiled kernels (make clean); if it stays, report processor and versions"
+        yield Finding("kernels", WRONG, f"{name} does not give what NumPy gives", mend)
+    if not wrong:
+        yield Finding("kernels", FINE, f"{len(KERNELS)} families give what NumPy gives")
+
+
+def _affine_agrees() -> bool:
+    import numpy as np
+
+    from compresslab.kernels import affine, reference
+
+    x = np.random.default_rng(0).normal(0, 1, (5, 33)).astype(np.float32)
+    arguments = (x, np.float32(0.02), 3, -128, 127)
+    return np.array_equal(affine.quantize(*arguments), reference.quantize(*arguments))
+
+
+def _bitpack_agrees() -> bool:
+    import numpy as np
+
+    from compresslab.kernels import bitpack, reference
+
+    codes = np.random.default_rng(0).integers(0, 8, 101, dtype=np.uint8)
+    packed = bitpack.pack(codes, 3)
+    whole = np.array_equal(bitpack.unpack(packed, 3, 101), codes)
+    return whole and np.array_equal(packed, reference.pack(codes, 3))
+
+
+def _int8_agrees() -> bool:
+    import numpy as np
+
+    from compresslab.kernels import int8
+
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (7, 70), dtype=np.uint8)
+    w = random.integers(-127, 128, (19, 70), dtype=np.int8)
+    sums = int8.matmul(x, int8.pack_weight(w))
+    return np.array_equal(sums, x.astype(np.int32) @ w.T.astype(np.int32))
+
+
+def _lowbit_agrees() -> bool:
+    import numpy as np
+
+    from compresslab.kernels import lowbit
+
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 16, (16, 64), dtype=np.uint8)
+    x = random.normal(0, 1, (3, 64)).astype(np.float32)
+    scale, zero = np.full((16, 2), 0.1, np.float32), np.full((16, 2), 8)
+    weight = lowbit.pack_weight(codes, scale, zero, 4, 32)
+    expected = x @ (0.1 * (codes.astype(np.float32) - 8)).T
+    return bool(np.allclose(lowbit.matmul(x, weight), expected, atol=1e-3))
+
+
+def _sparse_agrees() -> bool:
+    import numpy as np
+
+    from compresslab.kernels import sparse
+
+    random = np.random.default_rng(0)
+    w = random.normal(0, 1, (9, 40)).astype(np.float32) * (random.random((9, 40)) < 0.3)
+    x = random.normal(0, 1, (40, 5)).astype(np.float32)
+    return bool(
+        np.allclose(sparse.matmul(sparse.Csr.of(w.astype(np.float32)), x), w @ x, atol=1e-4)
+    )
+
+
+def _xnor_agrees() -> bool:
+    import numpy as np
+
+    from compresslab.kernels import xnor
+
+    random = np.random.default_rng(0)
+    x, w = (random.normal(0, 1, (n, 100)).astype(np.float32) for n in (3, 17))
+    sums = xnor.matmul(xnor.pack_signs(x), xnor.pack_weight(xnor.pack_signs(w), 100))
+    return np.array_equal(sums, np.where(x < 0, -1, 1) @ np.where(w < 0, -1, 1).T)
+
+
+KERNELS: dict[str, Callable[[], bool]] = {
+    "affine": _affine_agrees,
+    "bitpack": _bitpack_agrees,
+    "int8": _int8_agrees,
+    "lowbit": _lowbit_agrees,
+    "sparse": _sparse_agrees,
+    "xnor": _xnor_agrees,
+}
+"""Whether a small product of each family is what NumPy computes."""
+
+
+# ---- folders -------------------------------------------------------------------------------------
+def writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder, or in the first folder above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _cache() -> Iterator[Finding]:
+    from compresslab.kernels.affine import quantize_runs
+
+    where = getattr(getattr(quantize_runs, "_cache", None), "cache_path", None)
+    if where and writable(Path(where)):
+        yield Finding("cache", FINE, f"compiled kernels are kept in {where}")
+    elif os.environ.get("NUMBA_DISABLE_JIT"):
+        mend = "unset NUMBA_DISABLE_JIT"
+        yield Finding("cache", NOTE, "kernels run uncompiled, hundreds of times slower", mend)
+    else:
+        mend = "name a folder that can be written in NUMBA_CACHE_DIR"
+        found = "no place for compiled kernels: every start compiles them anew"
+        yield Finding("cache", NOTE, found, mend)
+
+
+def _data() -> Iterator[Finding]:
+    from compresslab.data import SOURCES, cifar10, files, mnist
+
+    chosen = os.environ.get("COMPRESSLAB_DATASET")
+    if chosen and chosen not in SOURCES:
+        mend = f"unset COMPRESSLAB_DATASET, or one of {', '.join(SOURCES)}"
+        yield Finding("data", WRONG, f"COMPRESSLAB_DATASET is {chosen!r}", mend)
+    given = os.environ.get("COMPRESSLAB_DATA")
+    if given and not Path(given).is_dir():
+        yield Finding("data", WRONG, f"COMPRESSLAB_DATA is {given!r}, no folder", "name the folder")
+    here = [n for n, found in (("mnist", mnist.found()), ("cifar10", cifar10.found())) if found]
+    yield Finding(
+        "data", FINE, f"glyphs, digits: always; also at hand: {', '.join(here) or 'nothing'}"
+    )
+    folder = files.cache_folder()
+    if writable(folder):
+        yield Finding("data", FINE, f"kept in {folder}")
+    else:
+        mend = "name a folder that can be written in COMPRESSLAB_CACHE"
+        found = f"{folder} cannot be written: glyphs are drawn anew each time"
+        yield Finding("data", NOTE, found, mend)
+
+
+def _progress() -> Iterator[Finding]:
+    from compresslab.classroom.progress import progress_file
+
+    path = progress_file()
+    if writable(path.parent):
+        yield Finding("progress", FINE, f"kept in {path}")
+    else:
+        mend = "name a file that can be written in COMPRESSLAB_PROGRESS"
+        yield Finding("progress", NOTE, f"{path} cannot be written: nothing is remembered", mend)
+
+
+EXTRAS = {
+    "onnxruntime": ("ONNX Runtime, to race against", "peers"),
+    "transformers": ("published networks", "hf"),
+    "nbgrader": ("nbgrader", "instructor"),
+}
+
+
+def _extras() -> Iterator[Finding]:
+    here = [what for package, (what, _) in EXTRAS.items() if find_spec(package)]
+    lacking = [
+        f"{what} (pip install -e '.[{extra}]')"
+        for p, (what, extra) in EXTRAS.items()
+        if not find_spec(p)
+    ]
+    found = ", ".join(here) or "none"
+    yield Finding(
+        "extras", NOTE, f"{found}; not needed and not here: {', '.join(lacking) or 'nothing'}"
+    )
+
+
+CHECKS = (
+    *(_python, _packages, _jupyter, _threads, _processor, _kernels, _cache, _data, _progress),
+    _extras,
+)
