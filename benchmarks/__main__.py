@@ -33,7 +33,8 @@ def main(
             records += FAMILIES[name].run(scale)
     typer.echo(as_table(records))
     if json_file is not None:
-        json_file.write_text(json.dumps([dataclasses.asdict(r) for r in records], indent=1))
+        text = json.dumps([dataclasses.asdict(r) for r in records], indent=1)
+        json_file.write_text(text, encoding="utf-8")
 
 
 def as_table(records: list[Record]) -> Table:

@@ -54,7 +54,7 @@ def _nbgrader(course: Path, lab: str, submissions: int, config: str) -> float:
     """Seconds of `nbgrader autograde` on a class."""
     source = course / "source" / "lab"
     source.mkdir(parents=True)
-    (course / "nbgrader_config.py").write_text(config)
+    (course / "nbgrader_config.py").write_text(config, encoding="utf-8")
     shutil.copy(ROOT / "solutions" / f"{lab}.ipynb", source)
     _run(course, "generate_assignment", "lab", "--create", "--IncludeHeaderFooter.header=")
     answers = {

@@ -145,7 +145,9 @@ def _processor() -> Iterator[Finding]:
 def _kernels() -> Iterator[Finding]:
     wrong = [name for name, agrees in KERNELS.items() if not agrees()]
     for name in wrong:
-        mend = "remove the compiled kernels (make clean); if it stays, report processor and versions"
+        mend = (
+            "remove the compiled kernels (make clean); if it stays, report processor and versions"
+        )
         yield Finding("kernels", WRONG, f"{name} does not give what NumPy gives", mend)
     if not wrong:
         yield Finding("kernels", FINE, f"{len(KERNELS)} families give what NumPy gives")

@@ -74,6 +74,13 @@ def test_kernels_know_nothing_of_torch(path):
     assert not [m for m in imported(path) if m.split(".")[0] == "torch"]
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "kernels").glob("*.py")), ids=dotted)
+def test_kernels_are_compiled_in_one_place(path):
+    """Numba's own decorator fails where no cache can be written; `_jit.kernel` does not."""
+    if path.stem != "_jit":
+        assert not re.search(r"\bnjit\b", path.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_every_module_opens_with_its_idea(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -23,10 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from compresslab.kernels import _checks
-from compresslab.kernels._jit import OPTIONS, kernel
+from compresslab.kernels._jit import kernel
 from compresslab.kernels._threads import split_rows
 from compresslab.kernels.int8 import aligned
 from compresslab.kernels.simd import (
@@ -339,7 +338,7 @@ def add_row(columns, values, p, x, base, sums, s, width):
         store(sums, t, fma(load(x, row + j, f32x16), weight, load(sums, t, f32x16)))
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"}, **OPTIONS)
+@kernel(fastmath={"reassoc", "contract"})
 def csr_vector(starts, columns, values, x, first, last, out):
     """Outputs first..last for one input: four sums in flight, single numbers gathered."""
     for n in range(first, last):

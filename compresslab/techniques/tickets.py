@@ -287,7 +287,10 @@ def run_all(
             continue
         results[trial] = done.result()
         text = json.dumps({"trial": asdict(trial), "results": results[trial]})
-        write_whole(folder / trial.file_name, lambda path, text=text: path.write_text(text))
+        write_whole(
+            folder / trial.file_name,
+            lambda path, text=text: path.write_text(text, encoding="utf-8"),
+        )
     if failed is not None:
         raise failed
     return {trial: results[trial] for trial in trials}
@@ -296,7 +299,7 @@ def run_all(
 def _read(path: Path) -> Results | None:
     """A trial's results, or None if there is no whole file."""
     try:
-        stored = json.loads(path.read_text())["results"]
+        stored = json.loads(path.read_text(encoding="utf-8"))["results"]
         return {kind: [(float(a), float(b)) for a, b in pairs] for kind, pairs in stored.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -213,7 +213,7 @@ def _lost(job: Job, error: Exception) -> list[Mark]:
 def _run(records: Path, lab: str, seed: int | None) -> dict:
     """What the run is: the seed that is asked for, or the one that was, or a new one."""
     path = records / "run.json"
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if seed is None:
         seed = before["seed"] if before.get("lab") == lab else secrets.randbelow(2**31)
     about = {"lab": lab, "seed": seed, "version": version("compresslab")}

@@ -225,7 +225,7 @@ def stage(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / name, target)
     for package in ("compresslab", "compresslab/kernels"):
-        (folder / package / "__init__.py").write_text("")
+        (folder / package / "__init__.py").touch()
 
 
 def environment() -> dict[str, str]:

@@ -89,7 +89,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 # ---- one task ------------------------------------------------------------------------------------
 def _limit(limits: dict) -> None:
     """Bounds that the process cannot lift again."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="ascii") as file:
         already = int(file.read().split()[0]) * resource.getpagesize()
     bounds = {
         resource.RLIMIT_CPU: limits["cpu"],
@@ -264,7 +264,7 @@ def _held() -> int:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/smaps_rollup") as file:
+                with open(f"/proc/{name}/smaps_rollup", encoding="ascii") as file:
                     pss = next(line for line in file if line.startswith("Pss:"))
                 total += 1024 * int(pss.split()[1])
     return total
