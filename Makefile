@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: lab test lint format release bench clean
+.PHONY: lab test browser lint format release bench clean
 
 lab: .venv/.course
 	$(BIN)/compresslab lab
@@ -11,11 +11,16 @@ test: .venv/.authors
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -n 2 tests/kernels
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope tests --ignore tests/notebooks
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope tests \
+		--ignore tests/notebooks --ignore tests/browser
+	$(BIN)/python -m pytest -q tests/browser
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/notebooks
 	OMP_NUM_THREADS=1 COMPRESSLAB_PROGRESS=$(CURDIR)/.pytest_cache/progress.json \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=300 labs solutions
+
+browser: .venv/.authors
+	COMPRESSLAB_BROWSER=all $(BIN)/python -m pytest -q tests/browser
 
 lint: .venv/.authors
 	$(BIN)/ruff format --check .

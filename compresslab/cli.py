@@ -30,9 +30,10 @@ def lab(
     port: Annotated[int, typer.Option(help="where JupyterLab listens")] = 8888,
     browser: Annotated[bool, typer.Option(help="open a browser")] = True,
 ) -> None:
-    """Open JupyterLab in labs/."""
+    """Open JupyterLab in labs/, on the start page."""
     folder = _course_folder("labs")
     options = [f"--notebook-dir={folder}", f"--port={port}"]
+    options.append("--LabApp.default_url=/lab/tree/start.ipynb")
     if not browser:
         options.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -119,13 +120,16 @@ def release(
     only: Annotated[list[str] | None, typer.Argument(help="such as 01_numbers")] = None,
     force: Annotated[bool, typer.Option(help="execute unchanged solutions again")] = False,
 ) -> None:
-    """Make labs/ and the executed notebooks from solutions/*.py (authors only)."""
+    """Make labs/, its pages and the executed notebooks from solutions/*.py (authors only)."""
     from compresslab.classroom.release import ReleaseError
     from compresslab.classroom.release import release as make
 
     solutions = _course_folder("solutions")
+    from compresslab.classroom.pages import write_pages
+
     try:
         changed = make(solutions, solutions.parent / "labs", only or (), force)
+        changed += write_pages(solutions, solutions.parent / "labs")
     except ReleaseError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

@@ -13,8 +13,8 @@
 # **Time:** 60 minutes to work through; it runs in under a minute.
 #
 # Model compression (模型压缩) makes a trained network smaller, faster or less hungry without making it
-# noticeably worse. Every later lab ends in the same table: bytes on disk, parameters, multiplications,
-# milliseconds, accuracy. Here we build that table and learn to distrust it.
+# noticeably worse. The numbers of every later lab are these: bytes on disk, parameters, multiplications,
+# milliseconds, accuracy. Here we build the table that holds them, and learn to distrust it.
 
 # %%
 import time
@@ -245,7 +245,7 @@ conv_work = sum(m for n, m in zip(names, macs) if n.startswith("conv")) / sum(ma
 heaviest = names[int(np.argmax(parameters))]
 heavy.reveal("the first linear layer" if heaviest == "linear 4096" else "the last convolutions")
 claim(
-    "torch's own counter agrees with ours on every operation",
+    "torch's own counter finds the same total",
     torch_counter.get_total_flops() == 2 * sum(macs),
 )
 claim("VGG-16 has 138 million parameters", round(sum(parameters) / 1e6) == 138)
@@ -255,14 +255,16 @@ claim("More than 80 % of the weights are in linear layers", linear_share > 0.8)
 claim("More than 95 % of the work is in convolutions", conv_work > 0.95)
 
 # %% [markdown]
-# So "compress the network" is two questions. To shrink the *file*, go for the linear layers; to save
+# So "compress *VGG-16*" is two questions (and other networks answer them otherwise: count first). To shrink the *file*, go for
+# the linear layers; to save
 # *work*, go for the convolutions.
 
 # %% [markdown]
 # ## 3 · Quality: the baselines
 #
 # The course's data are *glyphs*: letters in 22 fonts, five of which appear only in the test set. Accuracy
-# is reported as mean ± standard deviation over seeds (随机种子), because one run proves little.
+# is reported as mean ± standard deviation over seeds (随机种子), because one run proves little. The networks below train
+# for different numbers of epochs, at rates that suit them: three points to measure, not a fair race of architectures.
 
 # %%
 data = load(size=16, train_size=16_000)
@@ -315,7 +317,7 @@ network, batch = trained["VGG-like, small"][0], data.test.x[:1]
 with torch.inference_mode():
     times = 1e3 * np.array(measure.call_times(lambda: network(batch), warmup=0, repeats=300))
 figure, axes = plt.subplots(figsize=(7, 3))
-axes.plot(times, ".", markersize=4)
+axes.plot(times, ".", markersize=4, label="one call")
 axes.axhline(np.mean(times), color="#D55E00", linestyle="--", label="mean")
 axes.axhline(np.median(times), color="#009E73", label="median")
 axes.set(
@@ -324,7 +326,10 @@ axes.set(
 plain_log_ticks(axes.yaxis)
 axes.legend()
 plt.show()
-print(f"slowest call / median: {times.max() / np.median(times):.1f}")
+print(
+    f"median {np.median(times):.3f} ms, mean {np.mean(times):.3f} ms, "
+    f"slowest {times.max():.3f} ms: a few slow calls pull the mean up, and leave the median alone"
+)
 
 # %% [markdown]
 # ### Exercise 4 · A fair timing loop (2 points, about 7 lines)
@@ -391,13 +396,14 @@ Table(
 )
 
 # %% [markdown]
-# Each layer has a fixed cost (calling it, checking shapes) that a batch shares. That is why every latency
-# in this course names its batch and its threads (线程), and why fewer MACs do not always mean less time.
+# One reason is that each layer has a fixed cost (calling it, checking shapes), which a batch shares; another, that large
+# products use the processor better. So every latency in this course names its batch, and its threads (线程), which change
+# it too; and fewer MACs do not always mean less time.
 
 # %% [markdown]
 # ## 5 · What is the limit? The roofline
 #
-# A layer must do its MACs and must read its weights. Both happen at once, so it takes at least
+# A layer must do its MACs, and must move its weights, inputs and outputs. Both happen at once, so it takes at least
 #
 # $$t \ge \max\left(\frac{\text{MACs}}{\text{MACs per second}},\ \frac{\text{bytes}}{\text{bytes per second}}\right)$$
 #
@@ -463,8 +469,17 @@ for size in BATCHES:
     bounds.append(bound)
     kinds.append(kind)
 bound_at_1.reveal(kinds[0])
-claim("One input through a large linear layer is memory-bound", kinds[0] == "memory", timed=True)
-claim("256 inputs through it are compute-bound", kinds[-1] == "compute", timed=True)
+claim(
+    "By the bound, one input through a large linear layer waits for memory",
+    kinds[0] == "memory",
+    timed=True,
+)
+claim("By the bound, 256 inputs through it wait for arithmetic", kinds[-1] == "compute", timed=True)
+claim(
+    "Measured, one input takes less than twice its bound, and nothing is faster than its bound",
+    measured[0] < 2 * bounds[0] and all(m > 0.8 * b for m, b in zip(measured, bounds)),
+    timed=True,
+)
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.6))
@@ -479,9 +494,10 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# On the left, where the bound is flat, the layer reads its weights for so few inputs that arithmetic is free:
-# there, weights of a quarter of the bytes take at best a quarter of the time. That is the case of a language model
-# writing one word after another (lab 11).
+# On the left the *bound* is flat: reading the weights alone takes that long. The measured line lies above it, and may rise
+# earlier, because no real product reaches both limits at once. The bound says what cannot be beaten, not what you get.
+# Where it is flat, weights of a quarter of the bytes take at best a quarter of the time: the case of a language model
+# that writes one word after another (lab 11).
 #
 # Where does the knee move on another machine? Try it: the measured numbers of this one are the start.
 
@@ -526,6 +542,10 @@ pareto(rows, lambda m: m.bytes_disk / 1e3, "file, kB", axes[0])
 pareto(rows, lambda m: 1e3 * m.latency[1].median, "latency at batch 1, ms", axes[1])
 plt.show()
 
+# %% [markdown]
+# Compare energy with MACs: a network may do the fewest multiplications and still take the most energy, because fetching its
+# weights from memory costs more than multiplying with them.
+
 # %%
 by_name = {m.name: m for m in rows}
 mlp, depthwise = by_name["MLP"], by_name["depthwise"]
@@ -535,7 +555,7 @@ claim(
 )
 claim("The MLP does the fewest multiplications", mlp.macs == min(m.macs for m in rows))
 claim(
-    "Fewest parameters does not mean fastest: the depthwise network has the smallest file, "
+    "The smallest file is not the fastest: the depthwise network has the smallest file, "
     "yet the MLP answers sooner at batch 1",
     depthwise.bytes_disk == min(m.bytes_disk for m in rows)
     and mlp.latency[1].median < depthwise.latency[1].median,
@@ -550,7 +570,10 @@ claim(
 between = by_name["VGG-like, small"].accuracy - mlp.accuracy
 within = max(m.accuracy_sd for m in rows)
 print(f"between networks: {between:.1f} points; largest sd over seeds: {within:.1f} points")
-claim("The networks differ by more than three standard deviations over seeds", between > 3 * within)
+claim(
+    "VGG-like and MLP differ by more than three standard deviations over seeds",
+    between > 3 * within,
+)
 
 # %% [markdown]
 # ## What the papers say, what we measured
@@ -592,7 +615,9 @@ Table(
 # - Weights and work sit in different layers; a layer is limited by memory *or* by arithmetic.
 # - No result without its control: seeds first, then the alternative that costs the same.
 #
-# **Next:** [Lab 01 · Numbers](01_numbers.ipynb): what a bit is worth.
+# **Do not** compress before you have counted and timed: what is large is often not what is slow.
+#
+# **Back:** [Start](start.ipynb) · **Next:** [Lab 01 · Numbers](01_numbers.ipynb): what a bit is worth.
 #
 # **References.** Brown et al. 2020, *Language models are few-shot learners*, arXiv:2005.14165 · Simonyan and
 # Zisserman 2015, arXiv:1409.1556 · Sze et al. 2017, *Efficient processing of deep neural networks*,

@@ -177,8 +177,10 @@ Table(
 # ## 2 · A picture in few bits
 #
 # The same question for pixels: with $b$ bits a channel there are $2^b$ levels. Evenly spaced levels (a
-# *uniform* grid) are simple; levels placed where the values are (a *palette* found by k-means, k 均值) are
-# better, and need a table. We make the picture, so that nothing has to be downloaded.
+# *uniform* grid) are simple; levels placed where the values are (a *palette* 调色板, found by k-means, k 均值) are
+# better *for the same number of colours*, and need a table. (A palette of $2^{3b}$ colours spends the same bits on a pixel as
+# three channels of $b$ bits; above 2 bits we stop at 256 colours, so there it spends fewer.) We make the picture, so that
+# nothing has to be downloaded.
 
 
 # %%
@@ -231,7 +233,9 @@ for column, bits in enumerate((8, 4, 2, 1)):
         reduced = reduce(picture, bits)
         errors[name, bits] = float(np.mean((picture - reduced) ** 2))
         axes[row, column].imshow(reduced)
-        axes[row, column].set_title(f"{name}, {bits} bits", fontsize=10)
+        colours = len(np.unique(reduced.reshape(-1, 3), axis=0))
+        title = f"{name}, {bits} bits\n{colours} colours, MSE {errors[name, bits]:.1e}"
+        axes[row, column].set_title(title, fontsize=9)
         axes[row, column].axis("off")
 plt.show()
 claim(
@@ -241,8 +245,7 @@ claim(
 )
 
 # %% [markdown]
-# (A palette of $2^{3b}$ colours spends the same bits on a pixel as three channels of $b$ bits; at 4 and 8
-# bits we stop at 256 colours, so there it spends fewer.) Palettes for weights come back in lab 12.
+# Palettes for weights come back in lab 12.
 #
 # ## 3 · The affine grid, step by step
 #
@@ -267,7 +270,7 @@ claim(
 #     for i in np.ndindex(tuple(lo.shape)):
 #         smallest, largest = min(float(lo[i]), 0.0), max(float(hi[i]), 0.0)
 #         scale[i] = (largest - smallest) / (high - low)
-#         candidates = range(low, high + 1)      # the code at which low stands closest to smallest
+#         candidates = range(low, high + 1)      # the one with which code `low` comes closest to `smallest`
 #         zero_point[i] = min(candidates, key=lambda z: abs((low - z) * float(scale[i]) - smallest))
 #     return scale, zero_point
 # ```
@@ -277,7 +280,7 @@ claim(
 
 # %% nbgrader={"grade": false, "grade_id": "numbers-affine_qparams", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def affine_qparams(lo, hi, low, high):
-    """float32 tensors lo <= hi and codes low..high -> (scale, zero_point), each of lo's shape."""
+    """float32 tensors lo <= hi, not both 0, and codes low..high -> (scale, zero_point), each of lo's shape."""
     ### BEGIN SOLUTION
     lo, hi = lo.clamp(max=0.0), hi.clamp(min=0.0)
     scale = (hi - lo) / (high - low)
@@ -296,7 +299,8 @@ affine_qparams = adopt(affine_qparams, "numbers.affine_qparams")
 # ### Exercise 3 · Real numbers to codes (2 points, about 2 lines)
 #
 # The spec tries every code and keeps the one whose value is nearest; on a tie, the one that is an even
-# number of steps from zero. Yours computes it. Use $x \cdot (1/s)$ with `np.float32`, as the kernels do.
+# number of steps from zero (its `np.clip` only keeps differences exact far outside). Yours computes it, as $x \cdot (1/s)$ with
+# `np.float32`: that is how the library's compiled loops, its *kernels* (算子), do it, and how ties then fall.
 #
 # ```python
 # def quantize_spec(x, scale, zero_point, low, high):
@@ -340,7 +344,11 @@ def draw_steps(bits, lo, hi):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     axes[0].plot(x, x, color="0.7", label="x")
     axes[0].plot(x, back, label=r"$\hat x$")
-    axes[0].set(xlabel="x", title=f"{grid.levels} codes, s = {float(scale):.3g}, z = {int(zero)}")
+    axes[0].set(
+        xlabel="x",
+        ylabel=r"$\hat x$",
+        title=f"{grid.levels} codes, s = {float(scale):.3g}, z = {int(zero)}",
+    )
     axes[0].legend()
     axes[1].plot(x, x - back, color="#D55E00")
     axes[1].set(xlabel="x", ylabel=r"error $x - \hat x$", title="rounding inside, clipping outside")
@@ -384,7 +392,8 @@ claim(
 #
 # $$\text{SQNR} = 10 \log_{10} \frac{\operatorname{mean}(x^2)}{\operatorname{mean}((x - \hat x)^2)} \ \text{dB}$$
 #
-# One more bit halves $s$, so it quarters $s^2/12$: that is $10\log_{10} 4 = 6.02$ dB.
+# One more bit halves $s$ (nearly: the number of steps goes from $2^b - 1$ to $2^{b+1} - 1$), so it quarters $s^2/12$: that is
+# $10\log_{10} 4 = 6.02$ dB.
 #
 # ### Exercise 4 · Signal-to-quantization-noise ratio (1 point, about 3 lines)
 #
@@ -420,12 +429,14 @@ sqnr_db = adopt(sqnr_db, "numbers.sqnr_db")
 # ## 5 · Real weights: who shares a scale?
 #
 # We train a network and quantize its weights. The scale may be shared by the whole tensor, by each output
-# channel (逐通道), or by a group of consecutive weights (分组; here 16, and a layer whose inputs 16 does not divide
-# falls back to channels). Finer sharing costs more scales and fits better.
+# channel (逐通道), or by a group of consecutive weights (分组; here 16; a layer whose number of weights per output channel is no
+# multiple of 16 uses one scale a channel). Finer sharing costs more scales and fits better.
 #
 # ### Exercise 5 · One scale for each output channel (1 point, about 1 line)
 #
-# Symmetric (对称) quantization has $z = 0$ and $s = \max|w| / q_\max$. The output channel is axis 0.
+# Symmetric (对称) quantization has $z = 0$ and $s = \max|w| / q_\max$; its grid is *narrow*, without the most negative code, so that
+# codes run from $-q_\max$ to $q_\max$. An *asymmetric* grid has a zero point of its own, as in section 3. The output channel
+# is axis 0.
 #
 # ```python
 # def channel_scales_spec(weight, high):
@@ -549,8 +560,10 @@ claim(
 )
 
 # %% [markdown]
-# Where there are few codes, the slope is steeper than 6 dB: a symmetric grid of $b$ bits has $2^b - 1$ codes,
-# and the one that is missing is a larger share of few than of many.
+# On the channel curve the slope is steeper than 6 dB where there are few codes: a symmetric grid of $b$ bits has $2^b - 1$, and
+# the one that is missing is a larger share of few than of many. One scale for the whole tensor flattens instead: nearly
+# every weight becomes 0, and the ratio can only approach 0 dB. The asymmetric grid wins where a layer's weights reach
+# further to one side than to the other.
 #
 # ### Does it matter for accuracy?
 #
@@ -630,10 +643,13 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
+# Read upward from one size: a curve that lies to the left or above spends its bytes better. Finer sharing is better at equal
+# *bits*; with scales of 32 bits for 16 weights it need not be at equal bytes.
+#
 # ## 6 · Bytes that are really saved
 #
 # Those bytes assumed codes without gaps. In memory a 4-bit code still lies in an 8-bit integer; to save the other
-# half, two codes must share a byte: the first in the lower four bits, the second in the upper.
+# half, two codes must share a byte (bit packing, 位打包): the first in the lower four bits, the second in the upper.
 #
 # ### Exercise 6 · Two codes in one byte (2 points, about 3 lines)
 #
@@ -697,7 +713,7 @@ with tempfile.TemporaryDirectory() as folder:
 times = on_disk["fp32"] / on_disk["4-bit codes, packed"]
 shrink.reveal("about 4 times" if times < 5 else "about 6 times" if times < 7 else "about 8 times")
 claim(
-    "Packing nearly halves the file of codes",
+    "Packing saves more than 35 % of the file of codes",
     on_disk["4-bit codes, packed"] < 0.65 * on_disk["4-bit codes, one a byte"],
 )
 claim(
@@ -797,7 +813,7 @@ claim(
 )
 claim("The compiled loop is faster than NumPy", ratio > 1, timed=True)
 Table(
-    ["who", "ms", "GB/s read and written", "NumPy / this"],
+    ["who", "ms", "numbers in and codes out, GB/s", "NumPy / this"],
     [
         [n, f"{1e3 * t:.2f}", f"{5 * x.size / t / 1e9:.1f}", f"{medians['NumPy'] / t:.1f}"]
         for n, t in medians.items()

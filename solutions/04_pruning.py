@@ -9,8 +9,7 @@
 # %% [markdown]
 # # Lab 04 · Pruning
 #
-# **You will** remove most of a network's weights, find out which of them mattered and who can tell, and see what ninety
-# per cent zeros do to the file and to the clock.
+# **You will** remove most of a network's weights, find out which of them mattered and who can tell, and see what zeros do to the file and to the clock.
 # **Time:** 100 minutes to work through; it runs in about a minute and a half.
 #
 # Pruning (剪枝) sets weights to zero and leaves them there. Three decisions make a method: a *score* (how much
@@ -90,8 +89,8 @@ print(f"dense {mean_sd(*dense)} %, half of the weights at 0: {mean_sd(*half)} %"
 # %% [markdown]
 # ## 1 · Who may go?
 #
-# *Magnitude* is the simplest score: small weights do little. All layers compete in one list (*global* pruning), since a
-# share that suits one layer cripples another.
+# *Magnitude* is the simplest score (magnitude pruning, 幅值剪枝): small weights do little. All layers compete in one list (*global* pruning), since a
+# share that suits one layer cripples another. What stays is a *mask* (掩码), a yes or no for every weight; the share of zeros is the *sparsity* (稀疏度).
 #
 # ### Exercise 1 · The smallest weights of the whole network (3 points, about 6 lines)
 #
@@ -134,7 +133,7 @@ figure, axes = plt.subplots(figsize=(7, 2.6))
 axes.bar(list(mask.of_layers()), [100 * s for s in mask.of_layers().values()], color="#0072B2")
 axes.axhline(90, color="#D55E00", ls="--", label="all together")
 axes.set(xlabel="layer, by its name", ylabel="zeros, %", ylim=(0, 130))
-axes.set_title("One list for all: each layer gives what it can spare")
+axes.set_title("One list for all: layers give different shares")
 axes.legend(loc="upper right")
 plt.show()
 
@@ -171,7 +170,8 @@ claim(
 #
 # ### Exercise 2 · What the loss says about a weight (2 points, about 1 line)
 #
-# `gradients[b]` is the gradient of batch b. At a minimum they point both ways.
+# `gradients[b]` is the gradient of batch b. A change in either direction counts, and gradients of different batches would cancel
+# in a sum: so the score is the mean of $|w\,g_b|$ over the batches.
 #
 # ```python
 # def taylor_score_spec(weight, gradients):
@@ -212,7 +212,7 @@ def your_taylor(model):
 # %%
 best_score = predict(
     "90 % of the weights removed at once, then two epochs of training: which score does best?",
-    ["magnitude", "Taylor", "mean activation", "they are all alike"],
+    ["magnitude", "Taylor", "no difference beyond the seeds", "mean activation"],
 )
 
 # %% [markdown]
@@ -278,9 +278,10 @@ choices = {
     "Taylor": at90["Taylor (yours)"],
     "mean activation": at90["mean activation, each layer alone"],
 }
+second, first = sorted(choices.values())[1:]
 best_score.reveal(
-    "they are all alike"
-    if max(choices.values()) - min(choices.values()) < 2
+    "no difference beyond the seeds"
+    if first - second < 2 * spread
     else max(choices, key=choices.get)
 )
 claim(
@@ -320,7 +321,7 @@ Table(
 #
 # ## 2 · When?
 #
-# All at once is a shock. *Iterative* pruning takes the same share of what is left in every round and trains in between;
+# All at once may be too much. *Iterative* pruning takes the same share of what is left in every round and trains in between;
 # *gradual* pruning follows a curve while training goes on (Zhu and Gupta 2017):
 #
 # $$s_t = s - s\left(1 - \frac{t}{T}\right)^3$$
@@ -421,6 +422,9 @@ Table(
 )
 
 # %% [markdown]
+# Compare the columns: schedules are worth most when nearly everything goes. At 90 % one shot, with all its epochs in one piece,
+# need not be worse.
+#
 # ## 3 · Zeros and time
 
 # %%
@@ -449,8 +453,8 @@ quick.reveal("not at all" if ratio < 2 else "2 to 5 times" if ratio <= 5 else "1
 claim("A dense product takes its time, whatever the numbers are", 0.5 < ratio < 2, timed=True)
 
 # %% [markdown]
-# Zeros are multiplied like any other number. To skip them one must *know where the others are*: in CSR (compressed sparse
-# rows) each row lists its nonzeros, `values[starts[n] : starts[n + 1]]`, each with its column.
+# Zeros are multiplied like any other number. To skip them one must *know where the others are*: in CSR (compressed sparse rows,
+# 压缩稀疏行) each row lists its nonzeros, `values[starts[n] : starts[n + 1]]`, each with its column.
 #
 # ### Exercise 4 · Multiply the nonzeros only (3 points, about 6 lines)
 #
@@ -484,7 +488,7 @@ check(csr_matvec, "prune.csr_matvec")
 csr_matvec = adopt(csr_matvec, "prune.csr_matvec")
 
 # %% [markdown]
-# A middle way that hardware likes is 2:4: two of every four neighbours stay (Mishra et al. 2021). The place of a nonzero then
+# A middle way that graphics processors like is 2:4: two of every four neighbours stay (of equals, the first; Mishra et al. 2021). The place of a nonzero then
 # takes two bits, and every row has equally many.
 #
 # ### Exercise 5 · Two of every four (2 points, about 5 lines)
@@ -520,8 +524,8 @@ check(two_of_four, "prune.two_of_four")
 two_of_four = adopt(two_of_four, "prune.two_of_four")
 
 # %% [markdown]
-# Now the race, over the share of zeros: your CSR loop (one input at a time), the library's CSR, blocks of 8 x 16 that are zero
-# as a whole, and 2:4, all against the dense product. Where is break-even?
+# Now the race, over the share of zeros: CSR, blocks of 8 x 16 that are zero as a whole, and 2:4, all against the dense product.
+# The library's loops run (yours, which takes one input at a time, is held against them). Where is break-even?
 
 # %%
 LEVELS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -594,8 +598,8 @@ claim(
     timed=True,
 )
 claim(
-    "Two of four gains less than the twofold that its zeros promise",
-    all(c["2:4"] < 1.8 for c in curves.values()),
+    "Two of four gains next to nothing on this processor, though half of its weights are zeros",
+    all(c["2:4"] < 1.3 for c in curves.values()),
     timed=True,
 )
 claim(
@@ -620,7 +624,8 @@ Table(
 
 # %% [markdown]
 # CSR loads a row of inputs for every single weight; a dense kernel reuses what it loads. Before anything is gained,
-# that reuse must be made up for. Two of four removes just half, and a processor has no instruction for it; graphics processors
+# that reuse must be made up for. (A break-even of 0 % means that the kernel is as fast as torch's with no zeros at all.) Two of
+# four removes just half, and a processor has no instruction for it; graphics processors
 # have one.
 #
 # ## 4 · Channels really removed
@@ -659,9 +664,10 @@ cut_channels = adopt(cut_channels, "prune.cut_channels")
 
 # %% [markdown]
 # `silence` makes channels zero, `shrink` follows the network's graph and cuts them out, residual additions and norms included.
-# On a convolutional network: two thirds of the channels of every layer go, chosen by magnitude or at random; then
+# On a convolutional network: 65 % of the channels of every convolution go, chosen by magnitude or at random; then
 # four epochs. A third way is *slimming* (Liu et al. 2017): the dense network is trained with a penalty on the gains of its batch norms,
-# and the channels with the smallest gains go. Controls: the same slim network from scratch, with those four epochs, and with *all* epochs that pruning has used.
+# and the channels with the smallest gains go. Controls: the dense network, trained as long; the same slim network from scratch, with those four epochs, and with *all* epochs
+# that pruning has used.
 
 # %%
 chosen = predict(
@@ -669,7 +675,7 @@ chosen = predict(
     [
         "the score",
         "starting from the trained network",
-        "neither: from scratch with all epochs is best",
+        "neither: from scratch with all epochs is as good",
     ],
 )
 
@@ -685,6 +691,11 @@ def vgg(widths=WIDE):
 
 vggs = trained(vgg, DENSE_EPOCHS, "VGG-like", 0.2, few)
 vgg_dense = mean_and_sd(vggs)
+vgg_longer = []
+for seed, network in zip(SEEDS, vggs):
+    vgg_longer.append(copy.deepcopy(network))
+    fit(vgg_longer[-1], few, SLIM_EPOCHS, 0.15, seed=seed, label=f"dense longer, seed {seed}")
+vgg_longer = mean_and_sd(vgg_longer)
 
 
 def slimmed(network, score, share=0.65):
@@ -743,13 +754,16 @@ scores_apart = abs(reached["magnitude"][0] - reached["random channels"][0])
 scratch_wins = reached["from scratch, all epochs"][0] - reached["magnitude"][0]
 start_gain = reached["magnitude"][0] - reached["from scratch, the tuning's epochs"][0]
 chosen.reveal(
-    "neither: from scratch with all epochs is best"
-    if scratch_wins > 0
+    "neither: from scratch with all epochs is as good"
+    if scratch_wins > -max(reached["from scratch, all epochs"][1], reached["magnitude"][1])
     else "the score"
     if scores_apart > start_gain
     else "starting from the trained network"
 )
-claim("The slim network costs at most 2 points", vgg_dense[0] - reached["magnitude"][0] < 2)
+claim(
+    "The slim network costs less than 3 points against the dense one trained as long",
+    vgg_longer[0] - reached["magnitude"][0] < 3,
+)
 claim("and takes at most two thirds of the time, on one thread", after < before / 1.5, timed=True)
 claim("Its time falls by less than its MACs", before / after < macs[0] / macs[1], timed=True)
 claim("Random channels do as well as the largest ones, to within 1.5 points", scores_apart < 1.5)
@@ -759,23 +773,25 @@ claim(
     > start_gain / 3,
 )
 Table(
-    ["slim network", "before tuning, %", "after, %", "below dense"],
+    ["slim network", "before tuning, %", "after, %", "below dense, trained as long"],
     [
         [
             n,
             mean_sd(*untuned[n]) if n in untuned else "-",
             mean_sd(*r),
-            f"{vgg_dense[0] - r[0]:.1f}",
+            f"{vgg_longer[0] - r[0]:.1f}",
         ]
         for n, r in reached.items()
     ],
     f"channels {WIDE} to {slim_widths}; MACs {in_units(macs[0])} to {in_units(macs[1])}; batch 64 on one thread "
     f"{before:.2f} to {after:.2f} ms ({before / after:.1f} times); file {in_bytes(disk_bytes(vggs[0]))} to "
-    f"{in_bytes(disk_bytes(slim))}; dense {mean_sd(*vgg_dense)} %, {len(SEEDS)} seeds",
+    f"{in_bytes(disk_bytes(slim))}; dense {mean_sd(*vgg_dense)}, trained as long {mean_sd(*vgg_longer)} %, {len(SEEDS)} seeds; "
+    f"guessing: {100 / CLASSES:.1f} %",
 )
 
 # %% [markdown]
-# Compare the rows "from scratch" with the first. Liu et al. (2019) found on ImageNet that with the whole budget the slim network from
+# Before tuning little is left: without its small channels the network is near guessing, unlike the one without its small
+# weights. And the score hardly matters: random channels do nearly as well. Compare the rows "from scratch" with the first. Liu et al. (2019) found on ImageNet that with the whole budget the slim network from
 # scratch is *as good*: what structured pruning finds is an architecture, not better weights. How much of the distance goes away
 # here depends on the data (let `few` be all of it and see). Pruning is the cheaper way when a trained network is already there.
 # And small layers are mostly overhead, which no MAC counts.
@@ -783,7 +799,7 @@ Table(
 # ## 5 · The other road: training towards zero
 #
 # Instead of removing weights after the fact, make the loss want zeros: L1 (Lasso) pulls every weight towards 0 with the same
-# force however small it is; L2 lets go of small ones.
+# force however small it is; L2 (weight decay, which `fit` always has a little of) lets go of small ones.
 
 # %%
 pulled = trained(lambda: models.MLP(data.shape, CLASSES), EPOCHS, "L1", loss=penalized(l1, 2e-4))
@@ -810,6 +826,8 @@ Table(
 )
 
 # %% [markdown]
+# L1 costs accuracy before anything is pruned; compare with what two epochs of tuning after pruning gave in section 1.
+#
 # ## 6 · Your task: a quarter of the file
 #
 # **The MLP in at most 25 % of its bytes, within one point of the dense network trained as long.** A sparse file stores one bit
@@ -836,6 +854,10 @@ axes.set(
     title="90 % of one layer removed, untuned",
 )
 plt.show()
+print(
+    "the list of section 1 took: "
+    + ", ".join(f"{100 * s:.0f} % of layer {n}" for n, s in mask.of_layers().items())
+)
 
 # %%
 # Change these: the share removed, the epochs, and the part of them after which it is reached.
@@ -845,7 +867,9 @@ for network in tqdm(networks, desc="a quarter of the file", leave=False):
     for hooks, kept in (([PruneGradually(SHARE, until=UNTIL)], candidates), ([], same_budget)):
         kept.append(copy.deepcopy(network))
         fit(kept[-1], data.train, MORE, 0.1, hooks=hooks, progress=False)
-print(f"validation: {np.mean([evaluate(n, data.val) for n in candidates]):.1f} %")
+tried = {"pruned": candidates, "dense, as long": same_budget}
+for name, found in tried.items():
+    print(f"validation, {name}: {np.mean([evaluate(n, data.val) for n in found]):.1f} %")
 goal, found = mean_and_sd(same_budget), mean_and_sd(candidates)
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "pruned.safetensors"
@@ -869,15 +893,15 @@ Table(
     ["finding", "source", "paper", "here"],
     [
         [
-            "weights removed without loss",
+            "weights removed, and what it cost",
             "Han et al. 2015, table 4 (LeNet-300-100)",
-            "92 %",
+            "92 %, nothing",
             f"80 %: {goal[0] - found[0]:.1f} points",
         ],
         [
             "gradual pruning at 87.5 %",
             "Zhu and Gupta 2017, table 1 (InceptionV3, top-1)",
-            "-2.5",
+            "-3.5",
             f"90 %: {timing['gradual', 0.9][0] - as_long[0]:.1f}",
         ],
         [
@@ -907,7 +931,8 @@ Table(
 # %% [markdown]
 # ## Recap
 #
-# - Magnitude, one list for all layers, in rounds or gradually: hard to beat, and random pruning shows how much that is worth.
+# - Magnitude, one list for all layers: hard to beat, and random pruning shows how much that is worth. Rounds and gradual schedules
+#   pay when nearly everything goes.
 # - Zeros save bytes in a file that leaves them out; they save time only in the right form, and above break-even.
 # - Removing channels needs no special engine. Compare with the same slim network trained from scratch.
 #

@@ -285,7 +285,7 @@ claim(
 # ## 3 · What a stack sees
 #
 # Two 3x3 convolutions see what one 5x5 sees (receptive field, 感受野) with 18 instead of 25 weights a pair of channels (if as many go in as come out); a row of 1xk and a column of
-# kx1 see k x k with 2k.
+# kx1 see k x k with 2k weights instead of $k^2$.
 #
 # ### Exercise 4 · What a stack sees (2 points, about 4 lines)
 #
@@ -336,7 +336,10 @@ best_small = predict(
 # %% [markdown]
 # ## 4 · One at a time
 #
-# The same network with every inner convolution replaced, the same steps, three seeds. The control: the ordinary network, made *narrow* until it has
+# The same network with every inner convolution replaced, the same steps, three seeds. Three blocks have not been explained yet:
+# a *bottleneck* (瓶颈) goes down to fewer channels by a 1x1 convolution, has its 3x3 there, and comes back up by another 1x1;
+# *1xk then kx1* puts the row and the column of section 3 one behind the other; *1xk beside kx1* takes half of the outputs from
+# each. All end in a *pooled head*: the mean of each channel over the image, then one small linear layer. The control: the ordinary network, made *narrow* until it has
 # no more multiplications than the separable one.
 
 # %%
@@ -463,8 +466,8 @@ claim(
 claim("and the separable network is not among them", "separable" not in on_clock, timed=True)
 
 # %% [markdown]
-# The rate is one that suits them all (try others), the steps are few: the bottlenecks, with the most layers, have not settled. Is the order a matter of that?
-# Let `EPOCHS` be 20 and see. On other machines, with larger images or with kernels written for it, the clock may say something else: measure.
+# The rate is the same for all and the steps are few: it does not suit the bottlenecks, which have the most layers and have not settled. Is the order a matter of that?
+# Let `EPOCHS` be 20 and see. On other machines, with larger images or with code written for it, the clock may say something else: measure.
 #
 # ### Two 3x3 for a 5x5, and the head
 
@@ -603,10 +606,9 @@ claim(
 as_table(shared_rows, f"files {', '.join(in_bytes(f) for f in files)}; {EPOCHS} epochs each")
 
 # %% [markdown]
-# A shared batch norm averages over all depths and fits none of them. (ALBERT's layer norm keeps no averages.)
+# A shared batch norm averages over all depths and fits none of them. (ALBERT has layer norms, which keep no averages.)
 #
-# ALBERT's other saving: words of a vocabulary v into a narrow space e, then into the network's width d, $ve + ed$ instead of $vd$ parameters. That is
-# Lab 06's rank e, chosen before training. For BERT-base's 30,522 words, d = 768 and ALBERT's e = 128:
+# ALBERT's other saving: words of a vocabulary v into a narrow space e, then into the network's width d, $ve + ed$ instead of $vd$ parameters. That is lab 06's rank e, chosen before training. For BERT-base's 30,522 words, d = 768 and ALBERT's e = 128:
 
 # %%
 full, factorised = (

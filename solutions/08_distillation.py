@@ -70,7 +70,7 @@ def draw_answers(temperature):
 explore(draw_answers, temperature=(1.0, 10.0, 0.5))
 
 # %% [markdown]
-# ## 1 · Soft targets
+# ## 1 · Soft targets (软目标)
 #
 # The small probabilities hold the knowledge, and near 0 they hardly count. A temperature (温度) T brings them out: $p_i = e^{z_i/T} / \sum_j e^{z_j/T}$.
 #
@@ -115,7 +115,8 @@ claim(
 )
 
 # %% [markdown]
-# The loss (Hinton et al. 2015) holds the student to the labels and to the teacher's softened answers:
+# The loss (Hinton et al. 2015) holds the student to the labels and to the teacher's softened answers. KL is the divergence
+# $\sum p \log (p/q)$, which is 0 only where both distributions are equal:
 #
 # $$L = \alpha\,\mathrm{CE}(\text{student}, \text{label}) + (1-\alpha)\,T^2\,\mathrm{KL}(p^{\text{teacher}}_T \,\|\, p^{\text{student}}_T)$$
 #
@@ -158,7 +159,7 @@ check(distillation_loss, "distill.distillation_loss")
 #
 # $$\frac{\partial}{\partial z_i}\Big(-\sum_j p_j \log q_j\Big) = \frac{1}{T}(q_i - p_i), \qquad\text{and for large } T \text{ and centred logits}\quad q_i - p_i \approx \frac{z_i - v_i}{N T}$$
 #
-# with the teacher's logits v and N classes. One 1/T from each: without $T^2$ the soft part would fade as T grows. With it, a very hot student just matches logits.
+# with the teacher's logits v and N classes. The derivative gives one factor 1/T and the softened difference another: without $T^2$ the soft part would fade as T grows. With it, a very hot student just matches logits.
 #
 # ### Exercise 3 · What the student feels (2 points, about 2 lines)
 #
@@ -221,7 +222,8 @@ gain_guess = predict(
 # %% [markdown]
 # ## 2 · The same student, the same steps
 #
-# Everybody sees the same 1,500 images, which the teacher has never seen, with three seeds each. Controls: hard labels; label smoothing, a teacher who knows nothing; the teacher at T = 1.
+# Everybody sees the same 1,500 images, which the teacher has never seen, with three seeds each. Controls: hard labels; label smoothing (标签平滑: 0.9 for the right letter, the rest spread over all), a teacher who knows nothing;
+# the teacher at T = 1.
 
 # %%
 offline = distill.cached(teacher, few.x)
@@ -460,7 +462,7 @@ Table(
         *([n, "small", mean_sd(*reached[n])] for n in ("hard labels", "teacher, T = 4", *schools)),
         *([n, "tiny", mean_sd(*r)] for n, r in tiny_reached.items()),
     ],
-    f"T = 4; students see few steps, 'a generation before' too; modest teacher {evaluate(modest, data.test):.1f} %, {len(SEEDS)} seeds; chance {100 / CLASSES:.1f} %",
+    f"T = 4; students see few steps, and so did the generation before; modest teacher {evaluate(modest, data.test):.1f} %, {len(SEEDS)} seeds; chance {100 / CLASSES:.1f} %",
     text_columns=2,
 )
 
@@ -565,7 +567,7 @@ Table(
 # %% [markdown]
 # ## 7 · Hints from inside
 #
-# A teacher can also show *where it looks*: the attention map of a layer (Zagoruyko and Komodakis 2017) is the mean square over channels at every
+# A teacher can also show *where it looks*: the attention map (注意力图) of a layer (Zagoruyko and Komodakis 2017) is the mean square over channels at every
 # position, scaled to length 1. The squared distance of the student's and the teacher's maps at three layers joins the loss. (FitNets, Romero et al.
 # 2015, compare the features themselves, through a learned projection: `distill.Hints(..., "mse")`.)
 #
@@ -707,7 +709,7 @@ Table(
 #
 # - Softened answers teach more than labels; the temperature decides how much, and T² keeps the balance.
 # - Answers need no labels: a teacher makes unlabelled images useful.
-# - A teacher must be right and a student large enough. Compare with hard labels, same steps, several seeds.
+# - A teacher must be right; it lifts a tiny student, too, and does not replace width. Compare with hard labels, same steps, several seeds.
 #
 # **Do not use it** with a teacher you cannot trust on your data, nor in place of a student that is large enough.
 #

@@ -10,7 +10,7 @@
 # # Lab 10 · Binarization
 #
 # **You will** squeeze 64 numbers into one machine word, multiply them with XNOR and a population count, train
-# networks whose weights (and then activations too) are single bits, and run one on bits from end to end.
+# networks whose weights (and then activations too) are single bits, and run one on bits from its first sign to its last binary layer.
 # **Time:** 100 minutes to work through; it runs in about a minute and a half.
 #
 # Binarization (二值化) is the end of the road that labs 01 to 03 went down: one bit. It is also where the
@@ -181,7 +181,7 @@ check(xnor_matmul, "binary.xnor_matmul")
 xnor_matmul = adopt(xnor_matmul, "binary.xnor_matmul")
 
 # %% [markdown]
-# The XNOR-Net paper reports a convolution **58 times** faster. Than what? Let us race four products of signs.
+# The XNOR-Net paper reports a convolution **58 times** faster. Than what? Let us race products of signs.
 
 # %%
 SIDE = 512
@@ -244,7 +244,7 @@ Table(
 )
 
 # %% [markdown]
-# So "58x" is a statement about the opponent. A count of instructions explains the rest: with 512-bit registers a
+# So "58x" says little until the opponent is named. A count of instructions explains the rest: with 512-bit registers a
 # processor does 16 float multiply-adds in an instruction, or 512 bit products in three (XOR, popcount, add).
 # That is about a factor of ten against floats at the machine's peak. What you see above that is the float product falling short
 # of its peak; what you see below it, our loop of its own.
@@ -346,7 +346,7 @@ claim(
 )
 
 # %% [markdown]
-# A third of the energy gone, in every layer. Such weights must be *trained* to be good.
+# If weights are roughly normal, a third of the energy (the sum of squares) is gone. Such weights must be *trained* to be good.
 #
 # ## 3 · Training what has no gradient
 #
@@ -432,6 +432,7 @@ def train_bits(step, steps=150, lr=0.05):
     accuracies = []
     for _ in range(steps):
         real.requires_grad_(True)
+        # 0.5 and 20 set how far apart the logits are and how fast it learns; any values near do.
         loss = F.cross_entropy(0.5 * pixels @ binary_sign(real).T, digits.train.y)
         (gradient,) = torch.autograd.grad(loss, real)
         real = step(real.detach(), 20 * gradient, lr)
@@ -492,7 +493,7 @@ def xnor_network(config=XNOR, **options):
 
 
 def trained(build, rate, epochs, label, hooks=(), adam=True):
-    """The same network from every seed, channels last (the faster layout here)."""
+    """The same network from every seed, channels last."""
     networks = []
     for seed in SEEDS:
         seed_everything(seed)
@@ -605,7 +606,7 @@ claim(
     losses["binary first and last layers"] > 5,
 )
 claim(
-    "Neither α nor the map moves the result by 3 points: the batch norm behind them rescales anyway",
+    "Neither leaving out α nor adding the map moves the result by 3 points",
     max(abs(losses["no α"]), abs(losses["α and the map"])) < 3,
 )
 Table(
@@ -621,12 +622,13 @@ Table(
 # %% [markdown]
 # A bit turns only when its real weight crosses 0: small steps take long to get there, which is why the rate matters. As for
 # $\alpha$: every binary layer here stands before a batch norm, whose own scale is trained, so $\alpha$ is one number too
-# many. (The paper's table 3a compares computed scales with learned ones, without such a norm behind them, and finds ten points on
+# many. (The map differs from place to place, so a norm cannot replace it; here it just does not matter. The paper's table 3a asks
+# another question, a computed scale against a learned one, and finds ten points on
 # ImageNet.) An ablation belongs to its network.
 #
 # ### Why train at all?
 #
-# What if a trained float network is binarized afterwards? Its weights change by a third of their energy, so the
+# What if a trained float network is binarized afterwards? Its weights change by a third of their energy or so, and the
 # batch norms' statistics no longer hold. Those can be re-estimated from images without labels.
 
 # %%
@@ -638,7 +640,7 @@ lost, regained = glyphs["float"][0] - collapsed[0], mended[0] - collapsed[0]
 claim("Binarized after training, the network loses more than 10 points", lost > 10)
 claim("New batch-norm statistics alone bring back more than half of that", regained > lost / 2)
 claim(
-    "With binary activations nothing helps: a ReLU is never negative, all signs are +1",
+    "With binary activations new statistics do not help: behind a ReLU, which is never negative, all signs are +1",
     both[0] < 20,
 )
 Table(
@@ -841,13 +843,15 @@ for axes, steps, title in zip(panels, (as_float, as_program), ("float, channels 
     )
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds at batch 64", title=f"{title}: {sum(t for _, t in steps):.2f} ms")
-figure.suptitle("Step by step (blue: on bits, orange: float)")
+figure.suptitle(
+    "Step by step (blue: on bits, orange: float); each alone, its data still in the cache"
+)
 plt.show()
 edges = sum(t for name, t in as_program if name.startswith("float")) / sum(t for _, t in as_program)
 inner_float = sum(t for name, t in as_float if name == "Conv2d") - as_float[0][1]
 inner_bits = sum(t for name, t in as_program if name.startswith("xnor"))
 claim(
-    "The float steps, first and last layer, take a quarter of the time or more",
+    "The steps that stay float (first and last layer, pools, norm) take a quarter of the time or more",
     edges > 0.25,
     timed=True,
 )
@@ -886,7 +890,7 @@ def small_float():
 
 
 easy = {
-    "float": on_digits(small_float, FLOAT_RATE),
+    "float": on_digits(small_float, BINARY_RATE),
     "BinaryConnect": on_digits(
         lambda: binarize(small_float(), BINARY_CONNECT), BINARY_RATE, [ClipWeights()]
     ),
@@ -907,7 +911,8 @@ Table(
 )
 
 # %% [markdown]
-# Width buys back what a bit costs: a channel that says only yes or no needs neighbours.
+# Task, width and epochs differ here, so this does not say which it is. Try `(32, 64, 128)` on digits: do more channels make both
+# networks better, or does the gap shrink, too?
 #
 # ## What the papers say, what we measured
 
@@ -918,7 +923,7 @@ Table(
         [
             "XNOR convolution, times faster than float",
             "Rastegari et al. 2016, section 4.1",
-            "58 (a loop without BLAS)",
+            "58 (on one CPU)",
             f"{naive_ratio:.0f} (plain loop), {blas_ratio:.1f} (BLAS), products of {SIDE}",
         ],
         [
@@ -928,7 +933,7 @@ Table(
             f"32 a layer, {float_bytes / xnor_bytes:.1f} the file",
         ],
         [
-            "points lost, weights",
+            "points lost, weights (negative: gained)",
             "Rastegari et al. 2016, table 1 (AlexNet, BWN)",
             "-0.2",
             f"{weights_cost:.1f}",
@@ -940,7 +945,7 @@ Table(
             f"{both_cost:.1f}",
         ],
         [
-            "points lost without α",
+            "points lost without the computed α",
             "Rastegari et al. 2016, table 3a (a learned scale instead)",
             "10.6",
             f"{losses['no α']:.1f}",
@@ -965,8 +970,7 @@ Table(
 # - Real weights remember small steps; the learning rate matters more than the scale in front of a batch norm.
 # - Say *than what* you are faster: a plain loop, a good BLAS, or the whole network with its float edges.
 #
-# **Do not use it** for small layers (break-even above), for a first or last layer, or where an int8 engine comes close anyway
-# (see the race: processors with matrix tiles are fast at 8 bits).
+# **Do not use it** for small layers (break-even above), for a first or last layer, or where 8 bits are fast enough: compare with the int8 row of the race on your processor.
 #
 # **Back:** [Lab 09 · Distilling transformers](09_distilling_transformers.ipynb) · **Next:** [Lab 11 · The weights of a language model](11_llm_weights.ipynb)
 #

@@ -76,7 +76,7 @@ print(f"float: {mean_sd(*start)} %, {in_bytes(float_bytes)}")
 # %% [markdown]
 # ## A hook: how small?
 #
-# Lab 02 stored a weight in eight bits, lab 03 in four and in two. How far can this network's file go, at less than a point?
+# Lab 01 stored a weight in four bits, lab 02 in eight, lab 03 in two. How far can this network's file go, at less than a point?
 
 # %%
 guess = predict(
@@ -85,11 +85,11 @@ guess = predict(
 )
 
 # %% [markdown]
-# Four things follow, and each removes bits that the one before has left: *pruning* (lab 04) removes weights, *weight sharing* (权重共享) gives those that stay few values, *gaps* say where they are, and *Huffman coding* (霍夫曼编码) writes what is common in few bits. Together they are *Deep Compression* (Han et al. 2016).
+# Four things follow, and each removes bits that the one before has left: *pruning* (lab 04) removes weights, *weight sharing* (权重共享: lab 01's palette, not lab 07's shared layers) gives those that stay few values, *gaps* say where they are, and *Huffman coding* (霍夫曼编码) writes what is common in few bits. Together they are *Deep Compression* (Han et al. 2016).
 #
 # ## 1 · Few values
 #
-# A uniform grid has its levels at equal distances. *k-means* (k 均值) puts them where the weights are: each weight belongs to its nearest *centroid* (质心), each centroid is the mean of its weights, alternating until nothing moves.
+# A uniform grid has its levels at equal distances. *k-means* puts them where the weights are: each weight belongs to its nearest *centroid* (质心), each centroid is the mean of its weights, alternating until nothing moves.
 #
 # ### Exercise 1 · A step of k-means (2 points, about 5 lines)
 #
@@ -206,7 +206,7 @@ claim(
 )
 
 # %% [markdown]
-# A sum over thousands of weights can be thousands of times as large as one weight's gradient. The library divides each sum by how many weights share the value. That is the step which all weights would take, projected onto those that stay equal, and the usual learning rates hold. (Control below: the sums as they are, at the same rate.)
+# A sum over thousands of weights can be thousands of times as large as one weight's gradient. The library divides each sum by how many weights share the value. That is the mean of the steps that its weights would take one by one, and the usual learning rates hold. (Control below: the sums as they are, at the same rate.)
 #
 # Where should k-means begin? The paper tries centroids evenly over the *range* (linear), evenly over the sorted weights (density), and drawn at random, and recommends the first: large weights are few and matter most. Here are seven values a layer, nothing pruned, before and after one epoch of training them.
 
@@ -341,7 +341,8 @@ plt.show()
 #
 # ## 4 · Fewer bits for what is common
 #
-# A code in which no word begins another (a *prefix code*, 前缀码) can be read without separators. For symbols that are independent and coded one at a time, the *entropy* (熵) $H = -\sum p_i \log_2 p_i$ is the least number of bits that any of them can reach on average (Shannon 1948), and Huffman's construction comes within a bit of it, usually far nearer: **merge the two rarest symbols into one, again and again; each merge makes the codes of all symbols in it one bit longer.**
+# A code in which no word begins another (a *prefix code*, 前缀码) can be read without separators. For symbols that are independent and coded one at a time, the *entropy* $H = -\sum p_i \log_2 p_i$ (lab 09's, now in bits and not divided by log N) bounds them: no such code needs fewer bits a
+# symbol on average (Shannon 1948), and Huffman's construction comes within a bit of it, usually far nearer: **merge the two rarest symbols into one, again and again; each merge makes the codes of all symbols in it one bit longer.**
 #
 # ### Exercise 4 · Huffman's lengths (3 points, about 9 lines)
 #
@@ -647,7 +648,8 @@ Table(
 )
 
 # %% [markdown]
-# Pruning wants to tune the weights that stay: each takes over what its neighbours did. Once they are tied to a few values, those values (and the norms) are all that is left to train; and since weights of one value fall together, pruning them takes the small values out of the palette. The rule of thumb: **first what needs freedom, last what takes it away**: distil, cut, prune, then quantize or share, then code.
+# Pruning wants to tune the weights that stay: each takes over what its neighbours did. Once they are tied to a few values, those values (and the norms) are all that is left to train; and since weights of one value fall together, pruning removes all weights of a small value at once, and the palette loses it. The rule of thumb, of which one pair was tested here: **first what needs freedom, last what takes it away**: distil, cut, prune, then
+# quantize or share, then code.
 #
 # ## 7 · Choosing: scenarios
 #
@@ -739,7 +741,7 @@ Table(
 )
 
 # %% [markdown]
-# Among candidates that meet every constraint the one that loses the fewest points is recommended; if bytes or speed matter more to you, tighten that constraint. The last column was not looked at for choosing: had it been, it would be no test any more. And look at the server's table: distillation is the technique for quality. What does rounding leave for it to mend here?
+# Among candidates that meet every constraint the one that loses the fewest points is recommended; if bytes or speed matter more to you, tighten that constraint. The last column was not looked at for choosing: had it been, it would be no test any more. And look at the server's table: distillation is the technique for quality. How much does int8 lose here that a teacher could win back?
 #
 # **Your turn.** A pipeline is a dictionary of functions from a network to a network. The one below meets the microcontroller's constraints. Change it (shares, bits, order, stages) until it needs less than 20 kB and loses less than half a point.
 
@@ -908,7 +910,7 @@ Table(
 )
 
 # %% [markdown]
-# Compare the network from scratch with the two of its size that were cut or taught. Here, with all epochs given to each, the large network's detour is hard to justify at this size by accuracy alone (lab 04 found the same, and Liu et al. 2019 on ImageNet); it pays when a trained network is already there, or when labels are few (lab 08).
+# Compare the network from scratch with the two of its size that were cut or taught. Here, with all epochs given to each, the large network's detour is hard to justify at this size by accuracy alone (Liu et al. 2019 found the same on ImageNet, lab 04 nearly so); it pays when a trained network is already there, or when labels are few (lab 08).
 
 # %% [markdown]
 # ## 9 · Deploying: other people's engines
@@ -1056,6 +1058,6 @@ Table(
 # - Rules say what to try. Only a measurement says whether it holds: bytes of a written file, time in a race, accuracy on images that were not used for choosing.
 # - The front by bytes is not the front by time, and a small network from scratch belongs on both maps.
 #
-# **Back:** [Lab 11 · The weights of a language model](11_llm_weights.ipynb)
+# **Back:** [Lab 11 · The weights of a language model](11_llm_weights.ipynb) · **Next:** [Start](start.ipynb): what is left, and the glossary
 #
 # **References.** Han, Mao and Dally 2016, *Deep Compression*, arXiv:1510.00149, sections 2 to 4, tables 1, 3 and 4 · Han et al. 2016, *EIE: Efficient inference engine on compressed deep neural network*, arXiv:1602.01528 · Huffman 1952, *A method for the construction of minimum-redundancy codes*, Proc. IRE 40 · Shannon 1948, *A mathematical theory of communication*, Bell System Technical Journal 27 · Lloyd 1982, *Least squares quantization in PCM*, IEEE Trans. Information Theory 28 · Liu et al. 2019, *Rethinking the value of network pruning*, arXiv:1810.05270 · ONNX operators `QuantizeLinear` and `DequantizeLinear`, onnx.ai/onnx/operators

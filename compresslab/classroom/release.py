@@ -177,22 +177,24 @@ def release(
     released = [read_solution(path) for path in paths]
     changed = []
     for lab in released:
-        changed += _write_if_new(labs / f"{lab.name}.ipynb", nbformat.writes(lab.lab) + "\n")
+        changed += write_if_new(labs / f"{lab.name}.ipynb", nbformat.writes(lab.lab) + "\n")
         target = solutions / f"{lab.name}.ipynb"
-        if force or _stored_hash(target) != lab.source_hash:
+        if force or stored_hash(target) != lab.source_hash:
             executed = execute(lab, solutions)
-            changed += _write_if_new(target, nbformat.writes(executed) + "\n")
+            changed += write_if_new(target, nbformat.writes(executed) + "\n")
     return changed
 
 
-def _write_if_new(path: Path, text: str) -> list[Path]:
+def write_if_new(path: Path, text: str) -> list[Path]:
+    """Write a file unless it says the same already; returns it in a list if it was written."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return []
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return [path]
 
 
-def _stored_hash(path: Path) -> str | None:
+def stored_hash(path: Path) -> str | None:
+    """The hash of the text that a notebook was made from; None if it has none."""
     if not path.is_file():
         return None
     return nbformat.read(path, as_version=4).metadata.get("compresslab", {}).get("source_hash")

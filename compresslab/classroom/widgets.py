@@ -47,11 +47,11 @@ class Prediction:
             raise ValueError(f"answer must be one of {self.choices}, got {answer!r}")
         chosen = self.radio.value
         if chosen is None:
-            print(f"Measured: {answer}. (You made no prediction.)")
+            print(f"The answer: {answer}. (You made no prediction.)")
         elif chosen == answer:
-            print(f"Measured: {answer}, as you predicted.")
+            print(f"The answer: {answer}, as you predicted.")
         else:
-            print(f"Measured: {answer}. You predicted: {chosen}. What did you overlook?")
+            print(f"The answer: {answer}. You predicted: {chosen}. What did you overlook?")
 
 
 def predict(question: str, choices: Sequence[str]) -> Prediction:

@@ -328,7 +328,7 @@ def _requantization(sx, sw, sy, g, b, m, v, e, *, units="x", out=True, rounded=T
 
 REQUANTIZATION = Exercise(
     id="qat.requantization",
-    title="A batch norm in two integers' clothes",
+    title="A batch norm as a multiplier and an integer bias",
     points=2,
     reference=requantization,
     cases=_norm_cases,

@@ -1,0 +1,202 @@
+"""The course as a whole: its labs in order, what each builds on, how long it takes, what is done of it.
+
+All of it is read from the labs themselves (title, objectives, time, exercises), but for what builds on what.
+The map draws that: from left to right what comes later, from top to bottom the families of techniques.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from compresslab.classroom import progress
+from compresslab.classroom.exercises import EXERCISES, of_grade_id
+
+NEEDS = {
+    "01": ("00",),
+    "02": ("01",),
+    "03": ("02",),
+    "04": ("00",),
+    "05": ("04",),
+    "06": ("00",),
+    "07": ("00",),
+    "08": ("00",),
+    "09": ("08",),
+    "10": ("03",),
+    "11": ("02", "06"),
+    "12": ("03", "04", "08"),
+}
+"""Which labs a lab builds on, by their numbers; whatever is not named can be left for later."""
+
+GRID = (
+    ("", "01", "02", "03", "10"),
+    ("", "06", "", "11", ""),
+    ("00", "04", "05", "", "12"),
+    ("", "08", "09", "", ""),
+    ("", "07", "", "", ""),
+)
+PLACES = {lab: (x, y) for y, row in enumerate(GRID) for x, lab in enumerate(row) if lab}
+"""Column and row of each lab on the map."""
+NOT_BEGUN, BEGUN, DONE = "#FFFFFF", "#FCE3B4", "#A6D8C7"
+
+
+@dataclass(frozen=True)
+class LabPage:
+    """One lab: number, title, file, text of its Markdown cells, minutes to work through, exercises' ids."""
+
+    number: str
+    title: str
+    file: str
+    text: str
+    goal: str
+    minutes: int
+    exercises: tuple[str, ...]
+
+    @property
+    def points(self) -> float:
+        """What its exercises give."""
+        return sum(EXERCISES[id].points for id in self.exercises)
+
+    def earned(self, stored: Mapping[str, dict]) -> float:
+        """Points of the exercises that are passed.
+
+        Args:
+            stored: verdicts by exercise id, as `progress.read` gives them.
+        """
+        passed = (id for id in self.exercises if stored.get(id, {}).get("passed"))
+        return sum(EXERCISES[id].points for id in passed)
+
+
+def read_labs(folder: Path) -> list[LabPage]:
+    """The labs of a folder, in order.
+
+    Raises:
+        ValueError: for a lab whose first cell lacks title, objectives or time.
+    """
+    return [_read(path) for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))]
+
+
+def _read(path: Path) -> LabPage:
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    form = r"# Lab (\d\d) · (.+?)\n.*?\*\*You will\*\* (.+?)\.?\n\*\*Time:\*\* (\d+) minutes"
+    found = re.search(form, text, re.DOTALL)
+    if not found:
+        raise ValueError(f"{path.name} must begin with title, **You will** and **Time:**, does not")
+    number, title, goal, minutes = found.groups()
+    ids = [cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in cells]
+    exercises = tuple(of_grade_id(i).id for i in ids if of_grade_id(i) and not i.endswith("-check"))
+    goal = " ".join(goal.split())
+    return LabPage(number, title, path.name, text, goal, int(minutes), exercises)
+
+
+# ---- as people see it ----------------------------------------------------------------------------
+def labs_table(labs: Sequence[LabPage]) -> str:
+    """Markdown: number, linked title, what one does there, minutes, points."""
+    lines = ["| | lab | you will | minutes | points |", "|---|---|---|---:|---:|"]
+    for lab in labs:
+        cells = [
+            lab.number,
+            f"[{lab.title}]({lab.file})",
+            lab.goal,
+            str(lab.minutes),
+            f"{lab.points:g}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    hours = sum(lab.minutes for lab in labs) / 60
+    points = sum(lab.points for lab in labs)
+    return "\n".join([*lines, f"| | all of it | | {hours:.0f} hours | {points:g} |"])
+
+
+class CourseMap:
+    """Where the learner is: a picture of the labs, and what to do next."""
+
+    def __init__(self, folder: Path = Path()) -> None:
+        """Args: the folder of the labs; progress is read when the map is shown."""
+        self.labs = read_labs(folder)
+        if not self.labs:
+            raise ValueError(f"folder must hold the labs, found none in {Path(folder).resolve()}")
+
+    def figure(self) -> Figure:
+        """A box a lab, coloured by what is done; arrows say what builds on what."""
+        stored = progress.read()
+        figure = plt.figure(figsize=(11, 4.4), layout="none")
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(-0.5, 4.5), ylim=(4.5, -0.5))
+        axes.axis("off")
+        axes.grid(False)
+        for number, sources in NEEDS.items():
+            for source in filter(lambda s, n=number: _neighbours(s, n), sources):
+                _arrow(axes, PLACES[source], PLACES[number])
+        for lab in self.labs:
+            _box(axes, lab, lab.earned(stored))
+        return figure
+
+    def next_step(self) -> str:
+        """The first lab with something left to do, as a sentence."""
+        stored = progress.read()
+        for lab in self.labs:
+            earned = lab.earned(stored)
+            if earned < lab.points:
+                how = "Go on with" if earned else "Next:"
+                left = f"{earned:g} of {lab.points:g} points so far, {lab.minutes} minutes in all"
+                return f"{how} lab {lab.number}, {lab.title} ({left})."
+        return "Everything is done. Lab 12's project has no end."
+
+    def show(self) -> None:
+        """Draw the map, and say what is next."""
+        self.figure()
+        plt.show()
+        print(self.next_step())
+
+
+def _neighbours(source: str, number: str) -> bool:
+    """Whether an arrow between two labs crosses no third one."""
+    (x0, y0), (x1, y1) = PLACES[source], PLACES[number]
+    return x1 == x0 + 1 and (x0 == 0 or y0 == y1)
+
+
+def _arrow(axes: plt.Axes, start: tuple[int, int], end: tuple[int, int]) -> None:
+    axes.annotate(
+        "",
+        xy=(end[0] - 0.44, end[1]),
+        xytext=(start[0] + 0.44, start[1]),
+        arrowprops={"arrowstyle": "-|>", "color": "0.45", "connectionstyle": "arc3,rad=0.08"},
+    )
+
+
+def _box(axes: plt.Axes, lab: LabPage, earned: float) -> None:
+    x, y = PLACES[lab.number]
+    colour = DONE if earned >= lab.points else BEGUN if earned else NOT_BEGUN
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - 0.43, y - 0.36),
+            0.86,
+            0.72,
+            boxstyle="round,pad=0.01,rounding_size=0.05",
+            facecolor=colour,
+            edgecolor="0.3",
+        )
+    )
+    sign = "✓ " if earned >= lab.points else ""
+    title = _broken(f"{lab.number} {lab.title}")
+    axes.text(x, y - 0.08, title, ha="center", va="center", fontsize=8.5)
+    far = [s for s in NEEDS.get(lab.number, ()) if not _neighbours(s, lab.number)]
+    if far:
+        text = f"needs {', '.join(far)}"
+        axes.text(x - 0.43, y - 0.4, text, ha="left", va="bottom", fontsize=7.5, color="0.3")
+    state = f"{sign}{earned:g} of {lab.points:g} points"
+    axes.text(x, y + 0.26, f"{state} · {lab.minutes} min", ha="center", va="center", fontsize=7)
+
+
+def _broken(title: str, width: int = 24) -> str:
+    """A title in at most two lines."""
+    if len(title) <= width:
+        return title
+    cut = title.rfind(" ", 0, width)
+    return f"{title[:cut]}\n{title[cut + 1 :]}"

@@ -1,0 +1,80 @@
+"""The two pages beside the labs: where to begin (labs/start.ipynb) and the glossary, made from the labs.
+
+The start page is written in solutions/start.py; `{labs}` in it becomes the table of the labs. It is
+executed with nobody's progress, so that whoever opens it sees the map. The glossary is one text, once as a
+notebook for JupyterLab and once as docs/glossary.md for the web.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from compresslab.classroom import glossary
+from compresslab.classroom.course import LabPage, labs_table, read_labs
+from compresslab.classroom.release import CELL_TIMEOUT, KERNEL, clean, stored_hash, write_if_new
+
+START = "start.ipynb"
+GLOSSARY = "glossary.ipynb"
+
+
+def start_page(source: Path, labs: list[LabPage]) -> NotebookNode:
+    """The start page without outputs, from its script and the labs."""
+    notebook = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
+    for position, cell in enumerate(notebook.cells):
+        cell.source = cell.source.replace("{labs}", labs_table(labs)).strip("\n")
+        cell.id = f"start-{position + 1:02d}"
+        cell.metadata = NotebookNode()
+    text = "\n".join(cell.source for cell in notebook.cells)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return _notebook(notebook.cells, compresslab={"source_hash": digest})
+
+
+def glossary_text(labs: list[LabPage], folder: str = "") -> str:
+    """The glossary as Markdown; `folder` leads from the page to the labs."""
+    table = glossary.markdown(glossary.read_terms(), labs, folder)
+    start = f"[Start page]({folder}{START})"
+    return f"# Glossary 术语表\n\nThe lab named is the one that explains the term. {start}\n\n{table}\n"
+
+
+def _notebook(cells: list[NotebookNode], **metadata: object) -> NotebookNode:
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata = NotebookNode(kernelspec=NotebookNode(KERNEL), **metadata)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def glossary_page(labs: list[LabPage]) -> NotebookNode:
+    """The glossary as a notebook of one cell."""
+    cell = nbformat.v4.new_markdown_cell(glossary_text(labs).strip("\n"), id="glossary")
+    return _notebook([cell])
+
+
+def write_pages(solutions: Path, labs: Path) -> list[Path]:
+    """Write both pages anew where they changed; returns the files that did."""
+    pages = read_labs(labs)
+    changed = write_if_new(labs / GLOSSARY, nbformat.writes(glossary_page(pages)) + "\n")
+    documents = labs.parent / "docs"
+    if documents.is_dir():
+        changed += write_if_new(documents / "glossary.md", glossary_text(pages, "../labs/"))
+    start = start_page(solutions / "start.py", pages)
+    if stored_hash(labs / START) != start.metadata.compresslab["source_hash"]:
+        changed += write_if_new(labs / START, nbformat.writes(_executed(start, labs)) + "\n")
+    return changed
+
+
+def _executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, resources=resources)
+    with tempfile.TemporaryDirectory() as scratch:
+        client.execute(env={**os.environ, "COMPRESSLAB_PROGRESS": f"{scratch}/progress.json"})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            clean(cell)
+    metadata = notebook.metadata
+    return _notebook(notebook.cells, compresslab=metadata["compresslab"])

@@ -1,0 +1,171 @@
+"""Every lab in a real JupyterLab: it opens, runs undone without an error, and its widgets draw anew.
+
+The short version takes the start page and two labs; COMPRESSLAB_BROWSER=all (`make browser`) takes all.
+Screenshots are left in COMPRESSLAB_SCREENSHOTS, else in .pytest_cache/screenshots: to be looked at.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LABS = sorted(p.stem for p in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))
+CHOSEN = LABS if os.environ.get("COMPRESSLAB_BROWSER") == "all" else LABS[:2]
+SHOTS = Path(os.environ.get("COMPRESSLAB_SCREENSHOTS", ROOT / ".pytest_cache" / "screenshots"))
+RUN_SECONDS = 900
+WAITING = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+    .filter(p => !/\\[\\d+\\]/.test(p.textContent)).length"""
+PICTURE = """e => [...e.querySelectorAll('img')].map(i => i.src).join()"""
+# JupyterLab keeps notebooks of other tabs in the page: only the visible one counts.
+NOTEBOOK = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+
+
+def opened(page, jupyter, name):
+    port, token = jupyter
+    page.goto(f"http://127.0.0.1:{port}/lab/tree/{name}?reset&token={token}")
+    page.wait_for_selector(f"{NOTEBOOK} .jp-Cell")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status=idle]")
+
+
+def run_all(page):
+    page.click("text=Run >> nth=0")
+    page.click("text=Run All Cells >> nth=0")
+    end = time.monotonic() + RUN_SECONDS
+    while page.evaluate(WAITING):
+        assert time.monotonic() < end, f"cells still wait after {RUN_SECONDS} seconds"
+        time.sleep(0.5)
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+
+
+def saved(page, path):
+    """The notebook as JupyterLab writes it."""
+    before = path.stat().st_mtime_ns
+    page.keyboard.press("Escape")
+    page.click("text=File >> nth=0")
+    page.click("text=/^Save Notebook$/ >> nth=0")
+    for _ in range(200):
+        if path.stat().st_mtime_ns != before:
+            return nbformat.read(path, as_version=4)
+        time.sleep(0.1)
+    pytest.fail(f"{path.name} was not saved")
+
+
+def shoot(page, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for old in SHOTS.glob(f"{name}_*.png"):
+        old.unlink()
+    area = page.query_selector(f"{NOTEBOOK} .jp-WindowedPanel-outer")
+    for number in range(80):
+        area.evaluate("(e, y) => { e.scrollTop = y }", 880 * number)
+        time.sleep(0.15)
+        page.screenshot(path=SHOTS / f"{name}_{number:02d}.png")
+        if area.evaluate("e => e.scrollTop + e.clientHeight >= e.scrollHeight - 2"):
+            return
+
+
+def move(control):
+    """Another value: one step of a slider, another entry of a menu."""
+    menu = control.query_selector("select")
+    if menu:
+        count = menu.evaluate("e => e.options.length")
+        menu.select_option(index=(menu.evaluate("e => e.selectedIndex") + 1) % count)
+        return
+    handle = control.query_selector(".noUi-handle")
+    handle.focus()
+    at_the_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+    # Several steps, since one may change nothing that can be seen.
+    for _ in range(3):
+        handle.press("ArrowLeft" if at_the_end else "ArrowRight")
+
+
+@pytest.mark.parametrize("lab", CHOSEN)
+def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page):
+    opened(page, jupyter, f"{lab}.ipynb")
+    run_all(page)
+    shoot(page, lab)
+    notebook = saved(page, course / "labs" / f"{lab}.ipynb")
+    errors = [
+        (position, output.ename, output.evalue)
+        for position, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "error"
+    ]
+    assert not errors
+    widgets = page.query_selector_all(f"{NOTEBOOK} .widget-interact")
+    source = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    assert len(widgets) == source.count("\nexplore(") + source.startswith("explore(")
+    for widget in widgets:
+        widget.scroll_into_view_if_needed()
+        controls = [c for c in widget.query_selector_all(".widget-inline-hbox") if c.is_visible()]
+        assert controls
+        for control in controls:
+            before = widget.evaluate(PICTURE)
+            assert before
+            move(control)
+            for _ in range(300):
+                after = widget.evaluate(PICTURE)
+                if after and after != before:
+                    break
+                time.sleep(0.1)
+            assert after
+            assert after != before, control.inner_text()
+        page.screenshot(path=SHOTS / f"{lab}_widget.png")
+
+
+def test_the_course_opens_on_its_map_and_leads_into_the_first_lab(course, jupyter, page):
+    port, token = jupyter
+    page.goto(f"http://127.0.0.1:{port}/lab?reset&token={token}")
+    page.wait_for_selector(f"{NOTEBOOK} .jp-OutputArea-output img")
+    shoot(page, "start")
+    text = page.inner_text(f"{NOTEBOOK} .jp-Notebook")
+    assert "Next: lab 00" in text
+    for lab in LABS:
+        assert page.query_selector(f'{NOTEBOOK} a[href*="{lab}.ipynb"]'), lab
+    page.click(f'{NOTEBOOK} a[href*="{LABS[0]}.ipynb"] >> nth=0')
+    page.wait_for_selector(f"{NOTEBOOK} h1:has-text('Lab 00')")
+
+
+def run_cell(page, index, source=None):
+    """Run one cell, with other text in it if there is any; gives what it shows."""
+    cell = page.query_selector_all(f"{NOTEBOOK} .jp-Cell")[index]
+    cell.scroll_into_view_if_needed()
+    cell.query_selector(".cm-content").click()
+    if source is not None:
+        page.keyboard.press("Control+a")
+        page.keyboard.insert_text(source)
+    before = cell.query_selector(".jp-InputPrompt").inner_text()
+    page.keyboard.press("Control+Enter")
+    for _ in range(600):
+        prompt = cell.query_selector(".jp-InputPrompt").inner_text()
+        if any(c.isdigit() for c in prompt) and prompt != before:
+            return cell.query_selector(".jp-Cell-outputWrapper").inner_text()
+        time.sleep(0.1)
+    pytest.fail(f"cell {index} did not finish")
+
+
+def test_a_learner_is_told_the_mistake_and_the_map_remembers(course, jupyter, page):
+    cells = nbformat.read(ROOT / "labs" / f"{LABS[0]}.ipynb", as_version=4).cells
+    setup = next(i for i, c in enumerate(cells) if c.cell_type == "code")
+    answer = next(i for i, c in enumerate(cells) if "def parameter_bytes(" in c.source)
+    opened(page, jupyter, f"{LABS[0]}.ipynb")
+    run_cell(page, setup)
+    verdicts = {}
+    for body in ("parameters * bits", "(parameters * bits + 7) // 8"):
+        run_cell(page, answer, f"def parameter_bytes(parameters, bits):\n    return {body}")
+        verdicts[body] = run_cell(page, answer + 1)
+        page.screenshot(path=SHOTS / f"check_{len(verdicts)}.png")
+    wrong, right = verdicts.values()
+    assert "✔" in right
+    assert "✘" in wrong
+    assert "hint" in wrong.lower() or "perhaps" in wrong.lower()
+    opened(page, jupyter, "start.ipynb")
+    run_cell(page, next(i for i, c in enumerate(_start()) if c.cell_type == "code"))
+    assert "Go on with lab 00" in page.inner_text(f"{NOTEBOOK} .jp-Notebook")
+
+
+def _start():
+    return nbformat.read(ROOT / "labs" / "start.ipynb", as_version=4).cells
