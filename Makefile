@@ -34,7 +34,7 @@ release: .venv/.authors
 	$(BIN)/compresslab release
 
 bench: .venv/.authors
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --page
 
 clean:
 	find compresslab benchmarks tests -name '__pycache__' -prune -exec rm -rf {} +

@@ -1,4 +1,8 @@
-"""`python -m benchmarks [--only NAME] [--json FILE]`: race every family of kernels, or one."""
+"""`python -m benchmarks [--only NAME] [--json FILE] [--page]`: race every family of kernels, or one.
+
+`--page` keeps the records of the whole race in docs/results/kernels.json and writes docs/benchmarks.md with
+its plot from them (`make bench`).
+"""
 
 import dataclasses
 import json
@@ -12,6 +16,8 @@ from tqdm import tqdm
 
 from benchmarks import affine, bitpack, int8, lowbit, sparse, xnor
 from benchmarks.harness import Record
+from benchmarks.page import write_benchmarks
+from benchmarks.results import RECORDS, machine
 from compresslab.report import Table
 
 RACED = (affine, bitpack, int8, lowbit, xnor, sparse)
@@ -22,10 +28,14 @@ def main(
     only: Annotated[str | None, typer.Option(help=f"one of {', '.join(FAMILIES)}")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the records here")] = None,
     scale: Annotated[int, typer.Option(help="divide the sizes, for a quick look")] = 1,
+    page: Annotated[bool, typer.Option("--page", help="write docs/benchmarks.md")] = False,
+    out: Annotated[Path, typer.Option(help="folder of the page's records")] = RECORDS,
 ) -> None:
     """Race our kernels against their peers and print the ratios."""
     if only is not None and only not in FAMILIES:
         raise typer.BadParameter(f"--only must be one of {', '.join(FAMILIES)}, got {only!r}")
+    if page and only is not None:
+        raise typer.BadParameter(f"--page takes every family, not --only {only}")
     torch.set_num_threads(1)
     records: list[Record] = []
     with threadpool_limits(1):
@@ -35,6 +45,12 @@ def main(
     if json_file is not None:
         text = json.dumps([dataclasses.asdict(r) for r in records], indent=1)
         json_file.write_text(text, encoding="utf-8")
+    if page:
+        content = {"machine": machine(), "records": [dataclasses.asdict(r) for r in records]}
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, indent=1) + "\n"
+        (out / "kernels.json").write_text(text, encoding="utf-8")
+        write_benchmarks(out)
 
 
 def as_table(records: list[Record]) -> Table:

@@ -109,8 +109,8 @@ data = load(size=16, train_size=10_000)
 SEEDS, CLASSES, EPOCHS, TUNE = (0, 1, 2), len(data.classes), 8, 3
 
 
-def mean_and_sd(networks, examples=data.test):
-    values = [evaluate(network, examples) for network in networks]
+def mean_and_sd(networks, examples=None):
+    values = [evaluate(n, data.test if examples is None else examples) for n in networks]
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
@@ -705,9 +705,7 @@ if data.name != "glyphs":  # on other data: this section adapts a network that k
         seed_everything(seed)
         networks.append(models.MLP(data.shape, len(data.classes)))
         fit(networks[-1], data.train, EPOCHS, 0.15, seed=seed, label=f"capitals, seed {seed}")
-    dense = tuple(
-        map(float, (np.mean(a := [evaluate(n, data.test) for n in networks]), np.std(a, ddof=1)))
-    )
+    dense = mean_and_sd(networks)
 
 # %% [markdown]
 # Two new tasks for the networks that know capitals:

@@ -60,7 +60,7 @@ class CheckResult:
         e = self.exercise
         words = {
             "passed": f"✔ {e.title}: right, {e.points} of {e.points} points",
-            "not done": f"○ {e.title}: not done yet (about {e.lines} lines)",
+            "not done": f"○ {e.title}: not done yet (about {e.lines} line{'s' * (e.lines > 1)})",
             "failed": f"✘ {e.title}: not right yet",
             "error": f"✘ {e.title}: your code stopped with an error",
         }

@@ -28,7 +28,7 @@ def test_a_prediction_is_held_against_the_measurement(choice, words, capsys):
     capsys.readouterr()
     prediction.reveal("a")
     out = capsys.readouterr().out
-    assert "Measured: a" in out
+    assert "The answer: a" in out
     assert words in out
 
 

@@ -308,6 +308,9 @@ def _step_cases(generator: np.random.Generator) -> list[Case]:
             "weights at the border",
             (torch.tensor([1.0, -1.0, 1.0]), torch.tensor([-1.0, -2.0, 0.0]), 0.5),
         ),
+        Case(
+            "weights that begin outside", (torch.tensor([1.5, -2.0]), torch.tensor([0.7, 0.3]), 0.1)
+        ),
         Case("random", (numbers(0.6).clamp(-1, 1), numbers(2.0), 0.3)),
     ]
 
@@ -325,6 +328,11 @@ CONNECT_STEP = Exercise(
             "not clipped",
             lambda w, g, lr: w - lr * g,
             "A real weight beyond 1 would take many steps to come back, and its sign says nothing more.",
+        ),
+        Mistake(
+            "clipped before the step",
+            lambda w, g, lr: w.clamp(-1, 1) - lr * g,
+            "The weight that comes out must lie within -1 and 1: clip after the step.",
         ),
         Mistake(
             "the sign moved",

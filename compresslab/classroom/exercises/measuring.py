@@ -120,6 +120,16 @@ CONV2D_MACS = Exercise(
             "With groups, an output channel sees only inputs / groups of the input channels.",
         ),
         Mistake(
+            "not an integer",
+            lambda c, n, k, s, g: k[0] * k[1] * (c / g) * n * s[0] * s[1],
+            "The groups divide the channels exactly: use // and the count stays an int.",
+        ),
+        Mistake(
+            "square output",
+            lambda c, n, k, s, g: k[0] * k[1] * (c // g) * n * s[0] ** 2,
+            "The output may be oblong: height times width, not height squared.",
+        ),
+        Mistake(
             "square kernel",
             lambda c, n, k, s, g: k[0] * k[0] * (c // g) * n * s[0] * s[1],
             "The kernel may be oblong: height times width, not height squared.",
@@ -170,6 +180,11 @@ def _timed_warmup(call: Callable, clock: Callable, warmup: int, repeats: int) ->
     return float(np.median(_durations(call, clock, warmup + repeats)))
 
 
+def _warmup_taken_off(call: Callable, clock: Callable, warmup: int, repeats: int) -> float:
+    times = measure.call_times(call, clock, 0, repeats)
+    return float(np.median(times[warmup:] or times))
+
+
 def _unsorted_middle(call: Callable, clock: Callable, warmup: int, repeats: int) -> float:
     return measure.call_times(call, clock, warmup, repeats)[repeats // 2]
 
@@ -204,6 +219,11 @@ FAIR_TIME = Exercise(
             "timed the warm-up",
             _timed_warmup,
             "The warm-up calls are among the times you averaged. Only the later calls count.",
+        ),
+        Mistake(
+            "warm-up taken off the repeats",
+            _warmup_taken_off,
+            "The warm-up comes on top: `warmup` calls first, and then `repeats` timed ones.",
         ),
         Mistake(
             "not sorted",
@@ -272,6 +292,11 @@ ROOFLINE = Exercise(
         Mistake("minimum", _shorter_time, "Both must be finished: the longer one decides."),
         Mistake(
             "names swapped", _swapped_names, "If the arithmetic takes longer, it is compute-bound."
+        ),
+        Mistake(
+            "the other order",
+            lambda m, b, peak, bandwidth: measure.roofline(m, b, peak, bandwidth)[::-1],
+            "First the seconds, then the name.",
         ),
         Mistake("tie", _tie_to_memory, "Right but for a tie: then call it compute-bound."),
         Mistake(

@@ -223,6 +223,11 @@ def _wrapped(x: np.ndarray, s: float, z: int, low: int, high: int) -> np.ndarray
     return ((code + z - low) % (high - low + 1) + low).astype(np.int32)
 
 
+def _unclipped(x: np.ndarray, s: float, z: int, low: int, high: int) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return (np.rint(_steps(x, s)) + z).astype(np.int32)
+
+
 QUANTIZE = Exercise(
     id="numbers.quantize",
     title="Real numbers to codes",
@@ -263,6 +268,19 @@ QUANTIZE = Exercise(
             "wrapped around",
             _wrapped,
             "Numbers outside the range came back in on the other side: clip to low..high.",
+        ),
+        Mistake(
+            "not clipped",
+            _unclipped,
+            "Codes outside low..high must saturate: np.clip, before converting to int32.",
+            also=(
+                lambda x, s, z, low, high: np.clip(_unclipped(x, s, 0, low, high), -(2**31), high),
+            ),
+        ),
+        Mistake(
+            "zero point forgotten",
+            lambda x, s, z, low, high: _clip(np.rint(_steps(x, s)), low, high),
+            "The code of 0.0 is zero_point: add it after rounding.",
         ),
         Mistake(
             "multiplied by the scale",
@@ -317,6 +335,11 @@ CHANNEL_SCALES = Exercise(
             "sign ignored",
             lambda w, high: w.flatten(1).amax(1) / high,
             "A large negative weight needs room too: take absolute values first.",
+        ),
+        Mistake(
+            "one axis only",
+            lambda w, high: w.abs().amax(1) / high,
+            "A convolution's weight has four axes: reduce all but the first, flatten(1) to begin with.",
         ),
         Mistake(
             "counted levels",
@@ -441,6 +464,7 @@ PACK4 = Exercise(
             "last code dropped",
             _dropped,
             "With an odd number of codes the last one still needs a byte: pad with a zero.",
+            also=(lambda codes: codes[0::2] | (codes[1::2] << 4),),
         ),
         Mistake(
             "not shifted",

@@ -44,6 +44,12 @@ def _lowest(weights, sparsity, score=np.abs, count=round):
     return tuple(k.reshape(w.shape) for k, w in zip(np.split(keep, cuts), weights, strict=True))
 
 
+def _border(weights, sparsity, shift=1):
+    sizes = np.sort(np.concatenate([np.abs(w).ravel() for w in weights]))
+    place = round(sparsity * sizes.size) - shift
+    return sizes[place] if 0 <= place < sizes.size else -np.inf
+
+
 GLOBAL_MASK = Exercise(
     id="prune.global_mask",
     title="The smallest weights of the whole network",
@@ -68,6 +74,18 @@ GLOBAL_MASK = Exercise(
             lambda ws, s: _lowest(ws, s, score=lambda w: -np.abs(w)),
             "You removed the largest weights: True must mean *keep*.",
             also=(lambda ws, s: tuple(~k for k in _lowest(ws, s)),),
+        ),
+        Mistake(
+            "a threshold",
+            lambda ws, s: tuple(np.abs(w) > _border(ws, s) for w in ws),
+            "A threshold removes all equals at the border, or none. Exactly round(sparsity * n) go: sort, "
+            "and take the first.",
+            also=(lambda ws, s: tuple(np.abs(w) >= _border(ws, s, 0) for w in ws),),
+        ),
+        Mistake(
+            "cut off",
+            lambda ws, s: _lowest(ws, s, count=int),
+            "round(sparsity * n) of them go: int() cuts off.",
         ),
         Mistake(
             "a share of the range",
@@ -108,6 +126,11 @@ TAYLOR_SCORE = Exercise(
             lambda w, g: np.abs(w * g.mean(axis=0)),
             "At a minimum of the loss the gradients of different batches point both ways and cancel. Take "
             "the magnitude of each batch's gradient first.",
+        ),
+        Mistake(
+            "the formula as it stands",
+            lambda w, g: -(w * g).mean(axis=0),
+            "A change in either direction counts: take magnitudes before the mean.",
         ),
         Mistake(
             "gradient only",
@@ -226,6 +249,19 @@ TWO_OF_FOUR = Exercise(
             "the best half of the row",
             lambda w: np.abs(w) >= np.median(np.abs(w), axis=1, keepdims=True),
             "Half of each row, but not two in every group of four: the hardware reads groups.",
+        ),
+        Mistake(
+            "a threshold",
+            lambda w: (
+                np.abs(w).reshape(len(w), -1, 4)
+                >= np.sort(np.abs(w).reshape(len(w), -1, 4), axis=2)[..., 2:3]
+            ).reshape(w.shape),
+            "Of equals only the first two stay: a threshold keeps all of them.",
+        ),
+        Mistake(
+            "the last of equals",
+            lambda w: _best_two(w[:, ::-1])[:, ::-1].copy(),
+            "Of equals the first stay.",
         ),
         Mistake(
             "the smallest kept",

@@ -133,6 +133,26 @@ FOLD_BATCH_NORM = Exercise(
             lambda w, b, g, s, m, v, e: _fold(w, b, g, s, torch.zeros_like(m), v, e),
             "The norm subtracts its running mean first. It ends up in the bias.",
         ),
+        Mistake(
+            "the layer's own bias lost",
+            lambda w, b, g, s, m, v, e: _fold(w, torch.zeros_like(b), g, s, m, v, e),
+            "The convolution has a bias of its own: it is scaled, and stays.",
+        ),
+        Mistake(
+            "shift forgotten",
+            lambda w, b, g, s, m, v, e: _fold(w, b, g, torch.zeros_like(s), m, v, e),
+            "The norm adds its shift at the end.",
+        ),
+        Mistake(
+            "epsilon forgotten",
+            lambda w, b, g, s, m, v, e: _fold(w, b, g, s, m, v, 0.0),
+            "Batch norm divides by the root of variance + epsilon.",
+        ),
+        Mistake(
+            "mean added",
+            lambda w, b, g, s, m, v, e: _fold(w, b, g, s, -m, v, e),
+            "The norm subtracts its running mean: (bias - mean) * factor + shift.",
+        ),
     ),
 )
 
@@ -214,11 +234,22 @@ def _product_cases(generator: np.random.Generator) -> list[Case]:
             np.zeros(1, np.int32),
         ),
     )
+    # Odd and beyond 2^24, where float32 has no odd numbers any more.
+    exact = Case(
+        "a sum beyond float32's whole numbers",
+        (
+            np.full((1, 600), 255, np.uint8),
+            0,
+            np.append(np.full(599, 127), 126).astype(np.int8)[None],
+            np.array([1], np.int32),
+        ),
+    )
     return [
         case("one number", 1, 1, 1, 0),
         case("a zero point", 1, 2, 3, 100),
         case("as many rows as outputs", 3, 3, 5, 128),
         full,
+        exact,
         case("more rows", 7, 4, 33, 7),
     ]
 
@@ -255,6 +286,16 @@ INTEGER_MATMUL = Exercise(
             "One product fits into 16 bits; the sum of many does not. Sum in int32.",
         ),
         Mistake(
+            "float sums",
+            lambda x, z, w, b: _product(x, z, w, b, dtype=np.float32),
+            "A float32 holds whole numbers up to 2^24 only: sum in int32.",
+        ),
+        Mistake(
+            "zero point once",
+            lambda x, z, w, b: _product(x, z, w, b, zero=False) - np.int32(z),
+            "Every x has the zero point in it: subtract it from each, not once from the sum.",
+        ),
+        Mistake(
             "bias forgotten",
             lambda x, z, w, b: _product(x, z, w, b, bias=False),
             "Every output starts at its bias, not at 0.",
@@ -279,6 +320,10 @@ def _sum_cases(generator: np.random.Generator) -> list[Case]:
     return [
         Case("no zero point", (np.array([[100, 250]], np.int32), f32([0.1, 0.1]), 0, 0, 255)),
         Case("ties go to even", (np.array([[5, 15, 25]], np.int32), f32([0.5] * 3), 4, 0, 255)),
+        Case(
+            "ties beside an odd zero point",
+            (np.array([[1, 3, 5]], np.int32), f32([0.5] * 3), 3, 0, 255),
+        ),
         Case("negative results with a zero point", (-acc, factors, 128, 0, 255)),
         Case("a fused ReLU: low is the zero point", (acc, factors, 100, 100, 255)),
         Case("4-bit codes", (acc, factors * f32(0.1), 3, 0, 15)),
@@ -317,6 +362,23 @@ REQUANTIZE = Exercise(
             "zero point forgotten",
             lambda acc, m, z, low, high: _codes(np.rint(acc * m), 0, low, high),
             "The code of 0.0 is the zero point: add it after rounding.",
+        ),
+        Mistake(
+            "zero point before rounding",
+            lambda acc, m, z, low, high: _codes(np.rint(acc * m + np.float32(z)), 0, low, high),
+            "With an odd zero point, adding it before rounding turns ties the other way: round, then add.",
+        ),
+        Mistake(
+            "clipped before the zero point",
+            lambda acc, m, z, low, high: (
+                (np.clip(np.rint(acc * m), low, high) + z).astype(np.int64).astype(np.uint8)
+            ),
+            "The sum with the zero point may leave low..high again: clip last.",
+        ),
+        Mistake(
+            "divided",
+            lambda acc, m, z, low, high: _codes(np.rint(acc / m), z, low, high),
+            "The multiplier is s_x s_w / s_y: multiply by it.",
         ),
         Mistake(
             "ties up",

@@ -68,6 +68,18 @@ STE_GRADIENT = Exercise(
             "x is divided by the scale and multiplied by it again: the two cancel.",
         ),
         Mistake(
+            "decided before rounding",
+            lambda x, s, low, high, g: g * ((_steps(x, s) >= low) & (_steps(x, s) <= high)),
+            "Up to half a step beyond the last code x still rounds inside: decide by the rounded code.",
+        ),
+        Mistake(
+            "the ends left out",
+            lambda x, s, low, high, g: (
+                g * ((_steps(x, s).round() > low) & (_steps(x, s).round() < high))
+            ),
+            "The first and the last code count as inside.",
+        ),
+        Mistake(
             "incoming gradient ignored",
             lambda x, s, low, high, g: ste_gradient(x, s, low, high, torch.ones_like(g)),
             "The chain rule: multiply by the gradient that comes in.",
@@ -142,6 +154,13 @@ FAKE_QUANTIZE = Exercise(
             "You clipped, but did not round.",
         ),
         Mistake(
+            "clipping forgotten",
+            lambda x, s, low, high: (
+                (_steps(x, s) + (_steps(x, s).round() - _steps(x, s)).detach()) * s
+            ),
+            "Values beyond low and high were not clipped.",
+        ),
+        Mistake(
             "not scaled back",
             lambda x, s, low, high: (
                 _steps(x, s).clamp(low, high)
@@ -171,6 +190,17 @@ def _lsq(x, s, low, high, g, *, inside=True, minus=True, factor=True, mean=False
     slope = torch.where(q > high, torch.tensor(float(high)), slope)
     total = (g * slope).mean() if mean else (g * slope).sum()
     return total / (x.numel() * high) ** 0.5 if factor else total
+
+
+def _slope(x, s, low, high, sign, outside=1):
+    v = _steps(x, s)
+    q = v.round()
+    inside = (q >= low) & (q <= high)
+    return torch.where(inside, sign * (q - v), outside * q.clamp(low, high))
+
+
+def _lsq_slope(x, low, high, g, slope):
+    return (g * slope).sum() / (x.numel() * high) ** 0.5
 
 
 def _lsq_cases(generator: np.random.Generator) -> list[Case]:
@@ -204,6 +234,28 @@ LSQ_GRADIENT = Exercise(
             "code instead of error",
             lambda *a: _lsq(*a, minus=False),
             "x' = round(x / s) * s. Differentiate the product: round(v), and minus v from inside.",
+        ),
+        Mistake(
+            "minus v outside as well",
+            lambda x, s, low, high, g: _lsq_slope(
+                x, low, high, g, _steps(x, s).round().clamp(low, high) - _steps(x, s)
+            ),
+            "Where x is clipped the slope is low or high alone: no minus v there.",
+        ),
+        Mistake(
+            "sign reversed",
+            lambda x, s, low, high, g: _lsq_slope(x, low, high, g, _slope(x, s, low, high, -1)),
+            "round(v) - v, not v - round(v).",
+        ),
+        Mistake(
+            "nothing where clipped",
+            lambda x, s, low, high, g: _lsq_slope(x, low, high, g, _slope(x, s, low, high, 1, 0)),
+            "A clipped number still pulls: x' = high * s grows with s.",
+        ),
+        Mistake(
+            "incoming gradient ignored",
+            lambda x, s, low, high, g: _lsq(x, s, low, high, torch.ones_like(g)),
+            "Multiply each slope by its incoming gradient.",
         ),
         Mistake(
             "not scaled",
@@ -354,6 +406,21 @@ REQUANTIZATION = Exercise(
             "mean forgotten",
             lambda *a: _requantization(*a, mean=False),
             "The norm subtracts its mean first: the bias is shift - mean * factor.",
+        ),
+        Mistake(
+            "the shift scaled as well",
+            lambda sx, sw, sy, g, b, m, v, e: _requantization(
+                sx, sw, sy, g, b * g / torch.sqrt(v + e), m, v, e
+            ),
+            "Only the mean is multiplied by t; the shift is added after the norm.",
+        ),
+        Mistake(
+            "bias not in units of the sum",
+            lambda sx, sw, sy, g, b, m, v, e: (
+                sx * sw * g / torch.sqrt(v + e) / sy,
+                torch.round(b - m * g / torch.sqrt(v + e)).to(torch.int32),
+            ),
+            "Count the bias in units of scale_x * scale_w * t.",
         ),
         Mistake(
             "epsilon forgotten",

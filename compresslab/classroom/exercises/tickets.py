@@ -81,6 +81,16 @@ NEXT_MASK = Exercise(
             "Compare magnitudes: -4 is larger than 3.",
         ),
         Mistake(
+            "places lost to the gone",
+            lambda w, m, r: _largest(w, np.ones_like(m), round(r * w.size)) & m,
+            "What was gone must not take up places: rank it below everything that is left, then count.",
+        ),
+        Mistake(
+            "the first of equals",
+            lambda w, m, r: np.flip(_largest(np.flip(w), np.flip(m), round(r * w.size))),
+            "Of equals the last in order stay: sort upwards and let the first go.",
+        ),
+        Mistake(
             "all that were left",
             lambda w, m, r: m.copy(),
             "That is the old mask. This round has to remove some more.",
@@ -128,6 +138,11 @@ REWIND = Exercise(
             "not masked",
             lambda i, t, m: i.copy(),
             "That is the dense network's start. Only the ticket's weights are there; the others are 0.",
+        ),
+        Mistake(
+            "pruned, with trained values",
+            lambda i, t, m: np.where(m, i, t),
+            "What is pruned is 0, not its trained value.",
         ),
         Mistake(
             "the trained signs",
@@ -315,6 +330,20 @@ MASK_DISTANCE = Exercise(
                 / sum(x.size for x in a)
             ),
             "Two masks with equally many weights can differ everywhere. Compare place by place.",
+        ),
+        Mistake(
+            "one way only",
+            lambda a, b: float(
+                sum((x & ~y).sum() for x, y in _pairs(a, b)) / sum(x.size for x in a)
+            ),
+            "Count the places that differ either way.",
+        ),
+        Mistake(
+            "of those that stay",
+            lambda a, b: float(
+                sum((x ^ y).sum() for x, y in _pairs(a, b)) / max(1, sum(x.sum() for x in a))
+            ),
+            "Divide by all places, not by those that stay.",
         ),
         Mistake(
             "not a share",

@@ -370,7 +370,7 @@ def _word_cases(generator: np.random.Generator) -> list[Case]:
 
 REPLACE_WORDS = Exercise(
     id="transformers.replace_words",
-    title="Other words, the same sentence",
+    title="Other words, another sentence",
     points=2,
     reference=replace_words,
     cases=_word_cases,
@@ -387,6 +387,13 @@ REPLACE_WORDS = Exercise(
                 (rolls < share) & (x > 0), near[x, picks], x
             ),
             "The unknown word (1) and the mask (2) stay as well.",
+        ),
+        Mistake(
+            "the mask replaced",
+            lambda x, near, rolls, picks, share: np.where(
+                (rolls < share) & (x >= 2), near[x, picks], x
+            ),
+            "2 is the mask: it stays as well.",
         ),
         Mistake(
             "the words kept, the others replaced",
