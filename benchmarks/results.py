@@ -46,6 +46,7 @@ RECORDS = Path(__file__).parents[1] / "docs" / "results"
 DATA = ("glyphs", "mnist", "cifar10")
 SIZE, TRAIN, SEEDS = 16, 8_000, (0, 1, 2)
 EPOCHS, TUNING, RATE = 6, 4, 0.15
+THIN_RATE = 0.05  # two thin layers one behind the other diverge at the others' rate
 WIDTHS = (32, 64, 128)
 TICKET = (0.6, 0.36, 0.2)
 
@@ -75,9 +76,9 @@ class Bench:
         """The float network; stages copy it."""
         return self.train(self.build(), EPOCHS)
 
-    def material(self, epochs: float = TUNING) -> Material:
+    def material(self, rate: float = RATE) -> Material:
         """What a stage of a pipeline may use."""
-        return Material(self.data.train.x[:500], self.data.train, epochs, RATE, self.seed)
+        return Material(self.data.train.x[:500], self.data.train, TUNING, rate, self.seed)
 
     @functools.cached_property
     def halved(self) -> nn.Module:
@@ -192,7 +193,7 @@ TECHNIQUES = [
     Technique(
         "low rank, half of the parameters, tuned",
         6,
-        lambda b: pipeline.low_rank(b.material(), 0.5)(b.network),
+        lambda b: pipeline.low_rank(b.material(rate=THIN_RATE), 0.5)(b.network),
     ),
     Technique(
         "depthwise-separable network, from scratch",
@@ -303,7 +304,7 @@ def machine() -> dict[str, str]:
 
 def main(
     data: Annotated[str, typer.Option(help=f"one of {', '.join(DATA)}")] = "glyphs",
-    only: Annotated[str | None, typer.Option(help="one row, printed and not kept")] = None,
+    only: Annotated[str | None, typer.Option(help="one row, beside float32")] = None,
     seeds: Annotated[int, typer.Option(help="how many", min=1)] = len(SEEDS),
     train: Annotated[int, typer.Option(help="training images", min=100)] = TRAIN,
     out: Annotated[Path, typer.Option(help="folder of the records")] = RECORDS,
@@ -326,10 +327,22 @@ def main(
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     typer.echo(results_table(record))
-    if only is None:
+    target = out / f"{data}.json"
+    if only is not None and target.is_file():
+        record = _with_row(json.loads(target.read_text(encoding="utf-8")), record)
+    if len(record["rows"]) == len(TECHNIQUES):
         out.mkdir(parents=True, exist_ok=True)
-        (out / f"{data}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         write_results(out)
+
+
+def _with_row(record: dict, new: dict) -> dict:
+    """The record with its row measured anew; as it is if it was made otherwise."""
+    if any(record[key] != new[key] for key in ("machine", "seeds", "train")):
+        return record
+    row = new["rows"][-1]
+    rows = [row if row["technique"] == r["technique"] else r for r in record["rows"]]
+    return record | {"rows": rows}
 
 
 def mean_and_sd(accuracies: Sequence[float]) -> tuple[float, float]:

@@ -26,11 +26,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from compresslab.data import Examples
 from compresslab.runtime import storage, weight_only
+from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
+from compresslab.techniques.layers import is_transposed
+from compresslab.techniques.quantizer import Quantized
+from compresslab.techniques.sharing import Shared
 from compresslab.training import evaluate, evaluating
+
+UNCOUNTED = (
+    *(nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.RNN, nn.GRU, nn.Bilinear, nn.MultiheadAttention),
+)
+"""Layers that multiply, and whose multiplications are not counted."""
 
 
 # ---- counting ------------------------------------------------------------------------------------
@@ -76,7 +87,13 @@ class LayerCount:
 
 
 def layer_macs(layer: nn.Module, output: torch.Tensor) -> int:
-    """MACs of one example through one layer, from its output; 0 for layers that do not multiply."""
+    """MACs of one example through one layer, from its output; 0 for layers that do not multiply.
+
+    Raises:
+        ValueError: for a kind of layer that multiplies and that the course does not count.
+    """
+    if isinstance(layer, Quantized | Shared):
+        return layer_macs(layer.layer, output)
     if isinstance(layer, nn.Conv2d):
         size = tuple(output.shape[-2:])
         kernel = layer.kernel_size
@@ -88,6 +105,11 @@ def layer_macs(layer: nn.Module, output: torch.Tensor) -> int:
         return _lstm_macs(layer, output[0])
     if hasattr(layer, "macs"):
         return layer.macs(output)
+    if is_transposed(layer):
+        outputs = output.shape[-1]
+        return linear_macs(layer.weight.shape[0], outputs, math.prod(output.shape[1:-1]))
+    if isinstance(layer, UNCOUNTED):
+        raise ValueError(f"layer must be of a kind that is counted, got {type(layer).__name__}")
     return 0
 
 
@@ -105,7 +127,8 @@ def _lstm_macs(layer: nn.LSTM, states: torch.Tensor) -> int:
 def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> list[LayerCount]:
     """Parameters and MACs of every layer for one example, in order of execution.
 
-    A layer that runs twice appears twice, its parameters counted the first time only.
+    A layer that runs twice appears twice; a parameter is counted the first time only. Quantizers' own scales
+    and shared values count as parameters, codes do not.
 
     Args:
         model: any network that runs on a batch of one.
@@ -114,18 +137,28 @@ def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> lis
     counts, seen = [], set()
 
     def record(layer: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        parameters = 0 if layer in seen else sum(p.numel() for p in layer.parameters(recurse=False))
-        seen.add(layer)
+        new = [p for p in layer.parameters(recurse=layer in whole) if p not in seen]
+        seen.update(new)
+        parameters = sum(p.numel() for p in new)
         bits = getattr(layer, "weight_bits", 32), getattr(layer, "activation_bits", 32)
         macs = layer_macs(layer, output)
         if macs or parameters:
             counts.append(LayerCount(names[layer], type(layer).__name__, parameters, macs, *bits))
 
     names = {layer: name for name, layer in model.named_modules()}
+    # Layers that compute with their inner layer's numbers, and never call it.
+    whole = {m for m in names if isinstance(m, Quantized | Shared) or is_parametrized(m)}
+    inside = {inner for layer in whole for inner in layer.modules() if inner is not layer}
     hooks = [
         layer.register_forward_hook(record)
         for layer in names
-        if not list(layer.children()) or hasattr(layer, "macs")
+        if layer not in inside
+        and (
+            layer in whole
+            or not list(layer.children())
+            or hasattr(layer, "macs")
+            or isinstance(layer, UNCOUNTED)
+        )
     ]
     try:
         parameter = next(model.parameters(), None)
@@ -145,15 +178,24 @@ def parameter_bytes(parameters: int, bits: int) -> int:
 
 
 def memory_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers as they are held in memory."""
-    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    """Bytes of all parameters and buffers as they are held in memory, each once."""
+    tensors = {id(t): t for t in model.state_dict(keep_vars=True).values()}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def disk_bytes(model: nn.Module) -> int:
     """Bytes of the safetensors file that holds the model: packed codes, or parameters and buffers.
 
-    A tensor that several layers share lies in the file once.
+    A tensor that several layers share lies in the file once. Zeros and shared values are not coded here: what
+    a file that does is worth, `runtime.files.size` says.
+
+    Raises:
+        ValueError: for a network that only simulates integers: convert it first.
     """
+    if any(isinstance(module, Quantized) for module in model.modules()):
+        raise ValueError("model must be converted to integers to be weighed, got a simulation")
+    if isinstance(model, OnnxModel):
+        return len(model.file)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         if isinstance(model, Program):

@@ -198,7 +198,14 @@ def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 1000) -> torch.T
 
 
 def evaluate(model: nn.Module, data: Examples) -> float:
-    """Accuracy in per cent."""
+    """Accuracy in per cent.
+
+    Raises:
+        ValueError: for no examples, or a network whose answers hold NaN.
+    """
     if len(data) == 0:
         raise ValueError("data must hold at least one example, got 0")
-    return 100 * float((logits(model, data.x).argmax(1) == data.y).double().mean())
+    answers = logits(model, data.x)
+    if answers.isnan().any():
+        raise ValueError("model must answer with numbers, got NaN")
+    return 100 * float((answers.argmax(1) == data.y).double().mean())

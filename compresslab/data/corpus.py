@@ -69,11 +69,15 @@ class Passages:
         return self.y.numel()
 
     def first(self, count: int) -> "Passages":
-        """The first `count` passages."""
+        """The first `count` passages, or all if there are fewer."""
+        if count < 0:
+            raise ValueError(f"count must be 0 or more, got {count}")
         return Passages(self.x[:count], self.y[:count])
 
     def some(self, count: int, seed: int = 0) -> "Passages":
         """`count` passages drawn without replacement, or all of them if there are fewer."""
+        if count < 0:
+            raise ValueError(f"count must be 0 or more, got {count}")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
         return Passages(self.x[order], self.y[order])
 
@@ -122,13 +126,15 @@ def load(
         length: tokens of a passage.
 
     Raises:
-        ValueError: for an unknown name or part.
+        ValueError: for an unknown name or part, or tokens below 1.
         FileNotFoundError: for Shakespeare, where the file is not at hand, with what to do.
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"tokens must be 1 or more, or None for all, got {tokens}")
     texts, characters = [], 0
     for text in _texts(name, part):
         texts.append(text)

@@ -36,7 +36,9 @@ class Labelled:
         return len(self.x)
 
     def first(self, count: int) -> Self:
-        """The first `count` examples."""
+        """The first `count` examples, or all if there are fewer."""
+        if count < 0:
+            raise ValueError(f"count must be 0 or more, got {count}")
         return type(self)(self.x[:count], self.y[:count])
 
 
@@ -73,7 +75,15 @@ class Split:
 
 
 def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
-    """Examples from uint8 images [n, channels, h, w] and labels."""
+    """Examples from uint8 images [n, channels, h, w] and integer labels [n].
+
+    Raises:
+        ValueError: for another dtype.
+    """
+    if images.dtype != np.uint8 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"images must be uint8 and labels integers, got {images.dtype} and {labels.dtype}"
+        )
     x = torch.tensor(images, dtype=torch.float32) / 255
     return Examples(x, torch.from_numpy(labels.astype(np.int64)))
 

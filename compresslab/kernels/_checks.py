@@ -29,6 +29,25 @@ def integer_in(name: str, value: int, low: int, high: int) -> int:
     return int(value)
 
 
+def parameter(name: str, value: np.ndarray, count: int, *dtypes: type) -> np.ndarray:
+    """`value` as one number an output: [count], of a dtype (float32), without NaN or infinity."""
+    value = array_of(name, value, *(dtypes or (np.float32,)))
+    if value.shape != (count,):
+        raise ValueError(f"{name} must have shape [{count}], got {list(value.shape)}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"{name} must be finite, got {value[~np.isfinite(value)][0]}")
+    return value
+
+
+def output_codes(out_zero: int, low: int, high: int) -> tuple[np.float32, np.float32, np.float32]:
+    """Zero point and limits of uint8 results, as float32: low <= high within 0..255."""
+    out_zero = integer_in("out_zero", out_zero, 0, 255)
+    low, high = integer_in("low", low, 0, 255), integer_in("high", high, 0, 255)
+    if low > high:
+        raise ValueError(f"low must not lie above high, got {low} and {high}")
+    return np.float32(out_zero), np.float32(low), np.float32(high)
+
+
 def code_range(low: int, high: int) -> np.dtype:
     """The dtype that holds codes low..high: int8 where low < 0, else uint8."""
     low, high = integer_in("low", low, -128, 254), integer_in("high", high, 0, 255)

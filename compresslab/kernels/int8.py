@@ -154,9 +154,13 @@ class PackedWeight:
             out_zero: zero point of the results.
             low: smallest code, 0 or more; `out_zero` for a fused ReLU.
             high: largest code, at most 255.
+
+        Raises:
+            ValueError: for another shape or dtype, numbers that are not finite, codes outside 0..255.
         """
-        numbers = (np.float32(v) for v in (out_zero, low, high))
-        return Requantize(self.start(bias, zero_point), self.spread(multiplier), *numbers)
+        numbers = _checks.output_codes(out_zero, low, high)
+        factor = self.spread(_checks.parameter("multiplier", multiplier, self.outputs))
+        return Requantize(self.start(bias, zero_point), factor, *numbers)
 
     def dequantize(
         self, zero_point: int, scale: np.ndarray, bias: np.ndarray | None = None
@@ -167,19 +171,24 @@ class PackedWeight:
             zero_point: of the inputs.
             scale: s_x * s_w, or s_w where every row has its own s_x; float32 [N].
             bias: float32 [N].
+
+        Raises:
+            ValueError: for another shape or dtype, or numbers that are not finite.
         """
-        offset = self.spread(np.zeros(1, np.float32) if bias is None else bias)
-        return Dequantize(self.start(None, zero_point), self.spread(scale), offset)
+        bias = np.zeros(self.outputs, np.float32) if bias is None else bias
+        offset = self.spread(_checks.parameter("bias", bias, self.outputs))
+        scale = self.spread(_checks.parameter("scale", scale, self.outputs))
+        return Dequantize(self.start(None, zero_point), scale, offset)
 
     def start(self, bias: np.ndarray | None, zero_point: int) -> np.ndarray:
         """What the sums begin with: bias - zero_point * sums, int32 [panels * width]."""
         start = (-zero_point * self.sums.astype(np.int64)).astype(np.int32)
         if bias is not None:
-            start[: self.outputs] += bias
+            start[: self.outputs] += _checks.parameter("bias", bias, self.outputs, np.int32)
         return start
 
     def spread(self, parameter: np.ndarray) -> np.ndarray:
-        """A float32 [N] (or [1]) parameter at the panels' full length."""
+        """A float32 [N] parameter at the panels' full length."""
         full = np.zeros(self.sums.size, np.float32)
         full[: self.outputs] = parameter
         return full
@@ -262,10 +271,14 @@ def matmul_dequantize(
 
     Returns:
         float32 [M, N].
+
+    Raises:
+        ValueError: if x or row_scale has another shape or dtype.
     """
     x = _unsigned(x, weight)
     out = np.empty((len(x), weight.outputs), np.float32)
     rows = np.ones(len(x), np.float32) if row_scale is None else row_scale
+    rows = _checks.parameter("row_scale", rows, len(x))
     e = epilogue
     arguments = (weight.panels, e.start, e.scale, e.offset, rows, ZERO, ZERO, ZERO)
     _run(_words(x, weight), weight, out, arguments, threads)

@@ -144,12 +144,13 @@ def depthwise_epilogue(
     low: int,
     high: int,
 ) -> int8.Requantize:
-    """As `PackedWeight.requantize`, for a depthwise weight int8 [kh, kw, c]."""
+    """As `PackedWeight.requantize`, for a depthwise weight int8 [kh, kw, c]; same errors."""
+    channels = weight.shape[2]
     start = -zero_point * weight.astype(np.int32).sum(axis=(0, 1), dtype=np.int32)
     if bias is not None:
-        start = start + bias
-    numbers = (np.float32(v) for v in (out_zero, low, high))
-    factor = np.ascontiguousarray(multiplier, np.float32)
+        start = start + _checks.parameter("bias", bias, channels, np.int32)
+    factor = _checks.parameter("multiplier", multiplier, channels)
+    numbers = _checks.output_codes(out_zero, low, high)
     return int8.Requantize(start.astype(np.int32), factor, *numbers)
 
 

@@ -46,11 +46,16 @@ def mean_pool(
 
     Returns:
         uint8 [batch, c].
+
+    Raises:
+        ValueError: if x is not uint8 [batch, h, w, c], for codes outside 0..255 or a multiplier that is not
+            finite.
     """
     x = _images("x", x)
+    numbers = (_factor(multiplier), *_checks.output_codes(out_zero, low, high))
     out = np.empty((x.shape[0], x.shape[3]), np.uint8)
     totals = np.zeros(x.shape[3], np.int32)
-    _mean_pool(x, zero_point, f32(multiplier), f32(out_zero), f32(low), f32(high), totals, out)
+    _mean_pool(x, zero_point, *numbers, totals, out)
     return out
 
 
@@ -66,17 +71,23 @@ def add(
     """The sum of two uint8 arrays of one shape, each with its own scale, as codes of a third.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, for codes outside 0..255 or multipliers that are not finite.
     """
     a, b = _checks.array_of("a", a, np.uint8), _checks.array_of("b", b, np.uint8)
     if a.shape != b.shape:
         raise ValueError(f"b must have a's shape {a.shape}, got {b.shape}")
     out = np.empty(a.shape, np.uint8)
-    f_a, f_b = (f32(m) for m in multipliers)
+    f_a, f_b = (_factor(m) for m in multipliers)
     z_a, z_b = (f32(z) for z in zero_points)
     flat = (a.reshape(-1), b.reshape(-1))
-    _add(*flat, z_a, z_b, f_a, f_b, f32(out_zero), f32(low), f32(high), out.reshape(-1))
+    _add(*flat, z_a, z_b, f_a, f_b, *_checks.output_codes(out_zero, low, high), out.reshape(-1))
     return out
+
+
+def _factor(multiplier: float) -> np.float32:
+    if not np.isfinite(multiplier):
+        raise ValueError(f"multiplier must be finite, got {multiplier}")
+    return f32(multiplier)
 
 
 def _images(name: str, x: np.ndarray) -> np.ndarray:

@@ -198,10 +198,22 @@ def scales(
 
 
 def thresholds(weight: PackedSigns, at_least: np.ndarray, flip: np.ndarray) -> Thresholds:
-    """The epilogue that gives the next layer's signs; int [N] and bool [N]."""
+    """The epilogue that gives the next layer's signs.
+
+    Args:
+        weight: packed [N, K].
+        at_least: the sums from which a sign is +1, int32 or int64 [N], within int32.
+        flip: bool [N], outputs whose signs are turned round.
+
+    Raises:
+        ValueError: for another shape or dtype.
+    """
     full = np.full(weight.padded, np.iinfo(np.int32).max, np.int32)
+    at_least = _checks.parameter("at_least", at_least, weight.outputs, np.int32, np.int64)
+    if np.abs(at_least).max(initial=0) > np.iinfo(np.int32).max:
+        raise ValueError(f"at_least must lie within int32, got {np.abs(at_least).max()}")
     full[: weight.outputs] = at_least
-    return Thresholds(full, flip_words(flip))
+    return Thresholds(full, flip_words(_checks.parameter("flip", flip, weight.outputs, np.bool_)))
 
 
 def flip_words(flip: np.ndarray) -> np.ndarray:
@@ -239,10 +251,11 @@ def matmul_scaled(
     row_scale: np.ndarray | None = None,
     threads: int = 1,
 ) -> np.ndarray:
-    """The product in real numbers; arguments as in `matmul`, row_scale k float32 [M]; float32 [M, N]."""
+    """The product in real numbers, float32 [M, N]; as `matmul`, and row_scale k float32 [M]."""
     x = _rows(x, weight)
     out = np.empty((len(x), weight.outputs), np.float32)
     rows = np.ones(len(x), np.float32) if row_scale is None else row_scale
+    rows = _checks.parameter("row_scale", rows, len(x))
     _run(x, weight, (epilogue.alpha, epilogue.offset, rows), out, threads)
     return out
 

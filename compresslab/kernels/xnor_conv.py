@@ -39,8 +39,6 @@ from compresslab.kernels.simd import (
 )
 from compresslab.kernels.xnor import HALF, WORD, PackedSigns, Scales, Thresholds, words_of
 
-NO_LIMITS = np.zeros(0, np.float32)
-
 
 # ---- packing -------------------------------------------------------------------------------------
 def pack_image(
@@ -72,12 +70,12 @@ def pack_image(
     if channels_first:
         batch, channels, height, width = x.shape
     limits = np.zeros(channels, np.float32) if at_least is None else at_least
-    if limits.shape != (channels,):
-        raise ValueError(f"at_least must have shape [{channels}], got {limits.shape}")
+    limits = _limits(limits, channels)
     words = np.zeros((batch, height, width, words_of(channels)), np.uint64)
     means = np.empty((batch, height, width) if magnitudes else 0, np.float32)
     if flip is None:
         flip = np.zeros(words.shape[3], np.uint64)
+    flip = _checks.parameter("flip", flip, words.shape[3], np.uint64)
     flat, out, pixels = x.reshape(-1), words.reshape(-1), height * width
     if channels_first:
         shape = (batch, channels, pixels)
@@ -89,6 +87,14 @@ def pack_image(
     if nan:
         _checks.refuse_nan("x", x)
     return words, means
+
+
+def _limits(at_least: np.ndarray, channels: int) -> np.ndarray:
+    """Thresholds float32 [c]; infinities mean never and always."""
+    at_least = _checks.array_of("at_least", at_least, np.float32)
+    if at_least.shape != (channels,) or np.isnan(at_least).any():
+        raise ValueError(f"at_least must have shape [{channels}] and no NaN, got {at_least.shape}")
+    return at_least
 
 
 def pack_weight(signs: np.ndarray) -> PackedSigns:
@@ -119,8 +125,13 @@ def position_scales(means: np.ndarray, window: Window) -> np.ndarray:
 
     Returns:
         float32 [batch, h', w'].
+
+    Raises:
+        ValueError: if means is not a three-dimensional float32 array, or smaller than the window.
     """
     means = _checks.array_of("means", means, np.float32)
+    if means.ndim != 3:
+        raise ValueError(f"means must have shape [batch, h, w], got {means.shape}")
     out = np.empty((len(means), *window.output_size(*means.shape[1:])), np.float32)
     average_window(means, window.height, window.width, window.stride, window.padding, out)
     return out
@@ -136,8 +147,14 @@ def or_pool(signs: np.ndarray, size: int, flip: np.ndarray) -> np.ndarray:
 
     Returns:
         uint64 [batch, h // size, w // size, words].
+
+    Raises:
+        ValueError: for another shape or dtype, or a square larger than the image.
     """
     signs = _checks.array_of("signs", signs, np.uint64)
+    if signs.ndim != 4:
+        raise ValueError(f"signs must have shape [batch, h, w, words], got {signs.shape}")
+    flip = _checks.parameter("flip", flip, signs.shape[3], np.uint64)
     size = _checks.integer_in("size", size, 1, max(1, min(signs.shape[1:3])))
     batch, height, width, words = signs.shape
     out = np.empty((batch, height // size, width // size, words), np.uint64)

@@ -115,7 +115,15 @@ def borders(centroids: np.ndarray) -> np.ndarray:
 
 
 def nearest(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The code of each value's nearest centroid (ascending), uint8 of values' shape."""
+    """The code of each value's nearest centroid, uint8 of values' shape.
+
+    Raises:
+        ValueError: for no or more than 256 centroids, centroids that do not ascend, or NaN.
+    """
+    if not 1 <= len(centroids) <= 256 or (np.diff(centroids) < 0).any():
+        raise ValueError(f"centroids must be 1 to 256, ascending, got {len(centroids)}")
+    if np.isnan(values).any() or np.isnan(centroids).any():
+        raise ValueError("values and centroids must not contain NaN")
     return np.searchsorted(borders(centroids), values, side="left").astype(np.uint8)
 
 

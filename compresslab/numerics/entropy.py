@@ -72,7 +72,15 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
 
 
 def canonical_codes(lengths: np.ndarray) -> np.ndarray:
-    """The codes that belong to these lengths, uint64 of their shape; 0 where there is none."""
+    """The codes that belong to these lengths, uint64 of their shape; 0 where there is none.
+
+    Raises:
+        ValueError: for lengths of which there is no prefix code (Kraft's inequality), or over LONGEST.
+    """
+    if lengths.max(initial=0) > huffman.LONGEST:
+        raise ValueError(f"lengths must be at most {huffman.LONGEST}, got {lengths.max()}")
+    if sum(2.0 ** -int(length) for length in lengths if length) > 1:
+        raise ValueError("lengths must be those of a prefix code: the sum of 2^-length is above 1")
     codes, code, last = np.zeros(len(lengths), np.uint64), 0, 0
     for symbol in np.argsort(lengths, kind="stable"):
         if lengths[symbol]:
@@ -82,7 +90,7 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
 
 
 def fixed_lengths(alphabet: int) -> np.ndarray:
-    """The same length for every symbol: ceil(log2(alphabet)) bits, uint8 [alphabet]."""
+    """The same length for every symbol: ceil(log2(alphabet)) bits, at least 1; uint8 [alphabet]."""
     alphabet = _checks.integer_in("alphabet", alphabet, 1, 256)
     return np.full(alphabet, max(1, (alphabet - 1).bit_length()), np.uint8)
 

@@ -68,7 +68,9 @@ def spacing(x: torch.Tensor, form: FloatFormat) -> torch.Tensor:
         form: the format.
     """
     _, exponent = torch.frexp(x.double().abs())
-    exponent = (exponent - 1).clamp(min=form.smallest_exponent)
+    # frexp gives 0 the exponent 0.
+    exponent = torch.where(x == 0, form.smallest_exponent, exponent - 1)
+    exponent = exponent.clamp(min=form.smallest_exponent)
     return torch.ldexp(torch.ones(x.shape, dtype=torch.float64), exponent - form.mantissa)
 
 

@@ -4,11 +4,11 @@ Covering everything makes steps coarse; covering less clips outliers. Each obser
 
     minmax       the extremes seen                                     nothing is clipped
     average      an exponential mean of each batch's extremes          Jacob et al. 2018, section 3.1
-    percentile   the middle p per cent                                 Wu et al. 2020, arXiv:2004.09602, 3.2
+    percentile   up to the p-th percentile, at each end with values    Wu et al. 2020, arXiv:2004.09602, 3.2
     mse          the range with the least squared error            Nagel et al. 2021, arXiv:2106.08295, 3.1
     entropy      the range whose codes diverge least (KL) from the data   Migacz, GTC 2017, session 7310
 
-The last three look at a sample of the values: at most SAMPLE of them, drawn evenly from every tensor.
+The last three look at a sample of the values, drawn evenly from every tensor: fewer than 2 * SAMPLE.
 `weight_range` does the same for weights, for all channels or groups at once.
 """
 
@@ -107,13 +107,13 @@ class Sampling(Observer):
         self.parts: list[torch.Tensor] = []
 
     def see(self, x: torch.Tensor) -> None:
-        """Keep evenly spaced values, and the extremes."""
+        """Keep evenly spaced values, and the extremes (which thinning may take out again)."""
         flat = x.reshape(-1)
         step = max(1, flat.numel() // PER_TENSOR)
         self.parts.append(torch.cat([flat[::step], torch.stack([flat.min(), flat.max()])]))
 
     def range(self) -> Range:
-        """The range of the sample, thinned to SAMPLE values."""
+        """The range of the sample, thinned to less than twice SAMPLE values."""
         if not self.parts:
             raise ValueError("an observer must see at least one tensor, got none")
         values = torch.cat(self.parts)
@@ -122,7 +122,7 @@ class Sampling(Observer):
 
 # ---- choosing from values ------------------------------------------------------------------------
 def percentile_range(values: torch.Tensor, _grid: IntGrid, percent: float = 99.9) -> Range:
-    """The range that leaves out (100 - percent) % of the values, half on each side with values."""
+    """The range that leaves out (100 - percent) % of the values at each end that has values."""
     low, high = (100 - percent) / 100, percent / 100
     ends = np.quantile(values.numpy(), [low if bool((values < 0).any()) else 0.0, high])
     lo, hi = torch.from_numpy(ends.astype(np.float32))

@@ -194,14 +194,9 @@ class _Converter:
         self.step(end, built, (node.args[0],), out)
 
     def max_pool(self, node: fx.Node, module: nn.MaxPool2d) -> None:
-        size = module.kernel_size
-        stride = module.stride or size
-        if not isinstance(size, int) or stride != size or module.padding or module.dilation != 1:
-            raise ConversionError(
-                f"node {node.name!r}: only square pooling without overlap is known"
-            )
         source = node.args[0]
-        self.step(node, IntMaxPool(size), (source,), self.values[source].codes)
+        pool = IntMaxPool(pool_size(node.name, module))
+        self.step(node, pool, (source,), self.values[source].codes)
 
     def mean_pool(self, node: fx.Node, module: nn.AdaptiveAvgPool2d) -> None:
         if module.output_size not in (1, (1, 1)):
@@ -218,6 +213,19 @@ class _Converter:
         out = self.require(out, node)
         adder = IntAdd((a.scale, b.scale), (a.zero_point, b.zero_point), out)
         self.step(end, adder, node.args, out)
+
+
+def pool_size(name: str, module: nn.MaxPool2d) -> int:
+    """The side of the squares that a max pooling takes.
+
+    Raises:
+        ConversionError: for squares that overlap or are padded, oblong ones, or a rest that is kept.
+    """
+    size = module.kernel_size
+    plain = module.padding == 0 and module.dilation == 1 and not module.ceil_mode
+    if not isinstance(size, int) or (module.stride or size) != size or not plain:
+        raise ConversionError(f"node {name!r}: only square pooling without overlap is known")
+    return size
 
 
 def folded(layer: nn.Module, norms: Sequence[nn.Module]) -> tuple[np.ndarray, np.ndarray]:

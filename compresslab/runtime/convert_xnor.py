@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 
 from compresslab.runtime import floats, xnor
-from compresslab.runtime.convert import ConversionError
+from compresslab.runtime.convert import ConversionError, pool_size
 from compresslab.runtime.modules import IntegerModule
 from compresslab.runtime.program import IMAGE, Program, Step
 from compresslab.techniques.binarize import Binary, BinaryConv2d
@@ -96,7 +96,7 @@ def _convert_next(chain: list[tuple[str, nn.Module]], layers: list[IntegerModule
             layers.append(_float_step(name, module))
         return 1
     used = (pool is not None) + (norm is not None) + 1
-    size = 1 if pool is None else _pool_size(*pool)
+    size = 1 if pool is None else pool_size(*pool)
     name, layer = binary
     previous = layers[-1] if layers else None
     of = xnor.XNOR_LAYERS[type(layer)].of
@@ -121,14 +121,6 @@ def _signs_ahead(chain: list[tuple[str, nn.Module]]) -> tuple:
     return None, None, None
 
 
-def _pool_size(name: str, module: nn.MaxPool2d) -> int:
-    size = module.kernel_size
-    plain = module.padding == 0 and module.dilation == 1 and not module.ceil_mode
-    if not isinstance(size, int) or module.stride != size or not plain:
-        raise ConversionError(f"node {name!r}: only square pooling without overlap is known")
-    return size
-
-
 def _with_name(name: str, build: Callable, module: nn.Module) -> IntegerModule:
     try:
         return build(module)
@@ -149,7 +141,7 @@ def _float_step(name: str, module: nn.Module) -> IntegerModule:
     elif isinstance(module, nn.ReLU):
         return floats.FloatRelu()
     elif isinstance(module, nn.MaxPool2d):
-        return floats.FloatMaxPool(_pool_size(name, module))
+        return floats.FloatMaxPool(pool_size(name, module))
     elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
         return floats.FloatMeanPool()
     elif isinstance(module, nn.Flatten) and module.start_dim == 1:

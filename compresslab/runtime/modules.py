@@ -8,6 +8,7 @@ Each kind can describe itself as plain numbers and tensors, and be built again f
 (`storage`). Left out: gradients; an integer network is finished.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -53,6 +54,12 @@ class IntegerModule(nn.Module):
     def tensors(self) -> Tensors:
         """What the file holds."""
         return {}
+
+    def _load_from_state_dict(self, *_arguments: object) -> None:
+        # Zero points, limits and windows are no tensors: a state dict says half of what a layer is.
+        raise RuntimeError(
+            f"{type(self).__name__} cannot be read from a state dict: use runtime.files.load"
+        )
 
 
 class QuantizeInput(IntegerModule):
@@ -422,8 +429,18 @@ class DynamicInt8Linear(nn.Module):
         self.register_buffer("sums", torch.from_numpy(self.packed.sums))
         self.register_buffer("scale", torch.from_numpy(scale.reshape(-1)))
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        self._bind()
+
+    def _bind(self) -> None:
+        """What the kernel reads is what the buffers hold, also after loading into a copy."""
+        arrays = {"panels": self.panels.numpy(), "sums": self.sums.numpy()}
+        self.packed = dataclasses.replace(self.packed, **arrays)
         bias = None if self.bias is None else self.bias.numpy()
         self.epilogue = self.packed.dequantize(int8.SIGN, self.scale.numpy(), bias)
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._bind()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., K] -> float32 [..., N]."""

@@ -9,6 +9,7 @@ convolution is stored sparse and computed dense; structured pruning is what make
 """
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -47,6 +48,19 @@ class SparseLinear(nn.Module):
         weight = layer.weight.detach().contiguous().numpy()
         self.packed = FORMS[form](weight)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        for name, array in self._arrays().items():
+            self.register_buffer(name, torch.from_numpy(array))
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """What the form is made of, by name."""
+        fields = ((f.name, getattr(self.packed, f.name)) for f in dataclasses.fields(self.packed))
+        return {name: value for name, value in fields if isinstance(value, np.ndarray)}
+
+    def _load_from_state_dict(self, *_arguments: object) -> None:
+        # Another network has its zeros elsewhere: as many numbers, or not even that.
+        raise RuntimeError(
+            "SparseLinear cannot be read from a state dict: load the network, then with_sparse_layers"
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., K] -> float32 [..., N]."""

@@ -12,6 +12,8 @@ Signs are uint64 words, 64 channels in one: images [b, h, w, ceil(c / 64)], rows
 each weight as one bit, whatever the padding of the words.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import nn
@@ -117,7 +119,17 @@ class _Scaled(_XnorLayer):
         self.positions = bool(positions)
         self.register_buffer("alpha", torch.from_numpy(alpha.astype(np.float32)))
         self.register_buffer("bias", torch.from_numpy(bias.astype(np.float32)))
+        self._bind()
+
+    def _bind(self) -> None:
+        """What the kernel reads is what the buffers hold, also after loading into a copy."""
+        panels = self.panels.numpy().view(np.uint32)
+        self.packed = dataclasses.replace(self.packed, panels=panels)
         self.epilogue = xnor.scales(self.packed, self.alpha.numpy(), self.bias.numpy())
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        nn.Module._load_from_state_dict(self, *arguments)
+        self._bind()
 
     def describe(self) -> dict:
         """Shape, and whether inputs are weighed."""

@@ -49,24 +49,31 @@ def fold_batch_norm(
 def fold_batch_norms(model: nn.Module) -> nn.Module:
     """A copy of the model, in evaluation mode, without the batch norms that follow a convolution.
 
+    A layer that runs twice keeps its norms: they may differ. So does one without running statistics.
+
     Raises:
         torch.fx.proxy.TraceError: if the model's forward depends on values and cannot be traced.
     """
     traced = fx.symbolic_trace(copy.deepcopy(model).eval())
     modules = dict(traced.named_modules())
+    again = _used_again(traced, modules)
     for node in list(traced.graph.nodes):
         norm = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_mean is None:
             continue
         source = node.args[0]
         layer = modules.get(source.target) if source.op == "call_module" else None
         if not isinstance(layer, nn.Conv2d | nn.Linear) or len(source.users) != 1:
             continue
+        if layer in again:
+            continue
+        gain = torch.ones(norm.num_features) if norm.weight is None else norm.weight
+        shift = torch.zeros(norm.num_features) if norm.bias is None else norm.bias
         weight, bias = fold_batch_norm(
             layer.weight,
             layer.bias,
-            norm.weight,
-            norm.bias,
+            gain,
+            shift,
             norm.running_mean,
             norm.running_var,
             norm.eps,
@@ -99,17 +106,25 @@ def equalize(model: nn.Module, rounds: int = 3) -> nn.Module:
     return traced
 
 
+def _used_again(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> set[nn.Module]:
+    """Layers that run more than once, or whose weight another layer has as well."""
+    called = [modules[n.target] for n in traced.graph.nodes if n.op == "call_module"]
+    weights = [id(getattr(module, "weight", module)) for module in called]
+    return {m for m, weight in zip(called, weights, strict=True) if weights.count(weight) > 1}
+
+
 def _pairs(traced: fx.GraphModule, modules: dict[str, nn.Module]):  # noqa: ANN202
     passing = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Identity)
+    again = _used_again(traced, modules)
     for node in traced.graph.nodes:
         first = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(first, nn.Conv2d | nn.Linear):
+        if not isinstance(first, nn.Conv2d | nn.Linear) or first in again:
             continue
         while len(node.users) == 1:
             node = next(iter(node.users))
             module = modules.get(node.target) if node.op == "call_module" else None
             if isinstance(module, nn.Conv2d | nn.Linear):
-                if _input_channels(module) == len(first.weight):
+                if module not in again and _input_channels(module) == len(first.weight):
                     yield first, module
                 break
             if not isinstance(module, (*passing, nn.Flatten)):

@@ -35,9 +35,9 @@ class Sensitivity:
     size: int
 
 
-def weight_bytes(weight: torch.Tensor, bits: int) -> int:
-    """Bytes of a weight [outputs, ...] packed, with one float32 scale a channel."""
-    return (weight.numel() * bits + 7) // 8 + 4 * len(weight)
+def weight_bytes(weight: torch.Tensor, bits: int, scales: int | None = None) -> int:
+    """Bytes of a weight [outputs, ...] packed, with float32 scales: so many, or one a channel."""
+    return (weight.numel() * bits + 7) // 8 + 4 * (len(weight) if scales is None else scales)
 
 
 @torch.no_grad()
@@ -60,12 +60,15 @@ def sensitivity(
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     for name, layer in tqdm(layers.items(), desc="sensitivity", leave=False):
         kept = layer.weight.detach().clone()
-        for width in bits:
-            layer.weight.copy_(WeightQuantizer(kept, width, config)(kept))
-            noise = sqnr_db(kept, layer.weight)
-            reached = quality(model)
-            results.append(Sensitivity(name, width, reached, noise, weight_bytes(kept, width)))
-        layer.weight.copy_(kept)
+        try:
+            for width in bits:
+                quantizer = WeightQuantizer(kept, width, config)
+                layer.weight.copy_(quantizer(kept))
+                noise, size = sqnr_db(kept, layer.weight), quantizer.scale.numel()
+                size = weight_bytes(kept, width, size)
+                results.append(Sensitivity(name, width, quality(model), noise, size))
+        finally:
+            layer.weight.copy_(kept)
     return results
 
 

@@ -164,9 +164,7 @@ def select(
         raise ValueError(f"sparsity must lie in 0..1, got {sparsity}")
     if scope not in ("global", "layer"):
         raise ValueError(f"scope must be global or layer, got {scope!r}")
-    for name, score in scores.items():
-        if bool(torch.isnan(score).any()):
-            raise ValueError(f"scores[{name!r}] must not contain NaN")
+    _check_scores(scores)
     if scope == "layer":
         parts = [select({n: s}, sparsity, granularity, "global", block) for n, s in scores.items()]
         return Mask({name: keep for part in parts for name, keep in part.keep.items()})
@@ -182,6 +180,14 @@ def select(
     kept = _keep_groups(torch.cat([*means.values()]), torch.cat([*sizes.values()]), sparsity)
     by_layer = dict(zip(scores, kept.split([len(m) for m in means.values()]), strict=True))
     return Mask({n: by_layer[n][groups[n]] for n in scores})
+
+
+def _check_scores(scores: Scores) -> None:
+    if not scores:
+        raise ValueError("scores must be of at least one layer, got none")
+    for name, score in scores.items():
+        if bool(torch.isnan(score).any()):
+            raise ValueError(f"scores[{name!r}] must not contain NaN")
 
 
 def _keep_groups(means: torch.Tensor, sizes: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -203,6 +209,7 @@ def select_n_of_m(scores: Scores, n: int = 2, m: int = 4) -> Mask:
     """
     if not 0 < n <= m:
         raise ValueError(f"n and m must satisfy 0 < n <= m, got {n} and {m}")
+    _check_scores(scores)
     keep = {}
     for name, score in scores.items():
         keep[name] = torch.ones(score.shape, dtype=torch.bool)
@@ -217,12 +224,22 @@ def select_n_of_m(scores: Scores, n: int = 2, m: int = 4) -> Mask:
 
 # ---- schedules -----------------------------------------------------------------------------------
 def rounds(sparsity: float, count: int) -> list[float]:
-    """The sparsity after each of `count` rounds that keep equal shares."""
+    """The sparsity after each of `count` rounds that keep equal shares.
+
+    Raises:
+        ValueError: for a sparsity outside 0..1 or no rounds.
+    """
+    if not 0 <= sparsity <= 1 or count < 1:
+        raise ValueError(
+            f"sparsity must lie in 0..1 and count be 1 or more, got {sparsity}, {count}"
+        )
     return [1 - (1 - sparsity) ** (i / count) for i in range(1, count + 1)]
 
 
 def cubic(step: int, steps: int, sparsity: float) -> float:
-    """The sparsity at a step of gradual pruning; `sparsity` from step `steps` on."""
+    """The sparsity at a step of gradual pruning; `sparsity` from step `steps` on, which is at least 1."""
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {steps}")
     return sparsity - sparsity * (1 - min(step / steps, 1)) ** 3
 
 
@@ -247,6 +264,11 @@ class PruneGradually(Hook):
 
     def __init__(self, sparsity: float, every: int = 10, until: float = 0.6) -> None:
         """Args: final sparsity, steps between two cuts, share of the steps after which it is reached."""
+        if not 0 <= sparsity <= 1 or every < 1 or not 0 < until <= 1:
+            raise ValueError(
+                "sparsity must lie in 0..1, every be 1 or more, until in (0, 1], "
+                f"got {sparsity}, {every}, {until}"
+            )
         self.sparsity, self.every, self.until = sparsity, every, until
         self.mask: Mask | None = None
 
@@ -285,7 +307,12 @@ def prune_and_tune(
         scope: as in `select`.
         lr: as in `fit`.
         options: further arguments of `fit`.
+
+    Raises:
+        ValueError: for no rounds, and as `select` does.
     """
+    if len(sparsities) == 0:
+        raise ValueError("sparsities must name at least one round, got none")
     for sparsity in sparsities:
         mask = select(score(model), sparsity, granularity, scope)
         fit(model, data, epochs / len(sparsities), lr, hooks=[KeepMask(mask)], **options)

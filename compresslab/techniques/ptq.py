@@ -185,7 +185,12 @@ def correct_bias(quantized: nn.Module, model: nn.Module, images: torch.Tensor) -
         quantized: from `calibrate`, with the same layer names as `model`.
         model: the float network it was made from (folded, if that was).
         images: what the means are taken over.
+
+    Raises:
+        ValueError: for no images.
     """
+    if len(images) == 0:
+        raise ValueError("images must hold at least one, got 0")
     layers = {n: m for n, m in quantized.named_modules() if isinstance(m, Quantized)}
     wanted = _channel_means(model, list(layers), images)
     for name, module in layers.items():
@@ -205,7 +210,8 @@ def _channel_means(
 
     def keep(name: str):  # noqa: ANN202
         def hook(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-            rows = output.flatten(2).mean(2) if output.ndim > 2 else output
+            # Channels of an image come second, those of a token last.
+            rows = output.flatten(2).mean(2) if output.ndim == 4 else output.flatten(0, -2)
             sums[name] = sums.get(name, 0) + rows.sum(0)
 
         return hook

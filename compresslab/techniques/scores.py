@@ -26,6 +26,7 @@ from torch import nn
 
 from compresslab.data import Examples
 from compresslab.techniques.layers import is_transposed
+from compresslab.training import evaluating
 
 Scores = dict[str, torch.Tensor]
 SOURCES = nn.Conv2d | nn.Linear
@@ -54,20 +55,23 @@ def magnitude(model: nn.Module) -> Scores:
 
 
 def taylor(model: nn.Module, data: Examples, batch_size: int = 128, batches: int = 8) -> Scores:
-    """|w| times the mean magnitude of its gradient over a few batches."""
-    layers, training = prunable(model), model.training
+    """|w| times the mean magnitude of its gradient over a few batches.
+
+    Raises:
+        ValueError: for no batches or no data.
+    """
+    if batches < 1 or len(data) == 0:
+        raise ValueError(f"batches and data must not be empty, got {batches} and {len(data)}")
+    layers = prunable(model)
     totals = {n: torch.zeros_like(m.weight) for n, m in layers.items()}
     parameters = [m.weight for m in layers.values()]
-    model.eval()
-    count = 0
-    for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True):
-        if count == batches:
-            break
-        gradients = torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
-        for total, gradient in zip(totals.values(), gradients, strict=True):
-            total += gradient.abs()
-        count += 1
-    model.train(training)
+    parts = list(zip(data.x.split(batch_size), data.y.split(batch_size), strict=True))[:batches]
+    with evaluating(model):
+        for x, y in parts:
+            gradients = torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
+            for total, gradient in zip(totals.values(), gradients, strict=True):
+                total += gradient.abs()
+    count = len(parts)
     return {n: layers[n].weight.detach().abs() * totals[n] / count for n in layers}
 
 
@@ -118,14 +122,12 @@ def _by_channel(
         return record
 
     hooks = [relus.get(n, m).register_forward_hook(watch(n)) for n, m in layers.items()]
-    training = model.training
-    model.eval()
     try:
-        model(data.x)
+        with evaluating(model):
+            model(data.x)
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(training)
     return {n: _spread(values[n], m) for n, m in layers.items()}
 
 

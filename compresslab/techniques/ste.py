@@ -98,5 +98,10 @@ def quantize_gradient(x: torch.Tensor, bits: int, stochastic: bool = True) -> to
     Gradients need stochastic rounding: most are below half a step, and rounding to the nearest would
     turn them all to 0, a bias that training does not forgive (Zhou et al. 2016,
     https://arxiv.org/abs/1606.06160, section 2.4).
+
+    Raises:
+        ValueError: for bits outside 2..8.
     """
+    if bits not in range(2, 9):
+        raise ValueError(f"bits must be an integer from 2 to 8, got {bits}")
     return _RoundGradient.apply(x, bits, stochastic)

@@ -80,6 +80,10 @@ class Trial:
         if not self.variants or not set(self.variants) <= set(VARIANTS):
             raise ValueError(f"variants must be some of {', '.join(VARIANTS)}, got {self.variants}")
         shares = [1.0, *self.remaining]
+        if not self.epochs > 0 or not self.rewind > 0:
+            raise ValueError(f"epochs and rewind must be > 0, got {self.epochs} and {self.rewind}")
+        if "rewound" in self.variants and self.rewind > self.epochs:
+            raise ValueError(f"rewind must be at most {self.epochs} epochs, got {self.rewind}")
         if any(not 0 < b < a for a, b in itertools.pairwise(shares)):
             raise ValueError(f"remaining must fall from below 1 to above 0, got {self.remaining}")
 
@@ -146,7 +150,14 @@ def with_signs_only(
 
 
 def mask_distance(one: Mask, other: Mask) -> float:
-    """The share of weights on which two masks differ (Hamming distance; You et al. 2020, Early-Bird)."""
+    """The share of weights on which two masks differ (Hamming distance; You et al. 2020, Early-Bird).
+
+    Raises:
+        ValueError: if they are not of the same layers.
+    """
+    shapes = [{n: tuple(k.shape) for n, k in mask.keep.items()} for mask in (one, other)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"other must have one's layers {shapes[0]}, got {shapes[1]}")
     different = sum(int((one.keep[n] ^ other.keep[n]).sum()) for n in one.keep)
     return different / sum(k.numel() for k in one.keep.values())
 

@@ -65,7 +65,13 @@ class WeightConfig:
         return self.group if self.group and inputs % self.group == 0 else inputs
 
     def qparams(self, weight: torch.Tensor) -> QParams:
-        """Scales and zero points for a matrix [outputs, inputs]."""
+        """Scales and zero points for a matrix [outputs, inputs].
+
+        Raises:
+            ValueError: for weights that are not finite.
+        """
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError("weight must be finite, got NaN or an infinity")
         group = self.group_of(weight.shape[1])
         lo, hi = weight_range(weight, self.grid, self.range, group=group, symmetric=False)
         lo, hi = lo.clamp(max=0.0), hi.clamp(min=0.0)
