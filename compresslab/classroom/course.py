@@ -47,7 +47,7 @@ NOT_BEGUN, BEGUN, DONE = "#FFFFFF", "#FCE3B4", "#A6D8C7"
 
 @dataclass(frozen=True)
 class LabPage:
-    """One lab: number, title, file, text of its Markdown cells, minutes to work through, exercises' ids."""
+    """One lab: number, title, file, text of all cells, minutes to work through, exercises' ids."""
 
     number: str
     title: str
@@ -83,7 +83,7 @@ def read_labs(folder: Path) -> list[LabPage]:
 
 def _read(path: Path) -> LabPage:
     cells = nbformat.read(path, as_version=4).cells
-    text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    text = "\n\n".join(cell.source for cell in cells)
     form = r"# Lab (\d\d) · (.+?)\n.*?\*\*You will\*\* (.+?)\.?\n\*\*Time:\*\* (\d+) minutes"
     found = re.search(form, text, re.DOTALL)
     if not found:

@@ -5,6 +5,7 @@ first whose text has the Chinese name, since that stands beside a term's first u
 """
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from compresslab.classroom.course import LabPage
 
 TERMS = Path(__file__).with_name("terms.csv")
+HAN = "\u4e00-\u9fff"
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ def read_terms(path: Path = TERMS) -> list[Term]:
 
 
 def explained_in(term: Term, labs: Sequence[LabPage]) -> LabPage | None:
-    """The first lab whose text has the term's Chinese name; None if none has."""
-    return next((lab for lab in labs if f"{term.chinese}" in lab.text), None)
+    """The first lab whose text has the term's Chinese name, and not as part of a longer one; None if none."""
+    whole = re.compile(f"(?<![{HAN}]){re.escape(term.chinese)}(?![{HAN}])")
+    return next((lab for lab in labs if whole.search(lab.text)), None)
 
 
 def markdown(terms: Iterable[Term], labs: Sequence[LabPage], folder: str = "") -> str:

@@ -5,6 +5,7 @@ Screenshots are left in COMPRESSLAB_SCREENSHOTS, else in .pytest_cache/screensho
 """
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -21,13 +22,14 @@ WAITING = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')
 PICTURE = """e => [...e.querySelectorAll('img')].map(i => i.src).join()"""
 # JupyterLab keeps notebooks of other tabs in the page: only the visible one counts.
 NOTEBOOK = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+IDLE = f"{NOTEBOOK} .jp-Notebook-ExecutionIndicator[data-status=idle]"
 
 
 def opened(page, jupyter, name):
     port, token = jupyter
     page.goto(f"http://127.0.0.1:{port}/lab/tree/{name}?reset&token={token}")
     page.wait_for_selector(f"{NOTEBOOK} .jp-Cell")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.wait_for_selector(IDLE)
 
 
 def run_all(page):
@@ -37,7 +39,7 @@ def run_all(page):
     while page.evaluate(WAITING):
         assert time.monotonic() < end, f"cells still wait after {RUN_SECONDS} seconds"
         time.sleep(0.5)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.wait_for_selector(IDLE)
 
 
 def saved(page, path):
@@ -47,9 +49,13 @@ def saved(page, path):
     page.click("text=File >> nth=0")
     page.click("text=/^Save Notebook$/ >> nth=0")
     for _ in range(200):
-        if path.stat().st_mtime_ns != before:
-            return nbformat.read(path, as_version=4)
         time.sleep(0.1)
+        if path.stat().st_mtime_ns == before:
+            continue
+        try:
+            return nbformat.read(path, as_version=4)
+        except nbformat.reader.NotJSONError:
+            continue  # seen while it was being written
     pytest.fail(f"{path.name} was not saved")
 
 
@@ -81,10 +87,34 @@ def move(control):
         handle.press("ArrowLeft" if at_the_end else "ArrowRight")
 
 
+def other_picture(widget, before):
+    """The picture under a widget's controls, once it is another than `before`; "" if it never is."""
+    for _ in range(300):
+        picture = widget.evaluate(PICTURE)
+        if picture and picture != before:
+            return picture
+        time.sleep(0.1)
+    return ""
+
+
 @pytest.mark.parametrize("lab", CHOSEN)
 def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page):
     opened(page, jupyter, f"{lab}.ipynb")
     run_all(page)
+    widgets = page.query_selector_all(f"{NOTEBOOK} .widget-interact")
+    cells = nbformat.read(course / "labs" / f"{lab}.ipynb", as_version=4).cells
+    source = "\n".join(c.source for c in cells if c.cell_type == "code")
+    assert len(widgets) == len(re.findall(r"^explore\(", source, re.MULTILINE))
+    for widget in widgets:
+        widget.scroll_into_view_if_needed()
+        controls = [c for c in widget.query_selector_all(".widget-inline-hbox") if c.is_visible()]
+        assert controls
+        for control in controls:
+            before = other_picture(widget, "")
+            assert before
+            move(control)
+            assert other_picture(widget, before), control.inner_text()
+        page.screenshot(path=SHOTS / f"{lab}_widget.png")
     shoot(page, lab)
     notebook = saved(page, course / "labs" / f"{lab}.ipynb")
     errors = [
@@ -95,30 +125,11 @@ def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page)
         if output.output_type == "error"
     ]
     assert not errors
-    widgets = page.query_selector_all(f"{NOTEBOOK} .widget-interact")
-    source = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
-    assert len(widgets) == source.count("\nexplore(") + source.startswith("explore(")
-    for widget in widgets:
-        widget.scroll_into_view_if_needed()
-        controls = [c for c in widget.query_selector_all(".widget-inline-hbox") if c.is_visible()]
-        assert controls
-        for control in controls:
-            before = widget.evaluate(PICTURE)
-            assert before
-            move(control)
-            for _ in range(300):
-                after = widget.evaluate(PICTURE)
-                if after and after != before:
-                    break
-                time.sleep(0.1)
-            assert after
-            assert after != before, control.inner_text()
-        page.screenshot(path=SHOTS / f"{lab}_widget.png")
 
 
 def test_the_course_opens_on_its_map_and_leads_into_the_first_lab(course, jupyter, page):
     port, token = jupyter
-    page.goto(f"http://127.0.0.1:{port}/lab?reset&token={token}")
+    page.goto(f"http://127.0.0.1:{port}/?token={token}")
     page.wait_for_selector(f"{NOTEBOOK} .jp-OutputArea-output img")
     shoot(page, "start")
     text = page.inner_text(f"{NOTEBOOK} .jp-Notebook")
@@ -137,11 +148,12 @@ def run_cell(page, index, source=None):
     if source is not None:
         page.keyboard.press("Control+a")
         page.keyboard.insert_text(source)
-    before = cell.query_selector(".jp-InputPrompt").inner_text()
     page.keyboard.press("Control+Enter")
+    time.sleep(0.5)  # its number may be the one that it had before
     for _ in range(600):
         prompt = cell.query_selector(".jp-InputPrompt").inner_text()
-        if any(c.isdigit() for c in prompt) and prompt != before:
+        if any(c.isdigit() for c in prompt):
+            page.wait_for_selector(IDLE)
             return cell.query_selector(".jp-Cell-outputWrapper").inner_text()
         time.sleep(0.1)
     pytest.fail(f"cell {index} did not finish")
