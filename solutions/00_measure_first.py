@@ -476,8 +476,8 @@ claim(
 )
 claim("By the bound, 256 inputs through it wait for arithmetic", kinds[-1] == "compute", timed=True)
 claim(
-    "Measured, one input takes less than twice its bound, and nothing is faster than its bound",
-    measured[0] < 2 * bounds[0] and all(m > 0.8 * b for m, b in zip(measured, bounds)),
+    "No batch is answered faster than its bound (but for a fifth that clocks may be off)",
+    all(m > 0.8 * b for m, b in zip(measured, bounds)),
     timed=True,
 )
 

@@ -62,11 +62,13 @@ def jupyter(course):
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "COMPRESSLAB_PROGRESS": str(course / "progress.json"),
     }
+    # The other tests draw into nothing; here pictures are to be seen.
+    inherited = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     log = course / "jupyter.log"
     command = [sys.executable, "-m", "compresslab.cli", "lab", "--no-browser", "--port", "0"]
     with log.open("wb") as out:
         server = subprocess.Popen(
-            command, cwd=course, env={**os.environ, **settings}, stdout=out, stderr=out
+            command, cwd=course, env=inherited | settings, stdout=out, stderr=out
         )
     try:
         yield _address(log, server)

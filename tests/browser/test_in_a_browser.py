@@ -73,14 +73,13 @@ def shoot(page, name):
 
 
 def move(control):
-    """Another value: one step of a slider, another entry of a menu."""
-    menu = control.query_selector("select")
-    if menu:
+    """Another value: some steps of a slider, another entry of a menu."""
+    menu = control.locator("select")
+    if menu.count():
         count = menu.evaluate("e => e.options.length")
         menu.select_option(index=(menu.evaluate("e => e.selectedIndex") + 1) % count)
         return
-    handle = control.query_selector(".noUi-handle")
-    handle.focus()
+    handle = control.locator(".noUi-handle")
     at_the_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
     # Several steps, since one may change nothing that can be seen.
     for _ in range(3):
@@ -101,15 +100,16 @@ def other_picture(widget, before):
 def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page):
     opened(page, jupyter, f"{lab}.ipynb")
     run_all(page)
-    widgets = page.query_selector_all(f"{NOTEBOOK} .widget-interact")
+    # Locators look again each time: JupyterLab may put other elements in the place of those it had.
+    widgets = page.locator(f"{NOTEBOOK} .widget-interact")
     cells = nbformat.read(course / "labs" / f"{lab}.ipynb", as_version=4).cells
     source = "\n".join(c.source for c in cells if c.cell_type == "code")
-    assert len(widgets) == len(re.findall(r"^explore\(", source, re.MULTILINE))
-    for widget in widgets:
+    assert widgets.count() == len(re.findall(r"^explore\(", source, re.MULTILINE))
+    for widget in widgets.all():
         widget.scroll_into_view_if_needed()
-        controls = [c for c in widget.query_selector_all(".widget-inline-hbox") if c.is_visible()]
-        assert controls
-        for control in controls:
+        controls = widget.locator(".widget-inline-hbox").filter(visible=True)
+        assert controls.count()
+        for control in controls.all():
             before = other_picture(widget, "")
             assert before
             move(control)
@@ -125,6 +125,10 @@ def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page)
         if output.output_type == "error"
     ]
     assert not errors
+    shown = {
+        kind for c in notebook.cells for o in c.get("outputs", ()) for kind in o.get("data", ())
+    }
+    assert "image/png" in shown
 
 
 def test_the_course_opens_on_its_map_and_leads_into_the_first_lab(course, jupyter, page):
