@@ -865,7 +865,7 @@ Table(
 # - Structure decides who breaks: depthwise first; fold, even out, correct.
 # - Spend bits where they matter, and run on integers from first to last: one float multiplier a channel leads on to the next layer.
 #
-# **Back:** [Lab 01 · Numbers](01_numbers.ipynb) · **Next:** [Lab 03 · Quantization-aware training](03_quantization_aware_training.ipynb)
+# **Back:** [Lab 01 · Numbers](01_numbers.ipynb) · **Next:** [Lab 03 · Quantization-aware training and fine-tuning](03_quantization_aware_training.ipynb)
 #
 # **References.** Nagel et al. 2021, *A white paper on neural network quantization*, arXiv:2106.08295 · Nagel et al.
 # 2019, *Data-free quantization*, arXiv:1906.04721 · Jacob et al. 2018, arXiv:1712.05877 · Wu et al. 2020, *Integer

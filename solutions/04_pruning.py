@@ -939,7 +939,7 @@ Table(
 # **Do not use it** for speed where batch and sparsity lie below break-even, nor structured pruning before you have tried the
 # slim network from scratch.
 #
-# **Back:** [Lab 03 · Quantization-aware training](03_quantization_aware_training.ipynb) · **Next:** [Lab 05 · Lottery tickets](05_lottery_tickets.ipynb)
+# **Back:** [Lab 03 · Quantization-aware training and fine-tuning](03_quantization_aware_training.ipynb) · **Next:** [Lab 05 · Lottery tickets](05_lottery_tickets.ipynb)
 #
 # **References.** Han et al. 2015, *Learning both weights and connections*, arXiv:1506.02626 · Molchanov et al. 2016, arXiv:1611.06440 ·
 # Zhu and Gupta 2017, *To prune, or not to prune*, arXiv:1710.01878 · Liu et al. 2017, *Network slimming*, arXiv:1708.06519 ·

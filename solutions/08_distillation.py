@@ -53,7 +53,7 @@ fit(teacher, known, 5, 0.2, label="teacher")
 answers = logits(teacher, data.val.x)
 unsure = answers.softmax(1).max(1).values.argsort()[:200]
 right = unsure[(answers[unsure].argmax(1) == data.val.y[unsure])]
-SHOWN = [int(right[i]) for i in (5, 20, 40, 60)]
+SHOWN = [int(right[int(share * len(right))]) for share in (0.05, 0.25, 0.5, 0.75)]
 
 
 def draw_answers(temperature):
