@@ -277,8 +277,10 @@ def matmul_dequantize(
     """
     x = _unsigned(x, weight)
     out = np.empty((len(x), weight.outputs), np.float32)
-    rows = np.ones(len(x), np.float32) if row_scale is None else row_scale
-    rows = _checks.parameter("row_scale", rows, len(x))
+    if row_scale is None:
+        rows = np.ones(len(x), np.float32)
+    else:
+        rows = _checks.parameter("row_scale", row_scale, len(x))
     e = epilogue
     arguments = (weight.panels, e.start, e.scale, e.offset, rows, ZERO, ZERO, ZERO)
     _run(_words(x, weight), weight, out, arguments, threads)
@@ -305,6 +307,10 @@ def matmul_requantize(
     arguments = (weight.panels, e.start, e.factor, e.factor, e.factor, e.zero, e.low, e.high)
     _run(_words(x, weight), weight, out, arguments, threads)
     return out
+
+
+SHIFTED = np.float32(SIGN - 1), np.float32(SIGN)
+"""The largest code, and where the code of 0 lies."""
 
 
 def dynamic_linear(
@@ -334,8 +340,7 @@ def dynamic_linear(
     make = np.empty if stride == weight.inputs else np.zeros
     codes, row_scale = make(len(x) * stride, np.int8), np.empty(len(x), np.float32)
     # Codes are shifted as they are written, which saves a pass over them.
-    numbers = (np.float32(SIGN - 1), np.float32(SIGN), row_scale, codes)
-    if quantize_rows(x.reshape(-1), weight.inputs, stride, *numbers):
+    if quantize_rows(x.reshape(-1), weight.inputs, stride, *SHIFTED, row_scale, codes):
         refuse_infinite("x", x)
     out = np.empty((len(x), weight.outputs), np.float32)
     e = epilogue
@@ -379,8 +384,10 @@ def _run(
         def run(first: int, last: int) -> None:
             multiply(words, *arguments, shape, first, last, rows, width, flat)
 
-    work = len(out) * weight.inputs * weight.outputs
-    split_rows(run, len(out), threads if work > SPLIT_MACS else 1, least)
+    if threads == 1 or len(out) * weight.inputs * weight.outputs <= SPLIT_MACS:
+        run(0, len(out))
+    else:
+        split_rows(run, len(out), threads, least)
 
 
 # ---- the loops -----------------------------------------------------------------------------------

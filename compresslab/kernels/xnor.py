@@ -254,8 +254,10 @@ def matmul_scaled(
     """The product in real numbers, float32 [M, N]; as `matmul`, and row_scale k float32 [M]."""
     x = _rows(x, weight)
     out = np.empty((len(x), weight.outputs), np.float32)
-    rows = np.ones(len(x), np.float32) if row_scale is None else row_scale
-    rows = _checks.parameter("row_scale", rows, len(x))
+    if row_scale is None:
+        rows = np.ones(len(x), np.float32)
+    else:
+        rows = _checks.parameter("row_scale", row_scale, len(x))
     _run(x, weight, (epilogue.alpha, epilogue.offset, rows), out, threads)
     return out
 

@@ -35,10 +35,8 @@ class Codes:
     high: int
 
 
-class IntegerModule(nn.Module):
-    """A step of an integer network; `kind` names it in files."""
-
-    kind: ClassVar[str]
+class Called(nn.Module):
+    """A module that is called thousands of times a second."""
 
     def __call__(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
         """As every module's, without a microsecond of preparing for hooks where there are none."""
@@ -46,6 +44,12 @@ class IntegerModule(nn.Module):
         if named or watched or self._compiled_call_impl or torch.compiler.is_compiling():
             return super().__call__(*inputs, **named)
         return self.forward(*inputs)
+
+
+class IntegerModule(Called):
+    """A step of an integer network; `kind` names it in files."""
+
+    kind: ClassVar[str]
 
     def describe(self) -> dict[str, int | float | list[int]]:
         """Everything but tensors, as JSON has it."""
@@ -82,7 +86,7 @@ class QuantizeInput(IntegerModule):
         """
         if x.dtype != torch.float32:
             raise ValueError(f"image must be float32, got {x.dtype}")
-        image = x.detach().numpy()
+        image = x.detach().numpy() if x.requires_grad else x.numpy()
         image = np.ascontiguousarray(image.transpose(0, 2, 3, 1) if image.ndim == 4 else image)
         codes, view = np.empty(image.shape, np.int8), (1, 1, image.size)
         numbers = (self.inverse, self.zero, *self.limits, view, codes.reshape(-1))
@@ -403,7 +407,10 @@ class IntFlatten(IntegerModule):
         """[b, h, w, c] -> [b, c * h * w]; rows pass."""
         if x.ndim == 2:
             return x
-        return x.permute(0, 3, 1, 2).reshape(len(x), -1)
+        count, height, width, channels = x.shape
+        if height == width == 1:
+            return x.reshape(count, channels)
+        return x.permute(0, 3, 1, 2).reshape(count, -1)
 
     @classmethod
     def build(cls, _about: dict, _tensors: Tensors) -> "IntFlatten":
@@ -411,7 +418,7 @@ class IntFlatten(IntegerModule):
         return cls()
 
 
-class DynamicInt8Linear(nn.Module):
+class DynamicInt8Linear(Called):
     """An nn.Linear on int8 products; activations stay float and are quantized row by row as they come.
 
     Weights: symmetric int8, one scale an output. For float networks of any kind: see `convert_dynamic`.
@@ -447,7 +454,8 @@ class DynamicInt8Linear(nn.Module):
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         if ops.plain(x):
             numbers = (self.packed, self.epilogue, ops.threads())
-            out = torch.from_numpy(int8.dynamic_linear(rows.detach().numpy(), *numbers))
+            array = rows.detach().numpy() if rows.requires_grad else rows.numpy()
+            out = torch.from_numpy(int8.dynamic_linear(array, *numbers))
         else:
             arguments = (self.panels, self.sums, self.scale, self.bias, self.packed.width)
             out = ops.dynamic_int8_linear(rows, *arguments)

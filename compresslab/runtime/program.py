@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from compresslab.runtime.modules import IntegerModule
 
@@ -62,11 +63,14 @@ class Program(nn.Module):
         results = {IMAGE: image}
         # Small networks take a tenth of a millisecond: what is done here for every step shows.
         layers = self.layers._modules.values()
+        watched = _has_any_global_hook() or torch.compiler.is_compiling()
         for (name, inputs, finished), layer in zip(self.plan, layers, strict=True):
+            hooked = watched or layer._forward_hooks or layer._forward_pre_hooks
+            run = layer if hooked else layer.forward
             if len(inputs) == 1:
-                results[name] = layer(results[inputs[0]])
+                results[name] = run(results[inputs[0]])
             else:
-                results[name] = layer(*[results[one] for one in inputs])
+                results[name] = run(*[results[one] for one in inputs])
             for one in finished:
                 del results[one]
         return results[name]
