@@ -208,7 +208,7 @@ def disk_bytes(model: nn.Module) -> int:
         return path.stat().st_size
 
 
-def working_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
+def working_bytes(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> int:
     """Bytes that one image's activations need at once: the largest input and output of a layer together.
 
     What an engine needs that frees each result as soon as the next is there; results that wait for an
@@ -217,7 +217,7 @@ def working_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
 
     Args:
         model: any network that runs on a batch of one image.
-        shape: of the image, without the batch.
+        shape: of the image, without the batch; or an example itself (tokens).
     """
     largest = 0
 
@@ -231,7 +231,7 @@ def working_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
     hooks = [layer.register_forward_hook(record) for layer in leaves]
     try:
         with torch.no_grad(), evaluating(model):
-            model(torch.zeros(1, *shape))
+            model((shape if isinstance(shape, torch.Tensor) else torch.zeros(shape))[None])
     finally:
         for hook in hooks:
             hook.remove()
@@ -287,7 +287,9 @@ def fair_time(
 
 
 def time_call(call: Callable[[], object], warmup: int = 3, repeats: int = 21) -> Timing:
-    """Measure a call on the wall clock, with torch's number of threads recorded."""
+    """Measure a call on the wall clock, with torch's number of threads recorded; at least 2 repeats."""
+    if repeats < 2:
+        raise ValueError(f"repeats must be 2 or more for quartiles, got {repeats}")
     times = call_times(call, time.perf_counter, warmup, repeats)
     lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
     return Timing(median, lower, upper, repeats, torch.get_num_threads())
@@ -300,6 +302,8 @@ def latency(
 
     The examples are random floats of `shape`, or copies of the one that is given.
     """
+    if batch < 1:
+        raise ValueError(f"batch must be 1 or more, got {batch}")
     generator = torch.Generator().manual_seed(0)
     if isinstance(shape, torch.Tensor):
         x = shape.expand(batch, *shape.shape).contiguous()
@@ -322,7 +326,7 @@ def race(
 
     Args:
         runners: what to run, by name.
-        rounds: at most so many rounds.
+        rounds: at most so many rounds, at least 1.
         seconds: stop earlier, but not before 5 rounds, once so much time has passed.
         clock: wall-clock time where threads are compared, whose CPU times add up.
     """

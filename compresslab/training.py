@@ -116,7 +116,7 @@ def fit(
     """
     if len(data) == 0:
         raise ValueError("data must hold at least one example, got 0")
-    if epochs < 0 or not lr > 0 or batch_size < 1:
+    if not 0 <= epochs < math.inf or not lr > 0 or batch_size < 1:
         raise ValueError(
             "epochs must be >= 0, lr > 0 and batch_size >= 1, "
             f"got epochs={epochs}, lr={lr}, batch_size={batch_size}"

@@ -11,16 +11,25 @@ from compresslab import models
 from compresslab.data import corpus
 from compresslab.data.split import examples
 from compresslab.kernels import int8, int8_conv, int8_pool, xnor, xnor_conv
-from compresslab.measure import count_layers, disk_bytes, layer_macs, memory_bytes
+from compresslab.measure import (
+    count_layers,
+    disk_bytes,
+    latency,
+    layer_macs,
+    memory_bytes,
+    time_call,
+    working_bytes,
+)
 from compresslab.numerics import codebook, entropy, formats
+from compresslab.runtime import files
 from compresslab.runtime import sparse as sparse_runtime
 from compresslab.runtime.convert import ConversionError, convert
 from compresslab.runtime.modules import DynamicInt8Linear
-from compresslab.techniques import mixed, prune, scores, sharing, ste, tickets, weight_only
+from compresslab.techniques import lora, mixed, prune, scores, sharing, ste, tickets, weight_only
 from compresslab.techniques.folding import equalize, fold_batch_norms
 from compresslab.techniques.ptq import correct_bias, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
-from compresslab.training import evaluate
+from compresslab.training import evaluate, fit
 
 f32 = np.float32
 SHAPE = (1, 16, 16)
@@ -161,6 +170,17 @@ REFUSED = {
         lambda: disk_bytes(quantize_post_training(models.MLP(SHAPE, 5), QuantConfig(), some().x)),
         "converted to integers",
     ),
+    "groups of nothing": (lambda: QuantConfig(sharing="group", group=0), "group must be"),
+    "a scale both learned and fresh": (
+        lambda: QuantConfig(dynamic=True, learned=True),
+        "dynamic and learned exclude each other",
+    ),
+    "epochs that are no number": (
+        lambda: fit(models.MLP(SHAPE, 5), some(), epochs=float("nan")),
+        "epochs",
+    ),
+    "a latency of no images": (lambda: latency(models.MLP(SHAPE, 5), SHAPE, 0), "batch must be"),
+    "one repeat": (lambda: time_call(lambda: None, repeats=1), "repeats must be 2 or more"),
     "biases corrected on nothing": (
         lambda: correct_bias(models.MLP(SHAPE, 5), models.MLP(SHAPE, 5), some().x[:0]),
         "images must hold at least one",
@@ -195,6 +215,25 @@ def test_layers_that_compute_with_an_inner_layers_numbers_are_counted(kind):
     counts = count_layers(made, SHAPE)
     assert sum(c.macs for c in counts) == plain
     assert {c.weight_bits for c in counts if c.macs} == {bits}
+
+
+def test_the_working_memory_of_a_network_for_tokens_is_counted_from_an_example():
+    network = models.Encoder(20, 3, 8, width=16, layers=1)
+    assert working_bytes(network, torch.ones(8, dtype=torch.int64)) >= 4 * 8 * 16
+
+
+def test_a_file_of_lora_that_is_broken_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"nothing")
+    network = lora.add_lora(models.MLP(SHAPE, 5), 2)
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        lora.load(network, path)
+
+
+def test_sparse_layers_are_not_saved_as_if_they_were_all(tmp_path):
+    network = prune.select(scores.magnitude(n := models.MLP(SHAPE, 5)), 0.5).apply(n)
+    with pytest.raises(ValueError, match="before its layers are made sparse"):
+        files.save(sparse_runtime.with_sparse_layers(network), tmp_path / "a.safetensors")
 
 
 def test_a_tied_tensor_is_held_and_counted_once():

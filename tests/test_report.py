@@ -106,15 +106,15 @@ def test_the_pareto_plot_names_every_network_and_its_axes():
 
 def test_a_claim_that_does_not_hold_on_other_data_says_so_and_goes_on(monkeypatch, capsys):
     monkeypatch.setenv("COMPRESSLAB_DATASET", "mnist")
-    report.claim("Two is more than three", False)
+    claim("Two is more than three", False)
     assert capsys.readouterr().out == "✘ not on mnist, in this run: Two is more than three\n"
-    report.claim("Three is more than two", True)
+    claim("Three is more than two", True)
     assert capsys.readouterr().out == "✔ Three is more than two\n"
     with pytest.raises(TypeError, match="condition must be True or False"):
-        report.claim("Three is more than two", 1)
+        claim("Three is more than two", 1)
 
 
 def test_the_default_data_named_in_the_environment_is_no_other_data(monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_DATASET", "glyphs")
-    with pytest.raises(report.ClaimFailed):
-        report.claim("Two is more than three", False)
+    with pytest.raises(ClaimFailed):
+        claim("Two is more than three", False)

@@ -39,16 +39,21 @@ def save(model: nn.Module, path: Path) -> int:
     """Write a network in the form that suits it; returns the bytes on disk.
 
     Raises:
-        ValueError: for a network that only simulates integers: convert it first.
+        ValueError: for a network that only simulates integers (convert it first), or has sparse layers (save
+            it before they are made), or an ONNX session under a name that does not end in .onnx.
     """
     path = Path(path)
     if isinstance(model, Program):
         return storage.save(model, path)
     if isinstance(model, OnnxModel):
+        if path.suffix != ".onnx":
+            raise ValueError(f"path of an ONNX session must end in .onnx, got {path.name}")
         write_whole(path, lambda temporary: temporary.write_bytes(model.file))
         return path.stat().st_size
     if any(isinstance(m, Quantized) for m in model.modules()):
         raise ValueError("model must be converted to integers before it is saved, got a simulation")
+    if any(isinstance(m, sparse.SparseLinear) for m in model.modules()):
+        raise ValueError("model must be saved before its layers are made sparse, got SparseLinear")
     if shared_layers(model):
         return deep_compression.save(model, path)
     if weight_only.packed_layers(model):
@@ -118,4 +123,5 @@ def _load_onnx(path: Path) -> OnnxModel:
 def size(model: nn.Module) -> int:
     """The bytes of the file, which is written and thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        return save(model, Path(folder) / "model.safetensors")
+        suffix = "onnx" if isinstance(model, OnnxModel) else "safetensors"
+        return save(model, Path(folder) / f"model.{suffix}")

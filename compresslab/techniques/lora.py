@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -247,14 +247,18 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     """Read A, B and alpha into a model with LoRA layers of the same names and ranks, all or none.
 
     Raises:
-        ValueError: if the file has other layers or shapes, or a layer is merged at the moment.
+        ValueError: if the file has other layers or shapes, is no safetensors file, or a layer is merged at
+            the moment.
     """
     layers = corrections(model)
     if any(layer.merged for layer in layers.values()):
         raise ValueError("model must be unmerged first: its base holds the old correction")
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        alphas = {name: float(text) for name, text in (file.metadata() or {}).items()}
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            alphas = {name: float(text) for name, text in (file.metadata() or {}).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
     wanted = {
         f"{name}.{part}": getattr(layer, part).weight
         for name, layer in layers.items()

@@ -68,6 +68,12 @@ class QuantConfig:
             raise ValueError(f"sharing must be tensor, channel or group, got {self.sharing!r}")
         if self.weight_range not in ("minmax", "mse"):
             raise ValueError(f"weight_range must be minmax or mse, got {self.weight_range!r}")
+        if not isinstance(self.group, int) or self.group < 1:
+            raise ValueError(f"group must be an integer of 1 or more, got {self.group!r}")
+        if self.dynamic and self.learned:
+            raise ValueError(
+                "dynamic and learned exclude each other: which scale would be learned?"
+            )
         observer(self.activation_range, IntGrid(8, signed=False))
 
 

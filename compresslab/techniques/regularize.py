@@ -41,10 +41,15 @@ def group_lasso(model: nn.Module) -> torch.Tensor:
 
 
 def slimming(model: nn.Module) -> torch.Tensor:
-    """The sum of all batch norms' |gain|."""
+    """The sum of all batch norms' |gain|.
+
+    Raises:
+        ValueError: if there is no norm with a gain.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [norm for norm in norms if norm.weight is not None]
     if not norms:
-        raise ValueError("model must have batch norms to slim, got none")
+        raise ValueError("model must have batch norms with gains to slim, got none")
     return sum(norm.weight.abs().sum() for norm in norms)
 
 
