@@ -15,7 +15,7 @@ test: .venv/.authors
 		--ignore tests/notebooks --ignore tests/browser
 	$(BIN)/python -m pytest -q tests/browser
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/notebooks
-	OMP_NUM_THREADS=1 COMPRESSLAB_PROGRESS=$(CURDIR)/.pytest_cache/progress.json \
+	OMP_NUM_THREADS=1 COMPRESSLAB_PROGRESS="$(CURDIR)/.pytest_cache/progress.json" \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=300 labs solutions
 
@@ -40,7 +40,7 @@ clean:
 	find compresslab benchmarks tests -name '__pycache__' -prune -exec rm -rf {} +
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.course: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --upgrade pip

@@ -1,6 +1,7 @@
 """The command line: `compresslab lab | doctor | progress | grade | release | checkpoint`."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +40,8 @@ def lab(
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")
     command = [sys.executable, "-m", "jupyterlab", *options]
+    if os.name == "nt":  # there execv neither quotes arguments nor keeps the console
+        raise typer.Exit(subprocess.call(command))
     os.execv(sys.executable, command)
 
 
@@ -121,7 +124,6 @@ def release(
     force: Annotated[bool, typer.Option(help="execute unchanged solutions again")] = False,
 ) -> None:
     """Make labs/, its pages and the executed notebooks from solutions/*.py (authors only)."""
-    from compresslab.classroom.release import ReleaseError
     from compresslab.classroom.release import release as make
 
     solutions = _course_folder("solutions")
@@ -129,8 +131,8 @@ def release(
 
     try:
         changed = make(solutions, solutions.parent / "labs", only or (), force)
-        changed += write_pages(solutions, solutions.parent / "labs")
-    except ReleaseError as error:
+        changed += write_pages(solutions, solutions.parent / "labs", force)
+    except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     for path in changed:

@@ -27,7 +27,9 @@ from pathlib import Path
 
 FINE, NOTE, WRONG = "fine", "note", "wrong"
 SIGNS = {FINE: "✔", NOTE: "·", WRONG: "✘"}
-REINSTALL = "install again: pip install --constraint constraints.txt --editable ."
+REINSTALL = (
+    f'install again: "{sys.executable}" -m pip install --constraint constraints.txt --editable .'
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ def _jupyter() -> Iterator[Finding]:
     from jupyter_client.kernelspec import KernelSpecManager
 
     program = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    # JupyterLab puts its own interpreter in the place of a bare name.
-    if Path(program).name == program or Path(program).absolute() == Path(sys.executable).absolute():
+    # JupyterLab puts its own interpreter in the place of these; python and python3 of one folder are one.
+    bare = {"python", "python3", f"python3.{sys.version_info[1]}"}
+    if program in bare or Path(program).absolute().parent == Path(sys.executable).absolute().parent:
         yield Finding("jupyter", FINE, f"JupyterLab {metadata.version('jupyterlab')}")
     else:
         mend = "jupyter kernelspec remove python3, or choose another kernel in the notebook's menu"
@@ -143,12 +146,18 @@ def _processor() -> Iterator[Finding]:
 
 # ---- kernels -------------------------------------------------------------------------------------
 def _kernels() -> Iterator[Finding]:
-    wrong = [name for name, agrees in KERNELS.items() if not agrees()]
-    for name in wrong:
+    wrong = {}
+    for name, agrees in KERNELS.items():
+        try:
+            if not agrees():
+                wrong[name] = "does not give what NumPy gives"
+        except Exception as error:
+            wrong[name] = f"fails: {type(error).__name__}: {error}"
+    for name, what in wrong.items():
         mend = (
-            "remove the compiled kernels (make clean); if it stays, report processor and versions"
+            "delete __pycache__ in compresslab/kernels; if it stays, report processor and versions"
         )
-        yield Finding("kernels", WRONG, f"{name} does not give what NumPy gives", mend)
+        yield Finding("kernels", WRONG, f"{name} {what}", mend)
     if not wrong:
         yield Finding("kernels", FINE, f"{len(KERNELS)} families give what NumPy gives")
 
@@ -238,7 +247,8 @@ KERNELS: dict[str, Callable[[], bool]] = {
 # ---- folders -------------------------------------------------------------------------------------
 def writable(folder: Path) -> bool:
     """Whether a file can be made in a folder, or in the first folder above it that is there."""
-    while not folder.exists() and folder != folder.parent:
+    # os.path, since Path.exists raises below a folder that may not be entered.
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -305,11 +315,7 @@ EXTRAS = {
 
 def _extras() -> Iterator[Finding]:
     here = [what for package, (what, _) in EXTRAS.items() if find_spec(package)]
-    lacking = [
-        f"{what} (pip install -e '.[{extra}]')"
-        for p, (what, extra) in EXTRAS.items()
-        if not find_spec(p)
-    ]
+    lacking = [f"{what} (extra {extra})" for p, (what, extra) in EXTRAS.items() if not find_spec(p)]
     found = ", ".join(here) or "none"
     yield Finding(
         "extras", NOTE, f"{found}; not needed and not here: {', '.join(lacking) or 'nothing'}"

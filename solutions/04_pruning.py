@@ -894,7 +894,7 @@ Table(
     [
         [
             "weights removed, and what it cost",
-            "Han et al. 2015, table 4 (LeNet-300-100)",
+            "Han et al. 2015, table 1 (LeNet-300-100)",
             "92 %, nothing",
             f"80 %: {goal[0] - found[0]:.1f} points",
         ],

@@ -16,8 +16,8 @@
 # checks, as often as you like. If you are stuck, go on: the lab then runs on the library's own function, and says so.
 # A ✔ in front of a sentence means that the numbers in *your* run bear it out.
 #
-# **Where to begin.** Lab 00, then 01. After that follow the arrows: a lab needs what points to it or stands above it, and nothing
-# else.
+# **Where to begin.** Lab 00, then 01. After that follow the arrows: a lab needs what points to it, or what is named above its box
+# ("needs 02, 06"), and nothing else.
 
 # %% where you are
 from compresslab.classroom.course import CourseMap

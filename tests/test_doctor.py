@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from compresslab.doctor import FINE, NOTE, WRONG, examine, usable_cores, writabl
 def sound_place(tmp_path, monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COMPRESSLAB_DATA", raising=False)
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.delenv("JUPYTER_PATH", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 def findings(what, state):
@@ -81,6 +85,36 @@ def test_a_kernel_of_jupyter_that_runs_another_python(tmp_path, monkeypatch):
     assert "/elsewhere/python" in finding.found
 
 
+@pytest.mark.parametrize("program", ["python3", str(Path(sys.executable).parent / "python3")])
+def test_a_kernel_of_jupyter_that_runs_this_python_under_another_name(
+    program, tmp_path, monkeypatch
+):
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    spec = {"argv": [program, "-m", "ipykernel"], "display_name": "x", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert findings("jupyter", FINE)
+
+
+def test_a_kernel_that_fails_does_not_hide_the_others(monkeypatch):
+    def broken():
+        raise ImportError("DLL load failed")
+
+    monkeypatch.setitem(doctor.KERNELS, "affine", broken)
+    monkeypatch.setitem(doctor.KERNELS, "xnor", lambda: False)
+    told = [finding.found for finding in findings("kernels", WRONG)]
+    assert [text.split()[0] for text in told] == ["affine", "xnor"]
+
+
+def test_a_folder_that_may_not_be_entered_is_not_writable(monkeypatch, tmp_path):
+    def refuse(*_arguments, **_options):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert writable(tmp_path / "below")
+
+
 def test_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: usable_cores() + 1)
     (finding,) = findings("threads", WRONG)
@@ -112,11 +146,11 @@ def test_a_kernel_that_computes_something_else(family, monkeypatch):
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch):
-    def broken():
+    def broken(_name):
         raise ImportError("DLL load failed")
 
-    monkeypatch.setitem(doctor.KERNELS, "affine", broken)
-    (finding,) = findings("kernels", WRONG)
+    monkeypatch.setattr(doctor.metadata, "requires", broken)
+    (finding,) = findings("packages", WRONG)
     assert "DLL load failed" in finding.found
 
 

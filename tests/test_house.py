@@ -123,6 +123,12 @@ def test_the_readmes_tree_is_the_disks():
         assert (ROOT / path).exists(), path
 
 
+def test_constraints_can_be_met_from_any_index():
+    """A local version ("+cpu") is on no index but its maker's."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    assert not [line for line in lines if "+" in line]
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/instructor.md"])
 def test_links_and_commands_of_the_pages_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -72,13 +72,29 @@ class LabPage:
         return sum(EXERCISES[id].points for id in passed)
 
 
-def read_labs(folder: Path) -> list[LabPage]:
+def read_labs(folder: Path, strict: bool = True) -> list[LabPage]:
     """The labs of a folder, in order.
+
+    Args:
+        folder: where they are.
+        strict: whether a notebook that has a lab's name and is none is an error; else it is passed over, and
+            so are copies: a learner may keep anything beside the labs.
 
     Raises:
         ValueError: for a lab whose first cell lacks title, objectives or time.
     """
-    return [_read(path) for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))]
+    paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"), key=lambda p: (len(p.name), p.name))
+    labs: dict[str, LabPage] = {}
+    for path in paths:
+        try:
+            lab = _read(path)
+        except (ValueError, AttributeError):  # nbformat's own errors are ValueErrors, too
+            if strict:
+                raise
+            continue
+        if strict or lab.number in PLACES:
+            labs.setdefault(lab.number, lab)
+    return [labs[number] for number in sorted(labs)]
 
 
 def _read(path: Path) -> LabPage:
@@ -118,7 +134,7 @@ class CourseMap:
 
     def __init__(self, folder: Path = Path()) -> None:
         """Args: the folder of the labs; progress is read when the map is shown."""
-        self.labs = read_labs(folder)
+        self.labs = read_labs(folder, strict=False)
         if not self.labs:
             raise ValueError(f"folder must hold the labs, found none in {Path(folder).resolve()}")
 

@@ -6,6 +6,7 @@ notebook for JupyterLab and once as docs/glossary.md for the web.
 """
 
 import hashlib
+import inspect
 import os
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from compresslab.classroom import glossary
+from compresslab.classroom import course, glossary
 from compresslab.classroom.course import LabPage, labs_table, read_labs
 from compresslab.classroom.release import CELL_TIMEOUT, KERNEL, clean, stored_hash, write_if_new
 
@@ -30,7 +31,8 @@ def start_page(source: Path, labs: list[LabPage]) -> NotebookNode:
         cell.source = cell.source.replace("{labs}", labs_table(labs)).strip("\n")
         cell.id = f"start-{position + 1:02d}"
         cell.metadata = NotebookNode()
-    text = "\n".join(cell.source for cell in notebook.cells)
+    # The picture depends on the code that draws it.
+    text = "\n".join([*(cell.source for cell in notebook.cells), inspect.getsource(course)])
     digest = hashlib.sha256(text.encode()).hexdigest()
     return _notebook(notebook.cells, compresslab={"source_hash": digest})
 
@@ -55,15 +57,24 @@ def glossary_page(labs: list[LabPage]) -> NotebookNode:
     return _notebook([cell])
 
 
-def write_pages(solutions: Path, labs: Path) -> list[Path]:
-    """Write both pages anew where they changed; returns the files that did."""
+def write_pages(solutions: Path, labs: Path, force: bool = False) -> list[Path]:
+    """Write both pages anew where they changed; returns the files that did.
+
+    Args:
+        solutions: folder of start.py.
+        labs: folder of the labs; the glossary also goes to docs/ beside it, if that is there.
+        force: execute the start page even if nothing has changed.
+
+    Raises:
+        ValueError: for a lab without its form, or a term that no lab explains.
+    """
     pages = read_labs(labs)
     changed = write_if_new(labs / GLOSSARY, nbformat.writes(glossary_page(pages)) + "\n")
     documents = labs.parent / "docs"
     if documents.is_dir():
         changed += write_if_new(documents / "glossary.md", glossary_text(pages, "../labs/"))
     start = start_page(solutions / "start.py", pages)
-    if stored_hash(labs / START) != start.metadata.compresslab["source_hash"]:
+    if force or stored_hash(labs / START) != start.metadata.compresslab["source_hash"]:
         changed += write_if_new(labs / START, nbformat.writes(_executed(start, labs)) + "\n")
     return changed
 
@@ -72,7 +83,8 @@ def _executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
     resources = {"metadata": {"path": str(folder)}}
     client = NotebookClient(notebook, timeout=CELL_TIMEOUT, resources=resources)
     with tempfile.TemporaryDirectory() as scratch:
-        client.execute(env={**os.environ, "COMPRESSLAB_PROGRESS": f"{scratch}/progress.json"})
+        nobodys = str(Path(scratch) / "progress.json")
+        client.execute(env={**os.environ, "COMPRESSLAB_PROGRESS": nobodys})
     for cell in notebook.cells:
         if cell.cell_type == "code":
             clean(cell)

@@ -56,9 +56,19 @@ def test_the_committed_labs_ran_without_an_error_on_other_data():
 
 def test_a_table_of_results_counts_points_against_float32():
     table = page.results_table(records())
-    assert [row[-1] for row in table.rows] == ["", "+1.0"]
-    assert [row[3] for row in table.rows] == ["1.0", "0.5"]
-    assert table.rows[0][-2] == "91.0 ± 1.4"
+    column = table.headings.index
+    assert [row[column("points")] for row in table.rows] == ["", "+1.0"]
+    assert [row[-1] for row in table.rows] == ["-1.0", "+0.0"]
+    assert [row[column("times smaller")] for row in table.rows] == ["1.0", "0.5"]
+    assert [row[column("epochs")] for row in table.rows] == ["6", "10"]
+    assert table.rows[0][column("accuracy, %")] == "91.0 ± 1.4"
+
+
+def test_a_papers_figure_stands_beside_points_of_the_same_comparison():
+    record = records(len(results.TECHNIQUES))
+    places = {t.name: i for i, t in enumerate(results.TECHNIQUES)}
+    for name, _paper, against, here in page.papers_table([record]).rows:
+        assert here.startswith(f"{places[name] - places[against]:+.1f} points")
 
 
 def test_a_table_as_markdown_has_a_line_a_row_and_bars_in_cells_escaped():

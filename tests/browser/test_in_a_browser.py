@@ -107,7 +107,12 @@ def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page)
     widgets = page.locator(f"{NOTEBOOK} .widget-interact")
     cells = nbformat.read(course / "labs" / f"{lab}.ipynb", as_version=4).cells
     source = "\n".join(c.source for c in cells if c.cell_type == "code")
-    assert widgets.count() == len(re.findall(r"^explore\(", source, re.MULTILINE))
+    expected = len(re.findall(r"^explore\(", source, re.MULTILINE))
+    for _ in range(100):  # widgets come after the kernel is idle
+        if widgets.count() == expected:
+            break
+        time.sleep(0.1)
+    assert widgets.count() == expected
     for widget in widgets.all():
         widget.scroll_into_view_if_needed()
         controls = widget.locator(".widget-inline-hbox").filter(visible=True)
@@ -182,6 +187,7 @@ def test_a_learner_is_told_the_mistake_and_the_map_remembers(course, jupyter, pa
     assert "✘" in wrong
     assert "hint" in wrong.lower() or "perhaps" in wrong.lower()
     opened(page, jupyter, "start.ipynb")
+    assert "Go on with lab 00" not in page.inner_text(f"{NOTEBOOK} .jp-Notebook")
     run_cell(page, next(i for i, c in enumerate(_start()) if c.cell_type == "code"))
     assert "Go on with lab 00" in page.inner_text(f"{NOTEBOOK} .jp-Notebook")
 

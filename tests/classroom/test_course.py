@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -62,6 +63,20 @@ def test_a_lab_without_its_form_is_refused(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "00_nothing.ipynb")
     with pytest.raises(ValueError, match=r"00_nothing\.ipynb must begin with title"):
         read_labs(tmp_path)
+
+
+def test_what_a_learner_keeps_beside_the_labs_does_not_break_the_map(tmp_path):
+    for path in (ROOT / "labs").glob("0[01]_*.ipynb"):
+        shutil.copy(path, tmp_path)
+        shutil.copy(path, tmp_path / f"{path.stem}-Copy1.ipynb")
+    (tmp_path / "20_notes.ipynb").write_text("", encoding="utf-8")
+    text = (tmp_path / f"{Path(LABS[0].file).stem}.ipynb").read_text(encoding="utf-8")
+    (tmp_path / "99_mine.ipynb").write_text(text.replace("Lab 00", "Lab 99"), encoding="utf-8")
+    cell = nbformat.v4.new_markdown_cell("# Lab 30 · Mine")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "30_mine.ipynb")
+    shown = CourseMap(tmp_path)
+    assert [lab.file for lab in shown.labs] == [lab.file for lab in LABS[:2]]
+    assert shown.figure()
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.number)
@@ -132,5 +147,7 @@ def test_the_committed_pages_are_made_from_the_labs():
     start = nbformat.read(ROOT / "labs" / pages.START, as_version=4)
     made = pages.start_page(ROOT / "solutions" / "start.py", LABS)
     assert [c.source for c in start.cells] == [c.source for c in made.cells], "run `make release`"
+    stored = start.metadata.compresslab["source_hash"]
+    assert stored == made.metadata.compresslab["source_hash"], "run `make release`"
     kinds = {o.output_type for c in start.cells for o in c.get("outputs", ())}
     assert kinds == {"display_data", "stream"}
