@@ -111,7 +111,7 @@ def draw_staircase(bits, scale):
     axes[1].legend(fontsize=9)
 
 
-explore(draw_staircase, bits=(2, 6), scale=(0.05, 1.0, 0.05))
+explore(draw_staircase, bits=(2, 6), scale=(0.05, 0.45, 0.05))
 
 # %% [markdown]
 # ### Exercise 1 · The straight-through gradient (2 points, about 2 lines)
