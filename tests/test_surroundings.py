@@ -125,9 +125,9 @@ def test_text_files_are_read_and_written_as_utf8_on_every_system(path):
 
 
 def _is_files(function):
-    """The built-in open, or a path's; not os.open, which knows no text."""
-    owner = getattr(function, "value", None)
-    return isinstance(function, ast.Name) or not (isinstance(owner, ast.Name) and owner.id == "os")
+    """The built-in open, or a path's; not those that know no text."""
+    owner = getattr(getattr(function, "value", None), "id", "")
+    return isinstance(function, ast.Name) or owner not in ("os", "tarfile")
 
 
 POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "pty"}

@@ -53,7 +53,7 @@ def test_a_mistake_is_named_with_the_smallest_failing_case_and_a_hint():
 
 
 def test_a_stub_is_not_done_yet():
-    assert "not done yet (about 1 lines)" in str(check(todo, ID))
+    assert "not done yet (about 1 line)" in str(check(todo, ID))
 
 
 def test_an_error_is_shown_with_the_learners_own_line():
