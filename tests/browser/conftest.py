@@ -15,7 +15,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--disable-quic"),
+    *("--disable-component-update", "--disable-quic", "--disable-dev-shm-usage"),
 )
 # Cells outside the window are not in the page otherwise, and nobody is asked for news.
 SETTINGS = {
@@ -108,6 +108,6 @@ def page(chromium):
     """A fresh window."""
     context = chromium.new_context(viewport={"width": 1300, "height": 1000})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(180_000)
     yield page
     context.close()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 LABS = sorted(p.stem for p in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))
 CHOSEN = LABS if os.environ.get("COMPRESSLAB_BROWSER") == "all" else LABS[:2]
 SHOTS = Path(os.environ.get("COMPRESSLAB_SCREENSHOTS", ROOT / ".pytest_cache" / "screenshots"))
-RUN_SECONDS, BEGIN_SECONDS = 900, 120
+RUN_SECONDS, BEGIN_SECONDS = 900, 300
 WAITING = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
     .filter(p => !/\\[\\d+\\]/.test(p.textContent)).length"""
 PICTURE = """e => [...e.querySelectorAll('img')].map(i => i.src).join()"""
@@ -162,7 +162,7 @@ def run_cell(page, index, source=None):
         page.keyboard.insert_text(source)
     page.keyboard.press("Control+Enter")
     time.sleep(0.5)  # its number may be the one that it had before
-    for _ in range(600):
+    for _ in range(3000):
         prompt = cell.query_selector(".jp-InputPrompt").inner_text()
         if any(c.isdigit() for c in prompt):
             page.wait_for_selector(IDLE)
