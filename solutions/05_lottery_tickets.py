@@ -432,8 +432,8 @@ Table(
 )
 
 # %% [markdown]
-# With half of its weights the winning ticket beats the dense network only because training is short: with three times the epochs
-# the lead is gone. The same half with another start is worse, so it is not the smaller number alone. Two things the picture
+# With half of its weights the winning ticket beats the dense network. Training is short here; try whether the lead is still there
+# with three times the epochs. The same half with another start is worse, so it is not the smaller number alone. Two things the picture
 # does not say. More epochs narrow the gap (try it): a network that trains for long forgets where it began. And a ticket is no cheaper to find than the dense network: the search trains once a round.
 #
 # ## 2 · How far down? An easier task

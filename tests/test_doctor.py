@@ -107,7 +107,7 @@ def test_a_kernel_that_fails_does_not_hide_the_others(monkeypatch):
     assert [text.split()[0] for text in told] == ["affine", "xnor"]
 
 
-def test_a_folder_that_may_not_be_entered_is_not_writable(monkeypatch, tmp_path):
+def test_a_folder_is_looked_for_without_an_error_where_path_exists_raises(monkeypatch, tmp_path):
     def refuse(*_arguments, **_options):
         raise PermissionError("no")
 
