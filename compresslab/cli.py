@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -108,14 +109,22 @@ def progress() -> None:
 
 
 @app.command()
-def checkpoint(name: Annotated[str, typer.Argument(help="keywords or gpt")]) -> None:
-    """Train a network that the package carries, and write its file (minutes)."""
-    from compresslab import pretrained
+def checkpoint(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="baselines, keywords or gpt; default: all baselines")
+    ] = None,
+) -> None:
+    """Train networks that the package carries, and write their files (a minute; keywords and gpt longer)."""
+    from compresslab import baselines, pretrained
 
-    makers = {"keywords": pretrained.make_keyword_teacher, "gpt": pretrained.make_language_model}
-    if name not in makers:
-        raise typer.BadParameter(f"name must be one of {', '.join(makers)}, got {name!r}")
-    typer.echo(makers[name]())
+    makers = {name: partial(baselines.make, name) for name in baselines.BASELINES}
+    longer = {"keywords": pretrained.make_keyword_teacher, "gpt": pretrained.make_language_model}
+    unknown = set(names or ()) - {*makers, *longer}
+    if unknown:
+        known = ", ".join([*makers, *longer])
+        raise typer.BadParameter(f"names must be of {known}, got {', '.join(sorted(unknown))}")
+    for name in names or makers:
+        typer.echo(f"{name}: {(makers | longer)[name]()}")
 
 
 @app.command()

@@ -108,18 +108,6 @@ def _jupyter() -> Iterator[Finding]:
         yield Finding("jupyter", WRONG, f"the kernel 'Python 3' runs {program}", mend)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, or less where a container is given a share."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
-
-
 def _threads() -> Iterator[Finding]:
     import torch
 

@@ -1,0 +1,241 @@
+"""Networks over seeds: built in turn, trained side by side, reported as mean ± sd.
+
+A small network leaves most of a second core idle: torch divides each of its many short operations among its
+threads, and they wait for one another at the end of each, the longer the busier the machine is. So a lab runs
+torch on *one* thread, and its seeds on as many Python threads as there are cores (torch and the kernels let go
+of Python's lock while they compute).
+
+    networks = fit_all(built(make, SEEDS), data.train, 4, 0.2, seeds=SEEDS, label="VGG-like")
+
+Weights come from torch's global generator, so networks are built one after the other; batches come from a
+generator of each run's own. The results are those of training in turn, bit for bit. What draws from the global
+generator *while* it trains (dropout, augmentation) must not run side by side: `in_turn=True`.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from compresslab.data import Examples
+from compresslab.training import Hook, Loss, Run, cross_entropy, evaluate, fit, seed_everything
+
+THREADS = "COMPRESSLAB_THREADS"
+Result = TypeVar("Result")
+
+
+def one_thread() -> None:
+    """Run torch on one thread from here on (or on COMPRESSLAB_THREADS of them, to see what that does).
+
+    Raises:
+        ValueError: if the variable is not a whole number above 0.
+    """
+    text = os.environ.get(THREADS) or "1"
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise ValueError(f"{THREADS} must be a whole number above 0, got {text!r}")
+    torch.set_num_threads(int(text))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, or less where a container is given a share."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+# ---- side by side --------------------------------------------------------------------------------
+def side_by_side(
+    function: Callable[..., Result],
+    *columns: Iterable,
+    label: str = "",
+    workers: int | None = None,
+    in_turn: bool = False,
+) -> list[Result]:
+    """[function(a, b, ...) for a, b, ... in zip(*columns)], on as many threads as there are cores.
+
+    Args:
+        function: what is done; it must not draw from torch's global generator.
+        columns: its arguments, of equal length.
+        label: of the progress bar, which counts the calls; none is shown for "".
+        workers: Python threads; if None, one a core.
+        in_turn: one after the other all the same.
+
+    Returns:
+        The results, in the order of the arguments.
+
+    Raises:
+        ValueError: for columns of different lengths, or fewer than one worker.
+        Exception: the first error of a call, once the calls that had begun have ended.
+    """
+    rows = list(zip(*columns, strict=True))
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    workers = 1 if in_turn else min(workers or usable_cores(), len(rows))
+    with _bar(len(rows), label, "network") as bar:
+
+        def call(row: tuple) -> Result:
+            result = function(*row)
+            bar.advance()
+            return result
+
+        return _on_threads(call, rows, workers)
+
+
+def _on_threads(call: Callable[[tuple], Result], rows: Sequence[tuple], workers: int) -> list:
+    if workers <= 1:
+        return [call(row) for row in rows]
+    with _single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(call, row) for row in rows]
+        try:
+            return [future.result() for future in waiting]
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            raise
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _bar:  # noqa: N801
+    """A tqdm bar that several threads may move; none for an empty label."""
+
+    def __init__(self, total: int, label: str, unit: str) -> None:
+        # Once a second: faster updates flood a notebook's message queue, which drops what does not fit.
+        options = {"leave": False, "mininterval": 1.0, "disable": not label, "unit": f" {unit}"}
+        self.bar = tqdm(total=total, desc=label, **options)
+        self.lock = threading.Lock()
+
+    def advance(self) -> None:
+        with self.lock:
+            self.bar.update()
+
+    def __enter__(self) -> "_bar":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.bar.close()
+
+
+# ---- training ------------------------------------------------------------------------------------
+def built(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
+    """A fresh network for each seed, channels last in memory (torch trains convolutions faster so)."""
+    networks = []
+    for seed in seeds:
+        seed_everything(seed)
+        networks.append(make().to(memory_format=torch.channels_last))
+    return networks
+
+
+class _Advance(Hook):
+    def __init__(self, bar: _bar) -> None:
+        self.bar = bar
+
+    def after_step(self, run: Run) -> None:
+        self.bar.advance()
+
+
+def fit_all(
+    networks: Sequence[nn.Module],
+    examples: Examples,
+    epochs: float,
+    lr: float,
+    *,
+    seeds: Sequence[int],
+    label: str,
+    batch_size: int = 128,
+    loss: Loss | Sequence[Loss] = cross_entropy,
+    hooks: Callable[[int], Sequence[Hook]] | None = None,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+    in_turn: bool = False,
+) -> list[nn.Module]:
+    """Train networks in place, side by side, under one progress bar; as `fit` for each of them.
+
+    Args:
+        networks: one for each seed.
+        examples: what all of them train on.
+        epochs: as in `fit`.
+        lr: as in `fit`.
+        seeds: of each network's batches.
+        label: of the bar.
+        batch_size: as in `fit`.
+        loss: one for all, which must keep nothing from one batch to the next, or one for each network.
+        hooks: from the index of a network to its hooks, which hold a state of their own.
+        optimizer: from a network to its optimizer; None for that of `fit`.
+        in_turn: one after the other: for losses that draw from torch's global generator.
+
+    Returns:
+        The networks, in evaluation mode.
+
+    Raises:
+        ValueError: if networks, seeds or losses are not equally many, and as `fit` does.
+    """
+    networks, seeds = list(networks), list(seeds)
+    losses = [loss] * len(networks) if callable(loss) else list(loss)
+    if not len(networks) == len(seeds) == len(losses):
+        raise ValueError(
+            f"networks, seeds and losses must be equally many, got {len(networks)}, "
+            f"{len(seeds)} and {len(losses)}"
+        )
+    steps = round(epochs * math.ceil(len(examples) / batch_size)) if len(examples) else 0
+    with _bar(steps * len(networks), label, "step") as bar:
+
+        def train(row: tuple[int, nn.Module, int, Loss]) -> nn.Module:
+            index, network, seed, its_loss = row
+            more = list(hooks(index)) if hooks else []
+            fit(
+                network,
+                examples,
+                epochs,
+                lr,
+                batch_size,
+                its_loss,
+                [*more, _Advance(bar)],
+                seed,
+                optimizer(network) if optimizer else None,
+                progress=False,
+            )
+            return network
+
+        rows = list(zip(range(len(networks)), networks, seeds, losses, strict=True))
+        workers = 1 if in_turn else min(usable_cores(), len(rows))
+        return _on_threads(train, rows, workers)
+
+
+# ---- over seeds ----------------------------------------------------------------------------------
+def mean_and_sd(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the sd of a single value is 0.
+
+    Raises:
+        ValueError: for no values.
+    """
+    numbers = np.array(list(values), np.float64)
+    if numbers.size == 0:
+        raise ValueError("values must hold at least one number, got none")
+    return float(numbers.mean()), float(numbers.std(ddof=1)) if numbers.size > 1 else 0.0
+
+
+def accuracy(networks: Sequence[nn.Module], examples: Examples) -> tuple[float, float]:
+    """Mean and sd of the networks' accuracies in per cent."""
+    return mean_and_sd(side_by_side(lambda network: evaluate(network, examples), networks))
