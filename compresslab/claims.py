@@ -126,7 +126,9 @@ def _not_here(sentence: str, margin: float | bool, unit: str | None, timed: bool
         return f"✘ not on {data.chosen()}, in this run: {sentence}{_short_by(margin, unit)}"
     where = "not on this machine, in this run" if timed else "not in this run"
     found = findings().get(sentence)
-    ours = f"; held in {found.held} of {found.runs} runs of ours (docs/findings.md)" if found else ""
+    ours = (
+        f"; held in {found.held} of {found.runs} runs of ours (docs/findings.md)" if found else ""
+    )
     return f"✘ {where}: {sentence}{_short_by(margin, unit)}{ours}"
 
 

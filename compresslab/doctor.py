@@ -111,6 +111,8 @@ def _jupyter() -> Iterator[Finding]:
 def _threads() -> Iterator[Finding]:
     import torch
 
+    from compresslab.experiment import usable_cores
+
     threads, cores = torch.get_num_threads(), usable_cores()
     found = f"torch uses {threads} of {cores} cores"
     if threads > cores:

@@ -15,9 +15,11 @@ generator *while* it trains (dropout, augmentation) must not run side by side: `
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,22 +29,32 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from compresslab.data import Examples
+from compresslab.seeds import seeds
 from compresslab.training import Hook, Loss, Run, cross_entropy, evaluate, fit, seed_everything
 
 THREADS = "COMPRESSLAB_THREADS"
 Result = TypeVar("Result")
 
 
-def one_thread() -> None:
-    """Run torch on one thread from here on (or on COMPRESSLAB_THREADS of them, to see what that does).
+def begin(count: int = 3) -> tuple[int, ...]:
+    """What a lab starts with: torch on one thread, its global generator seeded, and the lab's seeds.
+
+    COMPRESSLAB_SEED shifts the seeds (see `seeds`); COMPRESSLAB_THREADS gives torch more threads, to see what
+    that does.
+
+    Args:
+        count: how many seeds.
 
     Raises:
-        ValueError: if the variable is not a whole number above 0.
+        ValueError: if COMPRESSLAB_THREADS is not a whole number above 0, and as `seeds` does.
     """
     text = os.environ.get(THREADS) or "1"
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise ValueError(f"{THREADS} must be a whole number above 0, got {text!r}")
     torch.set_num_threads(int(text))
+    chosen = seeds(count)
+    seed_everything(chosen[0])
+    return chosen
 
 
 def usable_cores() -> int:
@@ -68,7 +80,8 @@ def side_by_side(
     """[function(a, b, ...) for a, b, ... in zip(*columns)], on as many threads as there are cores.
 
     Args:
-        function: what is done; it must not draw from torch's global generator.
+        function: what is done; it must not draw from torch's global generator, nor trace a network
+            (see `techniques.tracing`).
         columns: its arguments, of equal length.
         label: of the progress bar, which counts the calls; none is shown for "".
         workers: Python threads; if None, one a core.
@@ -95,10 +108,19 @@ def side_by_side(
         return _on_threads(call, rows, workers)
 
 
+def in_worker() -> bool:
+    """Whether the caller runs inside a call that `side_by_side` or `fit_all` made."""
+    return getattr(_here, "working", False)
+
+
+_here = threading.local()
+
+
 def _on_threads(call: Callable[[tuple], Result], rows: Sequence[tuple], workers: int) -> list:
     if workers <= 1:
         return [call(row) for row in rows]
-    with _single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
+    enter = partial(setattr, _here, "working", True)
+    with _single_threaded_torch(), ThreadPoolExecutor(workers, initializer=enter) as pool:
         waiting = [pool.submit(call, row) for row in rows]
         try:
             return [future.result() for future in waiting]
@@ -188,10 +210,13 @@ def fit_all(
     Returns:
         The networks, in evaluation mode.
 
+    Warns:
+        UserWarning: if networks that trained side by side drew from torch's global generator.
+
     Raises:
         ValueError: if networks, seeds or losses are not equally many, and as `fit` does.
     """
-    networks, seeds = list(networks), list(seeds)
+    networks = list(networks)
     losses = [loss] * len(networks) if callable(loss) else list(loss)
     if not len(networks) == len(seeds) == len(losses):
         raise ValueError(
@@ -220,7 +245,15 @@ def fit_all(
 
         rows = list(zip(range(len(networks)), networks, seeds, losses, strict=True))
         workers = 1 if in_turn else min(usable_cores(), len(rows))
-        return _on_threads(train, rows, workers)
+        before = torch.get_rng_state()
+        trained = _on_threads(train, rows, workers)
+    if workers > 1 and not torch.equal(before, torch.get_rng_state()):
+        warnings.warn(
+            f"{label}: training drew from torch's global generator, which the networks shared; its numbers "
+            "will be others next time. Pass in_turn=True.",
+            stacklevel=2,
+        )
+    return trained
 
 
 # ---- over seeds ----------------------------------------------------------------------------------

@@ -384,14 +384,18 @@ class MachineLimits:
 
 
 def machine_limits(size: int = 768, megabytes: int = 64) -> MachineLimits:
-    """Measure both limits: a size^3 fp32 matrix product, and a copy (read and written bytes count)."""
+    """Measure both limits, each the best of some calls: a limit is what is never exceeded.
+
+    Arithmetic: a size^3 fp32 matrix product. Memory: a copy (bytes read and written count) or a matrix times
+    a vector (bytes read), whichever moves more; processors differ in which that is.
+    """
     a, b = torch.rand(size, size), torch.rand(size, size)
-    source = torch.rand(megabytes * 1_000_000 // 4)
-    target = torch.empty_like(source)
-    product = time_call(lambda: torch.mm(a, b), repeats=7)
-    copy = time_call(lambda: target.copy_(source), repeats=7)
-    moved = 2 * source.numel() * source.element_size()
-    return MachineLimits(size**3 / product.median, moved / copy.median, product.threads)
+    source = torch.rand(megabytes * 1_000_000 // 4 // 1000, 1000)
+    target, vector = torch.empty_like(source), torch.rand(1000)
+    product = min(call_times(lambda: torch.mm(a, b), repeats=15))
+    copied = 2 * source.nbytes / min(call_times(lambda: target.copy_(source), repeats=9))
+    read = source.nbytes / min(call_times(lambda: torch.mv(source, vector), repeats=9))
+    return MachineLimits(size**3 / product, max(copied, read), torch.get_num_threads())
 
 
 def roofline(

@@ -52,6 +52,7 @@ class Material:
         epochs: of a stage that trains.
         lr: its largest rate, as in `fit`.
         seed: the order of the batches.
+        progress: whether trainings show their bars.
     """
 
     images: torch.Tensor
@@ -59,12 +60,14 @@ class Material:
     epochs: float = 4
     lr: float = 0.15
     seed: int = 0
+    progress: bool = True
 
     def tune(self, model: nn.Module, **options: object) -> nn.Module:
         """Train a network, in place, if there is anything to train on."""
         if self.train is not None:
             settings = {"epochs": self.epochs, "lr": self.lr, "seed": self.seed}
-            fit(model, self.train, **(settings | {"label": "tuning"} | options))
+            shown = {"label": "tuning", "progress": self.progress}
+            fit(model, self.train, **(settings | shown | options))
         return model.eval()
 
 

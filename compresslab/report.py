@@ -1,8 +1,6 @@
-"""Measurements as people read them: a table, a Pareto plot, and sentences that are checked.
+"""Measurements as people read them: a table and a Pareto plot. (Findings as sentences: `claims`.)
 
 A point is on the Pareto front if no other is at least as good in both directions and better in one.
-`claim` is how the course states a finding: the sentence is printed while its condition holds and stops
-the notebook when it does not, so no text can contradict the numbers beside it.
 """
 
 import html
@@ -15,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from compresslab import data
 from compresslab.measure import Measurement
 
 # Okabe and Ito's palette (2008): told apart by readers with any of the common colour blindnesses.
@@ -192,37 +189,3 @@ def plain_log_ticks(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-# ---- claims --------------------------------------------------------------------------------------
-class ClaimFailed(AssertionError):  # noqa: N818
-    """A sentence that the numbers do not bear out."""
-
-
-def claim(sentence: str, condition: bool, *, timed: bool = False) -> None:
-    """State a finding: print the sentence if the condition holds, else stop with it.
-
-    The sentence holds no measured number, so that it reads the same wherever it is true. A finding
-    about time belongs to a machine and a minute, and the labs' findings were made on the default data:
-    where one does not come out for such a reason, the notebook says so and goes on, since it is no
-    mistake of the reader's.
-
-    Args:
-        sentence: the finding.
-        condition: whether the numbers bear it out.
-        timed: whether the condition rests on a measured time.
-
-    Raises:
-        ClaimFailed: if the condition is false, rests on no time, and the data are the default.
-        TypeError: if the condition is not a truth value.
-    """
-    if type(condition).__name__ not in ("bool", "bool_"):
-        raise TypeError(f"condition must be True or False, got {condition!r}")
-    if condition:
-        print(f"✔ {sentence}")
-    elif timed:
-        print(f"✘ not on this machine, in this run: {sentence}")
-    elif data.chosen() != data.DEFAULT:
-        print(f"✘ not on {data.chosen()}, in this run: {sentence}")
-    else:
-        raise ClaimFailed(f"not borne out here: {sentence}")

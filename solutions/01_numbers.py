@@ -17,6 +17,7 @@
 # 10 and 11 rests on the five lines of arithmetic that you write here.
 
 # %%
+import copy
 import math
 import tempfile
 import time
@@ -29,18 +30,20 @@ from numba import njit
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
-from tqdm.auto import tqdm
 
-from compresslab import models
+from compresslab.baselines import trained
+from compresslab.claims import claim
 from compresslab.classroom import adopt, check, explore, predict
 from compresslab.data import load
+from compresslab.experiment import begin, mean_and_sd, side_by_side
 from compresslab.measure import fair_time
 from compresslab.numerics import affine, error, formats
 from compresslab.numerics.grid import IntGrid
-from compresslab.report import Table, claim, in_bytes, plain_log_ticks, use_style
-from compresslab.training import evaluate, fit, seed_everything
+from compresslab.report import Table, in_bytes, mean_sd, plain_log_ticks, use_style
+from compresslab.training import evaluate
 
 use_style()
+SEEDS = begin()
 
 # %% [markdown]
 # ## A hook: when 1 does not count
@@ -201,7 +204,7 @@ def uniform_levels(picture, bits):
 def palette_levels(picture, bits):
     pixels = picture.reshape(-1, 3)
     colours = min(2 ** (3 * bits), 256)
-    model = MiniBatchKMeans(colours, n_init=1, random_state=0, batch_size=4096).fit(pixels)
+    model = MiniBatchKMeans(colours, n_init=1, random_state=SEEDS[0], batch_size=4096).fit(pixels)
     return model.cluster_centers_[model.labels_].reshape(picture.shape)
 
 
@@ -241,7 +244,8 @@ plt.show()
 claim(
     "At 1 and 2 bits a channel, a k-means palette of as many colours has less than half the error of "
     "uniform levels",
-    all(errors["palette", b] < 0.5 * errors["uniform", b] for b in (1, 2)),
+    min(0.5 - errors["palette", b] / errors["uniform", b] for b in (1, 2)),
+    "times the error",
 )
 
 # %% [markdown]
@@ -360,7 +364,7 @@ explore(draw_steps, bits=(2, 8), lo=(-2.0, 0.0, 0.1), hi=(0.1, 2.0, 0.1))
 # %%
 draw_steps(3, -1.0, 1.5)
 grid = IntGrid(8, signed=False)
-x = np.random.default_rng(0).uniform(-1, 1.5, 100_000).astype(np.float32)
+x = np.random.default_rng(SEEDS[0]).uniform(-1, 1.5, 100_000).astype(np.float32)
 scale, zero = affine_qparams(torch.tensor(-1.0), torch.tensor(1.5), grid.low, grid.high)
 codes = quantize(x, float(scale), int(zero), grid.low, grid.high)
 back = ((codes - int(zero)) * np.float32(scale)).astype(np.float32)
@@ -371,11 +375,13 @@ claim(
 )
 claim(
     "Inside the range no error exceeds half a step",
-    np.abs(x - back).max() <= float(scale) * 0.5 * (1 + 1e-3),
+    0.5 * (1 + 1e-3) - float(np.abs(x - back).max()) / float(scale),
+    "steps",
 )
 claim(
     "For evenly spread numbers the mean squared error is s²/12 within two per cent",
-    abs(measured / error.uniform_noise(float(scale)) - 1) < 0.02,
+    0.02 - abs(measured / error.uniform_noise(float(scale)) - 1),
+    "of s²/12",
 )
 claim(
     "torch's fake_quantize gives the same numbers",
@@ -465,16 +471,10 @@ check(channel_scales, "numbers.channel_scales")
 channel_scales = adopt(channel_scales, "numbers.channel_scales")
 
 # %%
-data = load(size=16, train_size=16_000)
-SEEDS = (0, 1, 2)
-networks = []
-for seed in SEEDS:
-    seed_everything(seed)
-    network = models.VGGLike(data.shape, len(data.classes), (16, 32, 64))
-    fit(network, data.train, 2, 0.2, seed=seed, label=f"VGG-like, seed {seed}")
-    networks.append(network)
-accuracies = [evaluate(network, data.test) for network in networks]
-print(f"fp32 accuracy: {np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f} %")
+data = load(size=16, train_size=12_000, seed=SEEDS[0])
+networks = trained("vgg", data, SEEDS)
+fp32 = mean_and_sd(evaluate(network, data.test) for network in networks)
+print(f"fp32 accuracy: {mean_sd(*fp32)} %")
 
 
 # %%
@@ -544,19 +544,24 @@ at4 = BITS.index(4)
 gain = decibels["channel, symmetric"][at4] - decibels["tensor, symmetric"][at4]
 better.reveal("less than 1 dB" if gain < 1 else "1 to 6 dB" if gain <= 6 else "more than 6 dB")
 slope = np.polyfit(BITS[:5], decibels["channel, symmetric"][:5], 1)[0]
-claim("From 8 to 4 bits, each bit is worth between 5.5 and 6.9 dB", 5.5 < slope < 6.9)
+claim(
+    "From 8 to 4 bits, each bit is worth between 5.5 and 6.9 dB",
+    min(slope - 5.5, 6.9 - slope),
+    "dB",
+)
 few = [decibels["channel, symmetric"][BITS.index(bits)] for bits in (4, 3, 2)]
-claim("From 4 to 2 bits, each bit is worth more than 6.02 dB", (few[0] - few[2]) / 2 > 6.02)
+claim("From 4 to 2 bits, each bit is worth more than 6.02 dB", (few[0] - few[2]) / 2 - 6.02, "dB")
 claim(
     "Finer sharing is better at every width",
-    all(
-        t < c < g
-        for t, c, g in zip(
+    min(
+        min(c - t, g - c)
+        for (t, c, g) in zip(
             decibels["tensor, symmetric"],
             decibels["channel, symmetric"],
             decibels["groups of 16, symmetric"],
         )
     ),
+    "dB",
 )
 
 # %% [markdown]
@@ -572,50 +577,51 @@ claim(
 
 # %%
 def with_quantized_weights(network, bits, sharing):
-    copy = models.VGGLike(data.shape, len(data.classes), (16, 32, 64))
-    copy.load_state_dict(network.state_dict())
+    changed = copy.deepcopy(network)
     total = 0
     with torch.no_grad():
-        for layer in weights_of(copy).values():
+        for layer in weights_of(changed).values():
             back, size = quantized(layer.weight, bits, sharing)
             layer.weight.copy_(back)
             total += size
-    return evaluate(copy, data.test), total
+    return evaluate(changed, data.test), total
 
 
-results = {}
-for bits in tqdm((8, 6, 4, 3, 2), desc="quantizing", leave=False):
-    for sharing in ("tensor", "channel", "group"):
-        runs = [with_quantized_weights(network, bits, sharing) for network in networks]
-        results[bits, sharing] = [accuracy for accuracy, _ in runs], runs[0][1]
+tried = [(bits, sharing) for bits in (8, 6, 4, 3, 2) for sharing in ("tensor", "channel", "group")]
+runs = side_by_side(
+    lambda case: [with_quantized_weights(network, *case) for network in networks],
+    tried,
+    label="quantizing",
+)
+results = {case: (mean_and_sd(a for a, _ in run), run[0][1]) for case, run in zip(tried, runs)}
 Table(
     ["bits", "tensor", "channel", "groups of 16", "bytes: tensor", "channel", "groups of 16"],
     [
         [str(bits)]
-        + [
-            f"{np.mean(results[bits, s][0]):.1f} ± {np.std(results[bits, s][0], ddof=1):.1f}"
-            for s in ("tensor", "channel", "group")
-        ]
+        + [mean_sd(*results[bits, s][0]) for s in ("tensor", "channel", "group")]
         + [in_bytes(results[bits, s][1]) for s in ("tensor", "channel", "group")]
         for bits in (8, 6, 4, 3, 2)
     ],
-    f"accuracy in %, {len(SEEDS)} seeds; fp32: {np.mean(accuracies):.1f} ± {np.std(accuracies, ddof=1):.1f}",
+    f"accuracy in %, {len(SEEDS)} seeds; fp32: {mean_sd(*fp32)}",
 )
 
 # %%
-mean = {key: float(np.mean(value[0])) for key, value in results.items()}
-fp32 = float(np.mean(accuracies))
+mean = {case: accuracy[0] for case, (accuracy, _) in results.items()}
 claim(
     "8-bit weights cost less than 0.3 points, however the scale is shared",
-    all(fp32 - mean[8, s] < 0.3 for s in ("tensor", "channel", "group")),
+    min(0.3 - (fp32[0] - mean[8, s]) for s in ("tensor", "channel", "group")),
+    "points",
 )
 claim(
     "At 3 bits, one scale a channel is better than one for the tensor",
-    mean[3, "channel"] > mean[3, "tensor"],
+    mean[3, "channel"] - mean[3, "tensor"],
+    "points",
 )
-claim("At 3 bits, groups of 16 are better still", mean[3, "group"] > mean[3, "channel"])
+claim("At 3 bits, groups of 16 are better still", mean[3, "group"] - mean[3, "channel"], "points")
 claim(
-    "At 2 bits, one scale for the tensor loses more than 30 points", fp32 - mean[2, "tensor"] > 30
+    "At 2 bits, one scale for the tensor loses more than 30 points",
+    fp32[0] - mean[2, "tensor"] - 30,
+    "points",
 )
 claim(
     "Groups of 16 at 3 bits take more bytes than channels at 4",
@@ -631,7 +637,7 @@ figure, axes = plt.subplots()
 for index, sharing in enumerate(("tensor", "channel", "group")):
     points = [(results[b, sharing][1] / 1e3, mean[b, sharing]) for b in (8, 6, 4, 3, 2)]
     axes.plot(*zip(*points), "os^"[index] + "-", label=f"one scale per {sharing}")
-axes.axhline(fp32, color="0.5", linestyle=":", label="fp32")
+axes.axhline(fp32[0], color="0.5", linestyle=":", label="fp32")
 axes.set(
     xscale="log",
     xlabel="bytes of weights and scales, kB",
@@ -688,7 +694,7 @@ shrink = predict(
 # %%
 def four_bit_tensors(network, packing):
     """Everything the network needs: codes and scales of the weights, the rest in fp32."""
-    tensors = {k: v.clone() for k, v in network.state_dict().items()}
+    tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
     for name, layer in weights_of(network).items():
         rows = layer.weight.detach().reshape(len(layer.weight), -1)
         q = affine.quantize_minmax(rows, IntGrid(4, narrow=True), axis=0)
@@ -699,7 +705,7 @@ def four_bit_tensors(network, packing):
 
 
 files = {
-    "fp32": {k: v.clone() for k, v in networks[0].state_dict().items()},
+    "fp32": {k: v.contiguous() for k, v in networks[0].state_dict().items()},
     "4-bit codes, one a byte": four_bit_tensors(networks[0], packing=False),
     "4-bit codes, packed": four_bit_tensors(networks[0], packing=True),
 }
@@ -767,7 +773,7 @@ faster = predict(
 )
 
 # %%
-x = np.random.default_rng(0).normal(0, 1, 4_000_000).astype(np.float32)
+x = np.random.default_rng(SEEDS[0]).normal(0, 1, 4_000_000).astype(np.float32)
 codes = np.empty(x.size, np.int8)
 arguments = [np.float32(v) for v in (50, 0, -127, 127)]
 
@@ -811,7 +817,7 @@ claim(
     "All of them give the same codes",
     all(np.array_equal(by_loop, other) for other in (in_numpy(), in_torch().numpy(), codes)),
 )
-claim("The compiled loop is faster than NumPy", ratio > 1, timed=True)
+claim("The compiled loop is faster than NumPy", ratio - 1, "times", timed=True)
 Table(
     ["who", "ms", "numbers in and codes out, GB/s", "NumPy / this"],
     [
@@ -849,7 +855,7 @@ Table(
             "loss at 8 bits, points (there activations too)",
             "Jacob et al. 2018, table 4.1 (ResNets)",
             "1.4 to 2.1",
-            f"{fp32 - mean[8, 'channel']:.2f}",
+            f"{fp32[0] - mean[8, 'channel']:.2f}",
         ],
     ],
     text_columns=2,

@@ -29,50 +29,41 @@ from torch.nn.utils import prune as torch_prune
 from tqdm.auto import tqdm
 
 from compresslab import models
+from compresslab.baselines import trained
+from compresslab.claims import agreement, claim
 from compresslab.classroom import adopt, check, explore, predict
 from compresslab.data import load
+from compresslab.experiment import accuracy, begin, built, fit_all, mean_and_sd, side_by_side
 from compresslab.kernels import sparse
 from compresslab.kernels.simd import instruction_set
 from compresslab.measure import count_layers, disk_bytes, time_call
-from compresslab.report import Table, claim, in_bytes, in_units, mean_sd, use_style
+from compresslab.report import Table, in_bytes, in_units, mean_sd, use_style
 from compresslab.runtime import sparse as sparse_files
 from compresslab.techniques import scores
 from compresslab.techniques.prune import Mask, PruneGradually, prune_and_tune, rounds, select
 from compresslab.techniques.regularize import l1, penalized, slimming
 from compresslab.techniques.surgery import channels_of, shrink, silence
-from compresslab.training import evaluate, fit, seed_everything
+from compresslab.training import evaluate, fit
 
 use_style()
-THREADS = torch.get_num_threads()
+SEEDS = begin()
 
 # %% [markdown]
 # ## A hook: half of it is not needed
 
 # %%
-data = load(size=16, train_size=12_000)
-SEEDS, CLASSES = (0, 1, 2), len(data.classes)
-EPOCHS, TUNE = 10, 2
+data = load(size=16, train_size=12_000, seed=SEEDS[0])
+CLASSES, TUNE = len(data.classes), 2
+networks = trained("mlp", data, SEEDS)
 
 
-def trained(build, epochs, label, lr=0.1, images=data.train, **options):
-    networks = []
-    for seed in SEEDS:
-        seed_everything(seed)
-        network = build()
-        fit(network, images, epochs, lr, seed=seed, label=f"{label}, seed {seed}", **options)
-        networks.append(network)
-    return networks
+def on_test(networks):
+    return accuracy(networks, data.test)
 
 
-def mean_and_sd(networks):
-    values = [evaluate(network, data.test) for network in networks]
-    return float(np.mean(values)), float(np.std(values, ddof=1))
-
-
-networks = trained(lambda: models.MLP(data.shape, CLASSES), EPOCHS, "MLP")
-dense = mean_and_sd(networks)
+dense = on_test(networks)
 halved = [select(scores.magnitude(n), 0.5).apply(copy.deepcopy(n)) for n in networks]
-half = mean_and_sd(halved)
+half = on_test(halved)
 weights = torch.cat([m.weight.detach().flatten() for m in scores.prunable(networks[0]).values()])
 border = float(weights.abs().median())
 figure, axes = plt.subplots(figsize=(7, 3))
@@ -82,7 +73,9 @@ axes.set(xlabel="weight", ylabel="how many", title="A trained network: most weig
 axes.legend()
 plt.show()
 claim(
-    "Without its smaller half the network loses less than 2 points, untuned", dense[0] - half[0] < 2
+    "Without its smaller half the network loses less than 2 points, untuned",
+    2 - (dense[0] - half[0]),
+    "points",
 )
 print(f"dense {mean_sd(*dense)} %, half of the weights at 0: {mean_sd(*half)} %")
 
@@ -235,27 +228,28 @@ SCORES = {
     "mean activation, each layer alone": lambda n: hidden(
         scores.activation(n, data.train.first(1000))
     ),
-    "random": scores.random,
+    "random": lambda n: scores.random(n, SEEDS[0]),
 }
 
 
-def one_shot(network, score, share, scope):
-    pruned = copy.deepcopy(network)
-    arguments = (data.train, [share], TUNE, score)
-    prune_and_tune(pruned, *arguments, scope=scope, progress=False)
-    return pruned
-
-
-results = {}
-for name, score in tqdm(SCORES.items(), desc="scores", leave=False):
+def one_shot(name, share, index):
+    pruned = copy.deepcopy(networks[index])
     scope = "layer" if "alone" in name else "global"
-    for share in SHARES:
-        results[name, share] = mean_and_sd([one_shot(n, score, share, scope) for n in networks])
-longer = []
-for network in networks:
-    longer.append(copy.deepcopy(network))
-    fit(longer[-1], data.train, TUNE, 0.05, progress=False)
-longer = mean_and_sd(longer)
+    settings = {"scope": scope, "seed": SEEDS[index], "progress": False}
+    prune_and_tune(pruned, data.train, [share], TUNE, SCORES[name], **settings)
+    return evaluate(pruned, data.test)
+
+
+cases = [(name, share, index) for name in SCORES for share in SHARES for index in range(len(SEEDS))]
+reached = side_by_side(lambda case: one_shot(*case), cases, label="scores")
+results = {
+    (name, share): mean_and_sd(a for case, a in zip(cases, reached) if case[:2] == (name, share))
+    for name in SCORES
+    for share in SHARES
+}
+longer = on_test(
+    fit_all(copy.deepcopy(networks), data.train, TUNE, 0.05, seeds=SEEDS, label="dense, longer")
+)
 
 # %%
 figure, axes = plt.subplots(figsize=(9, 3.6))
@@ -286,29 +280,35 @@ best_score.reveal(
 )
 claim(
     "80 % zeros cost less than 3 points against the dense network trained as long",
-    longer[0] - results["magnitude", 0.8][0] < 3,
+    3 - (longer[0] - results["magnitude", 0.8][0]),
+    "points",
 )
 claim(
     "At 90 %, random pruning is more than 30 points worse than magnitude",
-    at90["magnitude"] - at90["random"] > 30,
+    at90["magnitude"] - at90["random"] - 30,
+    "points",
 )
 claim(
     "At 90 % and above, one list for all layers beats the same share of each",
-    all(
-        results["magnitude", s][0] > results["magnitude, each layer alone", s][0]
+    min(
+        results["magnitude", s][0] - results["magnitude, each layer alone", s][0]
         for s in (0.9, 0.95)
     ),
+    "points",
 )
 claim(
     "A neuron's mean activation says less about it than the size of its weights",
-    all(
-        results["mean activation, each layer alone", s][0]
-        < results["magnitude, each layer alone", s][0]
+    min(
+        results["magnitude, each layer alone", s][0]
+        - results["mean activation, each layer alone", s][0]
         for s in (0.8, 0.9)
     ),
+    "points",
 )
 claim(
-    "No score here beats magnitude by more than a point", max(at90.values()) - at90["magnitude"] < 1
+    "No score here beats magnitude by more than a point",
+    1 - (max(at90.values()) - at90["magnitude"]),
+    "points",
 )
 Table(
     ["score", *(f"{100 * s:.0f} %" for s in SHARES)],
@@ -386,37 +386,43 @@ schedule = predict(
 BUDGET = 4
 
 
-def in_schedule(network, kind, share):
-    pruned = copy.deepcopy(network)
+def in_schedule(kind, share, index):
+    pruned, settings = (
+        copy.deepcopy(networks[index]),
+        {"seed": SEEDS[index], "progress": False},
+    )
     if kind == "gradual":
-        fit(pruned, data.train, BUDGET, 0.05, hooks=[PruneGradually(share)], progress=False)
+        fit(pruned, data.train, BUDGET, 0.05, hooks=[PruneGradually(share)], **settings)
     else:
         levels = [share] if kind == "one shot" else rounds(share, BUDGET)
-        prune_and_tune(pruned, data.train, levels, BUDGET, scores.magnitude, progress=False)
-    return pruned
+        prune_and_tune(pruned, data.train, levels, BUDGET, scores.magnitude, **settings)
+    return evaluate(pruned, data.test)
 
 
-timing = {}
-for share in tqdm((0.9, 0.99), desc="schedules", leave=False):
-    for kind in ("one shot", "rounds", "gradual"):
-        timing[kind, share] = mean_and_sd([in_schedule(n, kind, share) for n in networks])
-as_long = []
-for network in networks:
-    as_long.append(copy.deepcopy(network))
-    fit(as_long[-1], data.train, BUDGET, 0.05, progress=False)
-as_long = mean_and_sd(as_long)
+KINDS = ("one shot", "rounds", "gradual")
+cases = [(kind, share, i) for share in (0.9, 0.99) for kind in KINDS for i in range(len(SEEDS))]
+reached = side_by_side(lambda case: in_schedule(*case), cases, label="schedules")
+timing = {
+    (kind, share): mean_and_sd(a for case, a in zip(cases, reached) if case[:2] == (kind, share))
+    for kind in KINDS
+    for share in (0.9, 0.99)
+}
+as_long = on_test(
+    fit_all(copy.deepcopy(networks), data.train, BUDGET, 0.05, seeds=SEEDS, label="dense, as long")
+)
 gain = timing["rounds", 0.99][0] - timing["one shot", 0.99][0]
 schedule.reveal(
     "nothing" if gain < 1 else "1 to 10 points" if gain <= 10 else "more than 10 points"
 )
-claim("At 99 %, rounds beat one shot at the same budget", gain > 0)
-claim("and so does gradual pruning", timing["gradual", 0.99][0] > timing["one shot", 0.99][0])
+claim("At 99 %, rounds beat one shot at the same budget", gain, "points")
+claim(
+    "and so does gradual pruning",
+    timing["gradual", 0.99][0] - timing["one shot", 0.99][0],
+    "points",
+)
 Table(
     ["schedule", "90 % removed", "99 % removed"],
-    [
-        [k, *(mean_sd(*timing[k, s]) for s in (0.9, 0.99))]
-        for k in ("one shot", "rounds", "gradual")
-    ],
+    [[k, *(mean_sd(*timing[k, s]) for s in (0.9, 0.99))] for k in KINDS],
     f"{BUDGET} epochs of tuning in all, {len(SEEDS)} seeds, magnitude, global; dense, trained as long: {mean_sd(*as_long)} %. "
     "(Each round begins its own learning-rate cycle: that, too, is part of the method.)",
 )
@@ -435,7 +441,7 @@ quick = predict(
 
 # %%
 SIDE = 1024
-generator = np.random.default_rng(0)
+generator = np.random.default_rng(SEEDS[0])
 
 
 def with_zeros(share, block=(1, 1)):
@@ -446,11 +452,15 @@ def with_zeros(share, block=(1, 1)):
 
 inputs = torch.randn(SIDE, 32)
 full, holes = torch.from_numpy(with_zeros(0.0)), torch.from_numpy(with_zeros(0.9))
-torch.set_num_threads(1)
 pair = [time_call(lambda w=w: w @ inputs, repeats=101).median for w in (full, holes)]
 ratio = pair[0] / pair[1]
 quick.reveal("not at all" if ratio < 2 else "2 to 5 times" if ratio <= 5 else "10 times")
-claim("A dense product takes its time, whatever the numbers are", 0.5 < ratio < 2, timed=True)
+claim(
+    "A dense product takes its time, whatever the numbers are",
+    min(ratio - 0.5, 2 - ratio),
+    "times",
+    timed=True,
+)
 
 # %% [markdown]
 # Zeros are multiplied like any other number. To skip them one must *know where the others are*: in CSR (compressed sparse rows,
@@ -578,33 +588,39 @@ x = generator.normal(0, 1, (SIDE, 1)).astype(np.float32)
 csr = sparse.Csr.of(with_zeros(0.9))
 claim(
     "The loop computes what the dense product does",
-    np.allclose(
+    agreement(
         csr_matvec(csr.starts, csr.columns, csr.values, x[:, 0]), csr.dense() @ x[:, 0], atol=1e-3
     ),
+    "tolerances",
 )
 claim(
     "With no zeros at all CSR loses, at every batch",
-    all(c["CSR"][0] < 1 for c in curves.values()),
+    min(1 - c["CSR"][0] for c in curves.values()),
+    "times",
     timed=True,
 )
 claim(
     "With 90 % zeros it wins, at every batch",
-    all(c["CSR"][LEVELS.index(0.9)] > 1 for c in curves.values()),
+    min(c["CSR"][LEVELS.index(0.9)] - 1 for c in curves.values()),
+    "times",
     timed=True,
 )
 claim(
     "At 30 % zeros it still loses at batch 32 and 256",
-    all(curves[b]["CSR"][LEVELS.index(0.3)] < 1 for b in (32, 256)),
+    min(1 - curves[b]["CSR"][LEVELS.index(0.3)] for b in (32, 256)),
+    "times",
     timed=True,
 )
 claim(
     "Two of four gains next to nothing on this processor, though half of its weights are zeros",
-    all(c["2:4"] < 1.3 for c in curves.values()),
+    min(1.3 - c["2:4"] for c in curves.values()),
+    "times",
     timed=True,
 )
 claim(
     "At batch 256 blocks win more than single weights do",
-    curves[256]["blocks 8 x 16"][LEVELS.index(0.7)] > curves[256]["CSR"][LEVELS.index(0.7)],
+    curves[256]["blocks 8 x 16"][LEVELS.index(0.7)] - curves[256]["CSR"][LEVELS.index(0.7)],
+    "times",
     timed=True,
 )
 Table(
@@ -680,22 +696,23 @@ chosen = predict(
 )
 
 # %%
-SHAPE, WIDE, DENSE_EPOCHS, SLIM_EPOCHS = data.shape, (32, 64, 96), 4, 4
-few = data.train.first(5000)
-torch.set_num_threads(THREADS)
+SHAPE, WIDE, DENSE_EPOCHS, SLIM_EPOCHS = data.shape, (32, 64, 96), 5, 4
+few = data.train.first(4000)
 
 
 def vgg(widths=WIDE):
-    return models.VGGLike(SHAPE, CLASSES, widths).to(memory_format=torch.channels_last)
+    return models.VGGLike(SHAPE, CLASSES, widths)
 
 
-vggs = trained(vgg, DENSE_EPOCHS, "VGG-like", 0.2, few)
-vgg_dense = mean_and_sd(vggs)
-vgg_longer = []
-for seed, network in zip(SEEDS, vggs):
-    vgg_longer.append(copy.deepcopy(network))
-    fit(vgg_longer[-1], few, SLIM_EPOCHS, 0.15, seed=seed, label=f"dense longer, seed {seed}")
-vgg_longer = mean_and_sd(vgg_longer)
+vggs = trained("vgg-wide", data, SEEDS)
+vgg_dense = on_test(vggs)
+
+
+def fitted(networks, epochs, rate, label, **options):
+    return fit_all(networks, few, epochs, rate, seeds=SEEDS, label=label, **options)
+
+
+vgg_longer = on_test(fitted(copy.deepcopy(vggs), SLIM_EPOCHS, 0.15, "dense, longer"))
 
 
 def slimmed(network, score, share=0.65):
@@ -707,35 +724,35 @@ def slimmed(network, score, share=0.65):
     return small.to(memory_format=torch.channels_last)
 
 
-def tuned(network, seed, epochs=SLIM_EPOCHS, **options):
-    fit(network, few, epochs, 0.15, seed=seed, label=f"tuning, seed {seed}", **options)
-    return network
+def tuned(networks):
+    return fitted(networks, SLIM_EPOCHS, 0.15, "tuning")
 
 
 structured, untuned = {}, {}
 for name, score in {
     "magnitude": scores.magnitude,
-    "random channels": scores.random,
+    "random channels": lambda n: scores.random(n, SEEDS[0]),
 }.items():
     small = [slimmed(n, score) for n in vggs]
-    untuned[name] = mean_and_sd(small)
-    structured[name] = [tuned(n, s) for n, s in zip(small, SEEDS)]
+    untuned[name] = on_test(small)
+    structured[name] = tuned(small)
 
 # %%
 slim_widths = tuple(
     m.out_channels for m in structured["magnitude"][0].modules() if isinstance(m, torch.nn.Conv2d)
 )
-structured["from scratch, the tuning's epochs"] = trained(
-    lambda: vgg(slim_widths), SLIM_EPOCHS, "slim, short", 0.2, few
+for name, epochs in (
+    ("from scratch, the tuning's epochs", SLIM_EPOCHS),
+    ("from scratch, all epochs", DENSE_EPOCHS + SLIM_EPOCHS),
+):
+    structured[name] = fitted(built(lambda: vgg(slim_widths), SEEDS), epochs, 0.2, name)
+sharpened = fitted(
+    built(vgg, SEEDS), DENSE_EPOCHS, 0.2, "slimming", loss=penalized(slimming, 0.005)
 )
-structured["from scratch, all epochs"] = trained(
-    lambda: vgg(slim_widths), DENSE_EPOCHS + SLIM_EPOCHS, "slim, long", 0.2, few
-)
-sharpened = trained(vgg, DENSE_EPOCHS, "slimming", 0.2, few, loss=penalized(slimming, 0.005))
 small = [slimmed(n, scores.norm_scale) for n in sharpened]
-untuned["slimming: norms trained towards 0"] = mean_and_sd(small)
-structured["slimming: norms trained towards 0"] = [tuned(n, s) for n, s in zip(small, SEEDS)]
-reached = {name: mean_and_sd(found) for name, found in structured.items()}
+untuned["slimming: norms trained towards 0"] = on_test(small)
+structured["slimming: norms trained towards 0"] = tuned(small)
+reached = {name: on_test(found) for name, found in structured.items()}
 
 
 # %%
@@ -745,10 +762,8 @@ def latency_ms(network):
         return 1e3 * time_call(lambda: network(images), repeats=31).median
 
 
-torch.set_num_threads(1)
 slim = structured["magnitude"][0]
 before, after = latency_ms(vggs[0]), latency_ms(slim)
-torch.set_num_threads(THREADS)
 macs = [sum(c.macs for c in count_layers(n, SHAPE)) for n in (vggs[0], slim)]
 scores_apart = abs(reached["magnitude"][0] - reached["random channels"][0])
 scratch_wins = reached["from scratch, all epochs"][0] - reached["magnitude"][0]
@@ -762,15 +777,29 @@ chosen.reveal(
 )
 claim(
     "The slim network costs less than 3 points against the dense one trained as long",
-    vgg_longer[0] - reached["magnitude"][0] < 3,
+    3 - (vgg_longer[0] - reached["magnitude"][0]),
+    "points",
 )
-claim("and takes at most two thirds of the time, on one thread", after < before / 1.5, timed=True)
-claim("Its time falls by less than its MACs", before / after < macs[0] / macs[1], timed=True)
-claim("Random channels do as well as the largest ones, to within 1.5 points", scores_apart < 1.5)
+claim(
+    "and takes at most two thirds of the time, on one thread",
+    before / after - 1.5,
+    "times",
+    timed=True,
+)
+claim(
+    "Its time falls by less than its MACs", macs[0] / macs[1] - before / after, "times", timed=True
+)
+claim(
+    "Random channels do as well as the largest ones, to within 1.5 points",
+    1.5 - scores_apart,
+    "points",
+)
 claim(
     "Given all epochs, the same network from scratch makes up more than a third of its distance",
-    reached["from scratch, all epochs"][0] - reached["from scratch, the tuning's epochs"][0]
-    > start_gain / 3,
+    reached["from scratch, all epochs"][0]
+    - reached["from scratch, the tuning's epochs"][0]
+    - start_gain / 3,
+    "points",
 )
 Table(
     ["slim network", "before tuning, %", "after, %", "below dense, trained as long"],
@@ -802,25 +831,30 @@ Table(
 # force however small it is; L2 (weight decay, which `fit` always has a little of) lets go of small ones.
 
 # %%
-pulled = trained(lambda: models.MLP(data.shape, CLASSES), EPOCHS, "L1", loss=penalized(l1, 2e-4))
+pulled = fit_all(
+    built(lambda: models.MLP(data.shape, CLASSES), SEEDS),
+    *(data.train, 10, 0.1),  # epochs and rate of the networks above
+    seeds=SEEDS,
+    label="L1",
+    loss=penalized(l1, 2e-4),
+)
 
 
 def smallest(network, share=0.9):
-    return mean_and_sd(
-        [select(scores.magnitude(n), share).apply(copy.deepcopy(n)) for n in network]
-    )
+    return on_test([select(scores.magnitude(n), share).apply(copy.deepcopy(n)) for n in network])
 
 
 roads = {"L2 only (weight decay)": smallest(networks), "L1 as well": smallest(pulled)}
 claim(
     "At 90 %, untuned, a network trained with L1 survives better",
-    roads["L1 as well"][0] > roads["L2 only (weight decay)"][0],
+    roads["L1 as well"][0] - roads["L2 only (weight decay)"][0],
+    "points",
 )
 Table(
     ["trained with", "dense, %", "90 % removed, untuned, %"],
     [
         ["L2 only (weight decay)", mean_sd(*dense), mean_sd(*roads["L2 only (weight decay)"])],
-        ["L1 as well", mean_sd(*mean_and_sd(pulled)), mean_sd(*roads["L1 as well"])],
+        ["L1 as well", mean_sd(*on_test(pulled)), mean_sd(*roads["L1 as well"])],
     ],
     f"{len(SEEDS)} seeds; the same number of epochs",
 )
@@ -862,15 +896,17 @@ print(
 # %%
 # Change these: the share removed, the epochs, and the part of them after which it is reached.
 SHARE, MORE, UNTIL = 0.8, 6, 0.5
-candidates, same_budget = [], []
-for network in tqdm(networks, desc="a quarter of the file", leave=False):
-    for hooks, kept in (([PruneGradually(SHARE, until=UNTIL)], candidates), ([], same_budget)):
-        kept.append(copy.deepcopy(network))
-        fit(kept[-1], data.train, MORE, 0.1, hooks=hooks, progress=False)
+candidates, same_budget = (
+    fit_all(copy.deepcopy(networks), data.train, MORE, 0.1, seeds=SEEDS, label=name, hooks=hooks)
+    for name, hooks in (
+        ("pruned", lambda _: [PruneGradually(SHARE, until=UNTIL)]),
+        ("dense, as long", None),
+    )
+)
 tried = {"pruned": candidates, "dense, as long": same_budget}
 for name, found in tried.items():
     print(f"validation, {name}: {np.mean([evaluate(n, data.val) for n in found]):.1f} %")
-goal, found = mean_and_sd(same_budget), mean_and_sd(candidates)
+goal, found = on_test(same_budget), on_test(candidates)
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "pruned.safetensors"
     size = sparse_files.save(candidates[0], path)
@@ -880,7 +916,11 @@ claim(
     evaluate(back, data.test) == evaluate(candidates[0], data.test),
 )
 claim("It takes at most a quarter of the bytes", size <= disk_bytes(networks[0]) / 4)
-claim("Accuracy is within a point of the dense network trained as long", goal[0] - found[0] < 1)
+claim(
+    "Accuracy is within a point of the dense network trained as long",
+    1 - (goal[0] - found[0]),
+    "points",
+)
 print(
     f"{in_bytes(disk_bytes(networks[0]))} -> {in_bytes(size)}; dense {mean_sd(*goal)} %, pruned {mean_sd(*found)} %"
 )

@@ -30,12 +30,15 @@ from numba import njit
 from torch import nn
 
 from compresslab import models
+from compresslab.baselines import trained
+from compresslab.claims import agreement, claim
 from compresslab.classroom import adopt, check, explore, predict
 from compresslab.data import load
+from compresslab.experiment import accuracy, begin, built, fit_all
 from compresslab.kernels import xnor
 from compresslab.kernels.simd import instruction_set, popcount
 from compresslab.measure import disk_bytes, time_call
-from compresslab.report import Table, claim, in_bytes, mean_sd, plain_log_ticks, use_style
+from compresslab.report import Table, in_bytes, mean_sd, plain_log_ticks, use_style
 from compresslab.runtime import storage
 from compresslab.runtime.convert_xnor import convert_xnor
 from compresslab.techniques.binarize import (
@@ -49,10 +52,10 @@ from compresslab.techniques.binarize import (
     reestimate_norms,
     ternarize,
 )
-from compresslab.training import evaluate, fit, logits, seed_everything
+from compresslab.training import logits
 
 use_style()
-THREADS = torch.get_num_threads()
+SEEDS = begin()
 
 # %% [markdown]
 # ## A hook: the same product, twice
@@ -66,7 +69,7 @@ fair = predict(
 )
 
 # %%
-generator = np.random.default_rng(0)
+generator = np.random.default_rng(SEEDS[0])
 left, right = (
     np.where(generator.random((1024, 1024)) < 0.5, -1, 1).astype(np.float32) for _ in "ab"
 )
@@ -74,13 +77,18 @@ floats = torch.from_numpy(left), torch.from_numpy(right)
 words, weight = xnor.pack_signs(left), xnor.pack_weight(xnor.pack_signs(right), 1024)
 
 as_floats = time_call(lambda: torch.mm(floats[0], floats[1].T))
-as_bits = time_call(lambda: xnor.matmul(words, weight, THREADS))
+as_bits = time_call(lambda: xnor.matmul(words, weight))
 claim(
     "Both give the same numbers, to the last one",
     np.array_equal(torch.mm(floats[0], floats[1].T).numpy(), xnor.matmul(words, weight)),
 )
 claim("A sign takes a thirty-second of the room of a float", 32 * words.nbytes == left.nbytes)
-claim("The product of bits is the faster one", as_bits.median < as_floats.median, timed=True)
+claim(
+    "The product of bits is the faster one",
+    as_floats.median / as_bits.median - 1,
+    "times",
+    timed=True,
+)
 Table(
     ["product of 1024 x 1024 signs", "one operand", "time, median (quartiles)", "ratio"],
     [
@@ -92,7 +100,7 @@ Table(
             f"{as_floats.median / as_bits.median:.1f}",
         ],
     ],
-    f"{THREADS} threads, {instruction_set()}; the operands are packed already",
+    f"one thread, {instruction_set()}; the operands are packed already",
 )
 
 # %% [markdown]
@@ -201,7 +209,6 @@ def naive_matmul(x, w):
 
 x, w = left[:SIDE, :SIDE].copy(), right[:SIDE, :SIDE].copy()
 x_words, w_words = pack_signs(x), pack_signs(w)
-torch.set_num_threads(1)
 packed = xnor.pack_weight(w_words, SIDE)
 scale = xnor.scales(packed)
 xt, wt = torch.from_numpy(x), torch.from_numpy(w)
@@ -217,7 +224,6 @@ race = {
         lambda: xnor.linear(x, packed, scale)
     ),
 }
-torch.set_num_threads(THREADS)
 ours = race["bits, the library"].median
 naive_ratio, blas_ratio = (
     race[n].median / ours for n in ("float, plain loop", "float, torch's BLAS")
@@ -231,10 +237,13 @@ claim(
     "The short loop gives the library's numbers",
     np.array_equal(xnor_matmul(x_words, w_words, SIDE), xnor.matmul(x_words, packed)),
 )
-claim("Against a plain loop the bits win by more than 58 times", naive_ratio > 58, timed=True)
+claim(
+    "Against a plain loop the bits win by more than 58 times", naive_ratio - 58, "times", timed=True
+)
 claim(
     "Against a good BLAS they win by less than that, but they win",
-    1 < blas_ratio < naive_ratio,
+    min(blas_ratio - 1, naive_ratio - blas_ratio),
+    "times",
     timed=True,
 )
 Table(
@@ -273,8 +282,8 @@ axes.set(xlabel="inputs and outputs of the layer", ylabel="times faster than flo
 plain_log_ticks(axes.yaxis)
 axes.set_title(f"A binary linear layer, floats in and out, batch {BATCH}")
 plt.show()
-claim("A layer of 16 is faster in floats", gains[0] < 1, timed=True)
-claim("A layer of 1024 is faster in bits", gains[-1] > 1, timed=True)
+claim("A layer of 16 is faster in floats", 1 - gains[0], "times", timed=True)
+claim("A layer of 1024 is faster in bits", gains[-1] - 1, "times", timed=True)
 
 # %% [markdown]
 # ## 2 · The best scale
@@ -338,11 +347,13 @@ three_values = share_lost(float(ternary_scale[0]), ternary_signs)
 print(f"energy lost: one bit {100 * one_bit:.1f} %, three values {100 * three_values:.1f} %")
 claim(
     "One bit loses 1 - 2/π of the energy of normal weights, a third or so",
-    abs(one_bit - (1 - 2 / math.pi)) < 0.01,
+    0.01 - abs(one_bit - (1 - 2 / math.pi)),
+    "of the energy",
 )
 claim(
     "A third value, 0, halves the loss or nearly (ternary weights, 三值)",
-    three_values < 0.6 * one_bit,
+    0.6 * one_bit - three_values,
+    "of the energy",
 )
 
 # %% [markdown]
@@ -423,12 +434,12 @@ connect_step = adopt(connect_step, "binary.connect_step")
 # take the step themselves, and are signs again. A step below 1 cannot turn a sign, so the control also gets larger rates.
 
 # %%
-digits = load("digits")
+digits = load("digits", seed=SEEDS[0])
 pixels = digits.train.x.flatten(1)
 
 
 def train_bits(step, steps=150, lr=0.05):
-    real = torch.rand(10, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    real = torch.rand(10, 64, generator=torch.Generator().manual_seed(SEEDS[0])) * 2 - 1
     accuracies = []
     for _ in range(steps):
         real.requires_grad_(True)
@@ -456,12 +467,17 @@ axes.plot(without[0.05], ":", label="signs only, BinaryConnect's rate")
 axes.set(xlabel="step", ylabel="test accuracy, %", ylim=(0, 100), title="Digits, 640 bits")
 axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
-claim("640 bits tell more than three quarters of the digits apart", with_memory[-1] > 75)
+claim("640 bits tell more than three quarters of the digits apart", with_memory[-1] - 75, "points")
 claim(
     "At the same rate signs alone learn nothing: no step is large enough to turn one",
-    without[0.05][-1] < 20,
+    20 - without[0.05][-1],
+    "points",
 )
-claim("Even at the best of four rates they stay behind", without[best_rate][-1] < with_memory[-1])
+claim(
+    "Even at the best of four rates they stay behind",
+    with_memory[-1] - without[best_rate][-1],
+    "points",
+)
 
 # %% [markdown]
 # ## 4 · Networks of bits
@@ -479,8 +495,8 @@ guess = predict(
 )
 
 # %%
-data = load(size=16, train_size=8_000)
-SEEDS, EPOCHS, WIDTHS = (0, 1, 2), 4, (32, 64, 128)
+data = load(size=16, train_size=8_000, seed=SEEDS[0])
+EPOCHS, WIDTHS = 4, (32, 64, 128)
 FLOAT_RATE, BINARY_RATE = 0.005, 0.02  # of Adam; the float network gets its best recipe, SGD at 0.2
 
 
@@ -492,41 +508,39 @@ def xnor_network(config=XNOR, **options):
     return XnorNet(data.shape, len(data.classes), WIDTHS, config, **options)
 
 
-def trained(build, rate, epochs, label, hooks=(), adam=True):
-    """The same network from every seed, channels last."""
-    networks = []
-    for seed in SEEDS:
-        seed_everything(seed)
-        network = build().to(memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(network.parameters(), rate) if adam else None
-        options = {"optimizer": optimizer, "hooks": hooks, "seed": seed}
-        fit(network, data.train, epochs, rate, label=f"{label}, seed {seed}", **options)
-        networks.append(network)
-    return networks
+def fitted(make, rate, epochs, label, hooks=None, examples=data.train):
+    """The same network from every seed, by Adam."""
+    return fit_all(
+        built(make, SEEDS),
+        *(examples, epochs, rate),
+        seeds=SEEDS,
+        label=label,
+        hooks=hooks,
+        optimizer=lambda n: torch.optim.Adam(n.parameters(), rate),
+    )
 
 
-def accuracy(networks):
-    values = [evaluate(network, data.test) for network in networks]
-    return float(np.mean(values)), float(np.std(values, ddof=1))
+def on_test(networks):
+    return accuracy(networks, data.test)
 
 
-float_networks = trained(float_network, 0.2, EPOCHS, "float", adam=False)
+float_networks = trained("vgg-wider", data, SEEDS)
 
 # %%
-connected = trained(
+connected = fitted(
     lambda: binarize(float_network(), BINARY_CONNECT),
     BINARY_RATE,
     EPOCHS,
     "BinaryConnect",
-    [ClipWeights()],
+    lambda _: [ClipWeights()],
 )
 
 # %%
-xnor_networks = trained(xnor_network, BINARY_RATE, EPOCHS, "XNOR-Net")
+xnor_networks = fitted(xnor_network, BINARY_RATE, EPOCHS, "XNOR-Net")
 glyphs = {
-    "float": accuracy(float_networks),
-    "BinaryConnect": accuracy(connected),
-    "XNOR-Net": accuracy(xnor_networks),
+    "float": on_test(float_networks),
+    "BinaryConnect": on_test(connected),
+    "XNOR-Net": on_test(xnor_networks),
 }
 weights_cost = glyphs["float"][0] - glyphs["BinaryConnect"][0]
 both_cost = glyphs["float"][0] - glyphs["XNOR-Net"][0]
@@ -537,8 +551,8 @@ guess.reveal(
     if both_cost < 3
     else "weights under 3, both more than 3"
 )
-claim("One-bit weights cost less than a point", weights_cost < 1)
-claim("One-bit weights and activations cost less than 2.5 points", both_cost < 2.5)
+claim("One-bit weights cost less than a point", 1 - weights_cost, "points")
+claim("One-bit weights and activations cost less than 2.5 points", 2.5 - both_cost, "points")
 Table(
     ["network", "bits of a weight", "bits of an activation", "test accuracy, %"],
     [
@@ -568,46 +582,54 @@ culprit = predict(
 # %%
 SHORT = EPOCHS // 2
 controls = {
-    "XNOR-Net": accuracy(trained(xnor_network, BINARY_RATE, SHORT, "XNOR-Net")),
-    "a quarter of the learning rate": accuracy(
-        trained(xnor_network, FLOAT_RATE, SHORT, "smaller rate")
+    "XNOR-Net": on_test(fitted(xnor_network, BINARY_RATE, SHORT, "XNOR-Net")),
+    "a quarter of the learning rate": on_test(
+        fitted(xnor_network, FLOAT_RATE, SHORT, "smaller rate")
     ),
-    "no α": accuracy(
-        trained(lambda: xnor_network(BinaryConfig(alpha=False)), BINARY_RATE, SHORT, "no α")
+    "no α": on_test(
+        fitted(lambda: xnor_network(BinaryConfig(alpha=False)), BINARY_RATE, SHORT, "no α")
     ),
-    "α and the map": accuracy(
-        trained(
+    "α and the map": on_test(
+        fitted(
             lambda: xnor_network(BinaryConfig(positions=True)), BINARY_RATE, SHORT, "α and the map"
         )
     ),
-    "binary first and last layers": accuracy(
-        trained(lambda: xnor_network(binary_edges=True), BINARY_RATE, SHORT, "binary edges")
+    "binary first and last layers": on_test(
+        fitted(lambda: xnor_network(binary_edges=True), BINARY_RATE, SHORT, "binary edges")
     ),
 }
 float_rates = {
-    rate: accuracy(trained(float_network, rate, SHORT, f"float, Adam {rate}"))
+    rate: on_test(fitted(float_network, rate, SHORT, f"float, Adam {rate}"))
     for rate in (FLOAT_RATE, BINARY_RATE)
 }
 base = controls["XNOR-Net"][0]
 losses = {name: base - mean for name, (mean, _) in controls.items()}
 culprit.reveal(max(culprit.choices, key=losses.get))
-claim("Twice the epochs bring XNOR-Net more than a point nearer", glyphs["XNOR-Net"][0] - base > 1)
+claim(
+    "Twice the epochs bring XNOR-Net more than a point nearer",
+    glyphs["XNOR-Net"][0] - base - 1,
+    "points",
+)
 claim(
     "A quarter of the learning rate costs XNOR-Net more than 3 points",
-    losses["a quarter of the learning rate"] > 3,
+    losses["a quarter of the learning rate"] - 3,
+    "points",
 )
 claim(
     "It costs the float network less than half of that",
-    float_rates[BINARY_RATE][0] - float_rates[FLOAT_RATE][0]
-    < losses["a quarter of the learning rate"] / 2,
+    losses["a quarter of the learning rate"] / 2
+    - (float_rates[BINARY_RATE][0] - float_rates[FLOAT_RATE][0]),
+    "points",
 )
 claim(
     "Binary first and last layers cost more than 5 points",
-    losses["binary first and last layers"] > 5,
+    losses["binary first and last layers"] - 5,
+    "points",
 )
 claim(
     "Neither leaving out α nor adding the map moves the result by 3 points",
-    max(abs(losses["no α"]), abs(losses["α and the map"])) < 3,
+    3 - max(abs(losses["no α"]), abs(losses["α and the map"])),
+    "points",
 )
 Table(
     ["change", "test accuracy, %", "against XNOR-Net"],
@@ -633,15 +655,20 @@ Table(
 
 # %%
 afterwards = [binarize(network, BINARY_WEIGHTS) for network in float_networks]
-collapsed = accuracy(afterwards)
-mended = accuracy([reestimate_norms(network, data.train) for network in afterwards])
-both = accuracy([reestimate_norms(binarize(n, XNOR), data.train) for n in float_networks])
+collapsed = on_test(afterwards)
+mended = on_test([reestimate_norms(network, data.train) for network in afterwards])
+both = on_test([reestimate_norms(binarize(n, XNOR), data.train) for n in float_networks])
 lost, regained = glyphs["float"][0] - collapsed[0], mended[0] - collapsed[0]
-claim("Binarized after training, the network loses more than 10 points", lost > 10)
-claim("New batch-norm statistics alone bring back more than half of that", regained > lost / 2)
+claim("Binarized after training, the network loses more than 10 points", lost - 10, "points")
+claim(
+    "New batch-norm statistics alone bring back more than half of that",
+    regained - lost / 2,
+    "points",
+)
 claim(
     "With binary activations new statistics do not help: behind a ReLU, which is never negative, all signs are +1",
-    both[0] < 20,
+    20 - both[0],
+    "points",
 )
 Table(
     ["binarized after training", "test accuracy, %"],
@@ -732,7 +759,7 @@ claim(
     "On bits, every prediction of the test set is the simulation's",
     torch.equal(simulated.argmax(1), on_bits.argmax(1)),
 )
-claim("and the logits agree to 1e-4", torch.allclose(simulated, on_bits, atol=1e-4))
+claim("and the logits agree to 1e-4", agreement(on_bits, simulated, atol=1e-4), "tolerances")
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -800,7 +827,8 @@ quicker.reveal(
 )
 claim(
     "At batch 64 the network on bits is faster than the float one in its best layout",
-    end_to_end > 1,
+    end_to_end - 1,
+    "times",
     timed=True,
 )
 Table(
@@ -814,7 +842,7 @@ Table(
         ]
         for name in times[1]
     ],
-    f"{THREADS} threads, {instruction_set()}; glyphs 16x16, channels {WIDTHS}",
+    f"one thread, {instruction_set()}; glyphs 16x16, channels {WIDTHS}",
 )
 
 
@@ -852,12 +880,14 @@ inner_float = sum(t for name, t in as_float if name == "Conv2d") - as_float[0][1
 inner_bits = sum(t for name, t in as_program if name.startswith("xnor"))
 claim(
     "The steps that stay float (first and last layer, pools, norm) take a quarter of the time or more",
-    edges > 0.25,
+    edges - 0.25,
+    "of the time",
     timed=True,
 )
 claim(
     "The two binary convolutions alone are more than 1.5 times faster than the float ones",
-    inner_float > 1.5 * inner_bits,
+    inner_float / inner_bits - 1.5,
+    "times",
     timed=True,
 )
 print(
@@ -874,15 +904,9 @@ print(
 
 
 # %%
-def on_digits(build, rate, hooks=()):
-    values = []
-    for seed in SEEDS:
-        seed_everything(seed)
-        network = build()
-        adam = torch.optim.Adam(network.parameters(), rate)
-        fit(network, digits.train, 8, rate, optimizer=adam, hooks=hooks, seed=seed, progress=False)
-        values.append(evaluate(network, digits.test))
-    return float(np.mean(values)), float(np.std(values, ddof=1))
+def on_digits(make, rate, hooks=None):
+    found = fitted(make, rate, 8, "digits", hooks, digits.train)
+    return accuracy(found, digits.test)
 
 
 def small_float():
@@ -892,17 +916,19 @@ def small_float():
 easy = {
     "float": on_digits(small_float, BINARY_RATE),
     "BinaryConnect": on_digits(
-        lambda: binarize(small_float(), BINARY_CONNECT), BINARY_RATE, [ClipWeights()]
+        lambda: binarize(small_float(), BINARY_CONNECT), BINARY_RATE, lambda _: [ClipWeights()]
     ),
     "XNOR-Net": on_digits(lambda: XnorNet(digits.shape, 10, (16, 32, 64)), BINARY_RATE),
 }
 claim(
     "One-bit weights cost nothing to speak of on either task",
-    max(easy["float"][0] - easy["BinaryConnect"][0], weights_cost) < 1.5,
+    1.5 - max(easy["float"][0] - easy["BinaryConnect"][0], weights_cost),
+    "points",
 )
 claim(
     "One-bit activations cost the narrow network on digits more than the wide one on glyphs",
-    easy["float"][0] - easy["XNOR-Net"][0] > both_cost,
+    easy["float"][0] - easy["XNOR-Net"][0] - both_cost,
+    "points",
 )
 Table(
     ["network", "digits 8x8, %", "glyphs 16x16, %"],

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from compresslab import doctor
 from compresslab.cli import app
-from compresslab.doctor import FINE, NOTE, WRONG, examine, usable_cores, writable
+from compresslab.doctor import FINE, NOTE, WRONG, examine, writable
+from compresslab.experiment import usable_cores
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from compresslab.runtime.convert import ConversionError, pool_size
 from compresslab.runtime.modules import IntegerModule
 from compresslab.runtime.program import IMAGE, Program, Step
 from compresslab.techniques.binarize import Binary, BinaryConv2d
+from compresslab.techniques.tracing import trace
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
@@ -70,7 +71,7 @@ class _Tracer(fx.Tracer):
 def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The network's layers by name, in order."""
     chain, modules, previous = [], dict(model.named_modules()), None
-    for node in _Tracer().trace(model).nodes:
+    for node in trace(model, _Tracer).graph.nodes:
         if node.op == "output":
             continue
         if previous is not None:

@@ -19,6 +19,8 @@ import copy
 import torch
 from torch import fx, nn
 
+from compresslab.techniques.tracing import trace
+
 
 def fold_batch_norm(
     weight: torch.Tensor,
@@ -54,7 +56,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     Raises:
         torch.fx.proxy.TraceError: if the model's forward depends on values and cannot be traced.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    traced = trace(copy.deepcopy(model).eval())
     modules = dict(traced.named_modules())
     again = _used_again(traced, modules)
     for node in list(traced.graph.nodes):
@@ -97,7 +99,7 @@ def equalize(model: nn.Module, rounds: int = 3) -> nn.Module:
         model: without batch norms between the layers (see `fold_batch_norms`).
         rounds: sweeps over all pairs.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    traced = trace(copy.deepcopy(model).eval())
     modules = dict(traced.named_modules())
     pairs = list(_pairs(traced, modules))
     for _ in range(rounds):

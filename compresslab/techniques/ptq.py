@@ -20,6 +20,7 @@ from torch import fx, nn
 
 from compresslab.techniques.layers import as_linear, linear_layers, replaced
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
+from compresslab.techniques.tracing import trace
 
 LAYERS = (nn.Conv2d, nn.Linear)
 FOLLOWERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU)
@@ -38,7 +39,7 @@ def prepare(model: nn.Module, config: QuantConfig) -> fx.GraphModule:
         ValueError: if `config.layers` names a layer that the model does not have.
         torch.fx.proxy.TraceError: if the model cannot be traced.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    traced = trace(copy.deepcopy(model).eval())
     names = [name for name, module in traced.named_modules() if isinstance(module, LAYERS)]
     unknown = set(config.layers) - set(names)
     if unknown:

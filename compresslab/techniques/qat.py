@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from compresslab.data import Examples
 from compresslab.techniques.distill import Distillation, cached
-from compresslab.techniques.ptq import calibrate, prepare
+from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.techniques.ste import quantize_gradient
 from compresslab.training import Loss, fit
@@ -43,16 +43,21 @@ def tune(
         calibration: how many of the training images set the first activation ranges.
         options: further arguments of `fit`.
     """
-    quantized = prepare(model, config)
-    calibrate(quantized, data.x[:calibration])
-    # Steps follow weights two orders of magnitude larger; decaying them would shrink the grid.
+    quantized = quantize_post_training(model, config, data.x[:calibration])
+    fit(quantized, data, epochs, lr, optimizer=optimizer_of(quantized, lr), **options)
+    return quantized
+
+
+def optimizer_of(quantized: nn.Module, lr: float) -> torch.optim.SGD:
+    """The optimizer of `tune`: as `fit`'s, but learned steps do not decay.
+
+    Steps follow weights two orders of magnitude larger; decaying them would shrink the grid.
+    """
     steps = [p for n, p in quantized.named_parameters() if n.endswith("scale")]
     others = [p for n, p in quantized.named_parameters() if not n.endswith("scale")]
     groups = [{"params": others, "weight_decay": 5e-4}, {"params": steps, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
-    fit(quantized, data, epochs, lr, optimizer=optimizer, **options)
-    return quantized
+    return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
 
 
 def toward_teacher(

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from compresslab.techniques.prune import Mask
+from compresslab.techniques.tracing import trace
 
 KEEP_ZERO = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Identity),
@@ -134,7 +135,7 @@ class _Families:
         self.of_node: dict[fx.Node, _Family] = {}
         self.last_maker: dict[fx.Node, str] = {}
         self.images: set[fx.Node] = set()
-        nodes = list(_Tracer().trace(model).nodes)
+        nodes = list(trace(model, _Tracer).graph.nodes)
         calls = collections.Counter(str(n.target) for n in nodes if n.op == "call_module")
         self.shared = {name for name, count in calls.items() if count > 1}
         for node in nodes:

@@ -59,6 +59,7 @@ class Trial:
         epochs: of every training.
         lr: of every training.
         rewind: epochs of dense training to which "rewound" goes back.
+        data_seed: of the data set, the same for all trials that are compared.
 
     Raises:
         ValueError: for unknown variants, or shares that do not fall within 0..1.
@@ -74,6 +75,7 @@ class Trial:
     epochs: float = 4
     lr: float = 0.1
     rewind: float = 0.25
+    data_seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -188,7 +190,8 @@ class EarlyBird(Hook):
 
 def run_trial(trial: Trial) -> Results:
     """The dense network and every ticket of one seed."""
-    data = load(trial.dataset, size=trial.size, train_size=trial.train_size)
+    t = trial
+    data = load(t.dataset, size=t.size, train_size=t.train_size, seed=t.data_seed)
     return _Laboratory(trial, data).run()
 
 

@@ -1,0 +1,519 @@
+"""Findings, replicated: `python -m benchmarks.claims [LAB ...] --runs 10` runs the labs again and again.
+
+A run is one lab, from top to bottom, under one *setting*:
+
+    setting      changes                                            by
+    seed n       every seed, of data and of training                COMPRESSLAB_SEED
+    threads      torch's threads                                    COMPRESSLAB_THREADS
+    isa          instructions of torch, oneDNN and the kernels      ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA,
+                                                                    NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
+
+Every claim's margin is kept in `docs/results/claims/LAB.json`, one entry a run, with the machine, the seconds and
+the SHA-256 of the lab's code without its claims. What is there for the present code is not run again, so an
+interrupted replication goes on where it stopped; records of other machines lie beside ours (`--add FILE`). After
+each run docs/findings.md and compresslab/findings.csv are written anew.
+
+Runs are independent: two by two here, one core each, or on a cluster (`--scheduler`, as in grading).
+"""
+
+import ast
+import csv
+import datetime
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import nbformat
+import typer
+from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+from compresslab.claims import COLUMNS, FINDINGS, RECORD
+from compresslab.classroom.grading.executors import open_executor
+from compresslab.classroom.release import read_solution
+from compresslab.data.files import write_whole
+from compresslab.experiment import THREADS
+from compresslab.seeds import VARIABLE as SEED
+
+ROOT = Path(__file__).parents[1]
+SOLUTIONS = ROOT / "solutions"
+RECORDS = ROOT / "docs" / "results" / "claims"
+PAGE = ROOT / "docs" / "findings.md"
+CELL_TIMEOUT = 900
+# AVX2 and no more: torch by its own name, oneDNN by its own, Numba by a processor that has just that.
+ISAS = {
+    "native": {},
+    "AVX2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "",
+    },
+}
+ENOUGH = 3.0
+"""Standard deviations of the margin over runs that a claim without a clock must stand above zero."""
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What one run changes."""
+
+    seed: int = 0
+    threads: int = 1
+    isa: str = "native"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that bring it about."""
+        return {SEED: str(self.seed), THREADS: str(self.threads), **ISAS[self.isa]}
+
+    def __str__(self) -> str:
+        """Such as "seed 3, 1 thread, AVX2"."""
+        return f"seed {self.seed}, {self.threads} thread{'s' * (self.threads > 1)}, {self.isa}"
+
+
+def settings(runs: int) -> list[Setting]:
+    """The first `runs` settings: the shipped seeds, with two threads, with AVX2; then other seeds.
+
+    Of the other seeds every fourth runs with two threads and every fourth with AVX2.
+    """
+    first = [Setting(0), Setting(0, 2), Setting(0, 1, "AVX2")]
+    kinds = [(1, "native"), (1, "native"), (2, "native"), (1, "AVX2")]
+    others = [Setting(n, *kinds[(n - 1) % 4]) for n in range(1, runs + 1)]
+    return [*first, *others][:runs]
+
+
+# ---- one run -------------------------------------------------------------------------------------
+def digest(path: Path) -> str:
+    """SHA-256 of a lab's code without comments, layout and claims: what a margin depends on, but for itself.
+
+    A sentence may be mended without running the lab again; its threshold may not, since a claim's margin is
+    looked up by its sentence.
+    """
+    lab = read_solution(path)
+    cells = [c.source for c in lab.solution.cells if c.cell_type == "code"]
+    tree = ast.parse("\n".join(cells))
+    kept = [node for node in tree.body if not _is_claim(node)]
+    return hashlib.sha256(ast.dump(ast.Module(kept, [])).encode()).hexdigest()[:16]
+
+
+def _is_claim(node: ast.stmt) -> bool:
+    call = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "claim"
+
+
+def machine() -> str:
+    """The processor, its instructions for byte products, cores, Python and torch."""
+    import torch
+
+    from compresslab.experiment import usable_cores
+    from compresslab.kernels.simd import instruction_set
+
+    name = platform.processor() or platform.machine()
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="ascii"))
+        name = found[1].strip() if found else name
+    except (OSError, ValueError):
+        pass
+    python = platform.python_version()
+    return (
+        f"{name}, {instruction_set()}, {usable_cores()} cores, Python {python}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def run(name: str, setting: Setting) -> dict[str, object]:
+    """Execute a solution under a setting, past errors: its claims, seconds, and what broke."""
+    path = next(SOLUTIONS.glob(f"{name}_*.py"))
+    notebook = read_solution(path).solution
+    start = time.perf_counter()
+    errors: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        claims = Path(scratch) / "claims.jsonl"
+        own = {
+            RECORD: str(claims),
+            "COMPRESSLAB_PROGRESS": str(Path(scratch) / "progress.json"),
+            "COMPRESSLAB_STRICT": "",
+            "COMPRESSLAB_DATASET": "",
+        }
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_TIMEOUT,
+            allow_errors=True,
+            resources={"metadata": {"path": str(path.parent)}},
+        )
+        try:
+            client.execute(env={**os.environ, **own, **setting.environment()})
+        except (CellTimeoutError, DeadKernelError) as error:
+            errors.append(f"{type(error).__name__}: {error}"[:300])
+        lines = claims.read_text(encoding="utf-8").splitlines() if claims.is_file() else []
+    errors += [
+        f"{o.ename}: {o.evalue}"[:300]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for o in cell.outputs
+        if o.output_type == "error"
+    ]
+    return {
+        **asdict(setting),
+        "machine": machine(),
+        "digest": digest(path),
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(time.perf_counter() - start, 1),
+        "errors": errors,
+        "claims": [json.loads(line) for line in lines],
+    }
+
+
+def run_apart(name: str, setting: Setting, core: int | None = None) -> dict[str, object]:
+    """`run` in a process of its own, which holds no state of an earlier lab, bound to one core if given."""
+    code = (
+        "import json, sys; from benchmarks.claims import Setting, run; "
+        f"print(json.dumps(run({name!r}, Setting(**{asdict(setting)!r}))))"
+    )
+    command = [sys.executable, "-c", code]
+    bind = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=bind
+    )
+    if done.returncode:
+        raise RuntimeError(f"lab {name}, {setting}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ---- what is kept --------------------------------------------------------------------------------
+def read_runs(name: str, folder: Path = RECORDS) -> list[dict]:
+    """A lab's runs, as they were recorded; none if there is no file."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def write_runs(name: str, runs: list[dict], folder: Path = RECORDS) -> None:
+    """Write a lab's runs, a line each."""
+    ordered = sorted(runs, key=lambda r: (r["machine"], r["seed"], r["threads"], r["isa"]))
+    lines = [json.dumps(_compact(r), ensure_ascii=False) for r in ordered]
+    text = "[\n" + ",\n".join(lines) + "\n]\n"
+    write_whole(folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _compact(entry: dict) -> dict:
+    def short(claim: dict) -> dict:
+        margin = claim["margin"]
+        return claim | {"margin": margin if isinstance(margin, bool) else float(f"{margin:.5g}")}
+
+    return entry | {"claims": [short(c) for c in entry["claims"]]}
+
+
+def same_run(one: dict, other: dict) -> bool:
+    """Whether two records are of the same setting on the same machine."""
+    return all(one[k] == other[k] for k in ("machine", "seed", "threads", "isa"))
+
+
+# ---- what came out -------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Outcome:
+    """A claim over its runs; mean and sd are of its margins (1 and 0 for exact statements)."""
+
+    lab: str
+    sentence: str
+    unit: str
+    timed: bool
+    since: str
+    margins: tuple[float, ...]
+    held: int
+
+    @property
+    def mean(self) -> float:
+        """Of the margins."""
+        return statistics.fmean(self.margins)
+
+    @property
+    def sd(self) -> float:
+        """Sample standard deviation of the margins; 0 for a single one."""
+        return statistics.stdev(self.margins) if len(self.margins) > 1 else 0.0
+
+    @property
+    def stands(self) -> bool:
+        """Never failed, and its mean at least three standard deviations above zero."""
+        return self.held == len(self.margins) and self.mean >= ENOUGH * self.sd
+
+
+def outcomes(name: str, runs: list[dict]) -> list[Outcome]:
+    """The claims of the lab as it stands, in the order of the lab, over all runs of its present code."""
+    present = sentences(next(SOLUTIONS.glob(f"{name}_*.py")))
+    current = digest(next(SOLUTIONS.glob(f"{name}_*.py")))
+    found: dict[str, list[tuple[dict, dict]]] = {}
+    for entry in runs:
+        if entry["digest"] == current:
+            for claim in entry["claims"]:
+                found.setdefault(claim["sentence"], []).append((entry, claim))
+    ordered = sorted(
+        (s for s in found if present.known(s)),
+        key=lambda s: [c["sentence"] for c in found[s][0][0]["claims"]].index(s),
+    )
+    return [_outcome(name, sentence, found[sentence]) for sentence in ordered]
+
+
+def _outcome(name: str, sentence: str, seen: list[tuple[dict, dict]]) -> Outcome:
+    first = seen[0][1]
+    return Outcome(
+        name,
+        sentence,
+        first["unit"] or "exact",
+        first["timed"],
+        min(entry["date"] for entry, _ in seen),
+        tuple(float(claim["margin"]) for _, claim in seen),
+        sum(claim["holds"] for _, claim in seen),
+    )
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """The sentences of a lab's claims; those that are put together when the lab runs, by their fixed parts."""
+
+    fixed: frozenset[str]
+    patterns: tuple[re.Pattern, ...]
+
+    def known(self, sentence: str) -> bool:
+        """Whether the lab still says this."""
+        return sentence in self.fixed or any(p.fullmatch(sentence) for p in self.patterns)
+
+
+def sentences(path: Path) -> Sentences:
+    """What a lab claims, read from its code."""
+    fixed, patterns = set(), []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "claim"):
+            continue
+        first = node.args[0]
+        if isinstance(first, ast.Constant):
+            fixed.add(first.value)
+        elif isinstance(first, ast.JoinedStr):
+            parts = (re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in first.values)
+            patterns.append(re.compile("".join(parts)))
+    return Sentences(frozenset(fixed), tuple(patterns))
+
+
+def missing(name: str, wanted: list[Setting], here: str) -> list[Setting]:
+    """Settings that have no record of the present code and the present sentences on this machine."""
+    path = next(SOLUTIONS.glob(f"{name}_*.py"))
+    present, current = sentences(path), digest(path)
+    done = set()
+    for entry in read_runs(name):
+        said = {claim["sentence"] for claim in entry["claims"]}
+        whole = present.fixed - _conditional(path) <= said
+        if entry["machine"] == here and entry["digest"] == current and (whole or entry["errors"]):
+            done.add(Setting(entry["seed"], entry["threads"], entry["isa"]))
+    return [s for s in wanted if s not in done]
+
+
+@functools.cache
+def _conditional(path: Path) -> set[str]:
+    """Sentences that are not said everywhere: under an `if` (an extra that may be missing) or `asked=`."""
+    found = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Call) and getattr(inner.func, "id", "") == "claim":
+                    found.add(getattr(inner.args[0], "value", ""))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "claim":
+            if any(k.arg == "asked" for k in node.keywords):
+                found.add(getattr(node.args[0], "value", ""))
+    return found
+
+
+# ---- pages ---------------------------------------------------------------------------------------
+def labs() -> list[str]:
+    """The numbers of all labs."""
+    return sorted(path.stem[:2] for path in SOLUTIONS.glob("[0-9][0-9]_*.py"))
+
+
+def write_pages(records: Path = RECORDS, page: Path = PAGE, table: Path = FINDINGS) -> None:
+    """docs/findings.md for readers, compresslab/findings.csv for `claim`."""
+    runs = {name: read_runs(name, records) for name in labs()}
+    found = {name: outcomes(name, runs[name]) for name in runs}
+    write_whole(page, lambda path: path.write_text(page_of(runs, found), encoding="utf-8"))
+
+    def write_table(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for outcome in (o for many in found.values() for o in many):
+                numbers = len(outcome.margins), outcome.held
+                spread = f"{outcome.mean:.4g}", f"{outcome.sd:.4g}"
+                writer.writerow([outcome.lab, outcome.sentence, outcome.unit, *numbers, *spread])
+
+    write_whole(table, write_table)
+
+
+INTRODUCTION = """# Findings, replicated
+
+Every lab states its findings as sentences that are checked while it runs (`claim`). This page says how often each
+of them held, and by how much, when the labs were run again with other seeds (of data and training alike), with
+one and two threads of torch, and with other instruction sets. It is generated by `python -m benchmarks.claims`;
+the records are in `docs/results/claims/`.
+
+*Margin* is the distance from the sentence's threshold, in the unit that is named: mean ± standard deviation over
+the runs. A finding that does not rest on a clock must have held every time, its mean margin at least three
+standard deviations above zero; a mark (!) says where that is not so. An exact statement has no margin. Findings
+about time belong to a machine: they are listed by instruction set and may fail on a busy one.
+
+"""
+
+
+def page_of(runs: dict[str, list[dict]], found: dict[str, list[Outcome]]) -> str:
+    """The page as Markdown."""
+    parts = [INTRODUCTION, _machines(runs)]
+    untimed = [o for many in found.values() for o in many if not o.timed]
+    weak = [o for o in untimed if not o.stands]
+    parts.append(
+        f"\n{len(untimed)} findings that rest on no clock; {len(weak)} of them do not stand three standard "
+        "deviations above zero or have failed.\n"
+    )
+    for name, many in found.items():
+        path = next(SOLUTIONS.glob(f"{name}_*.py"))
+        title = re.search(r"^# # (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1]
+        parts.append(f"\n## {title}\n\n")
+        parts.append("| finding | held | margin | since |\n|---|---:|---:|---|\n")
+        parts += [_row(o) for o in many if not o.timed]
+        timed = [o for o in many if o.timed]
+        if timed:
+            parts.append(_timed_table(name, runs[name], timed))
+    return "".join(parts)
+
+
+def _row(outcome: Outcome) -> str:
+    mark = "" if outcome.stands else " (!)"
+    margin = "exact"
+    if outcome.unit != "exact":
+        margin = f"{outcome.mean:.3g} ± {outcome.sd:.2g} {outcome.unit}"
+    held = f"{outcome.held} of {len(outcome.margins)}"
+    return f"| {_cell(outcome.sentence)}{mark} | {held} | {margin} | {outcome.since} |\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _timed_table(name: str, runs: list[dict], timed: list[Outcome]) -> str:
+    """Held and margin of the timed claims, a column for each instruction set."""
+    current = digest(next(SOLUTIONS.glob(f"{name}_*.py")))
+    sets: dict[str, list[dict]] = {}
+    for entry in runs:
+        if entry["digest"] == current:
+            sets.setdefault(_instructions(entry), []).append(entry)
+    lines = [
+        "\n| finding about time | " + " | ".join(sets) + " |\n",
+        "|---|" + "---:|" * len(sets) + "\n",
+    ]
+    for outcome in timed:
+        cells = []
+        for entries in sets.values():
+            seen = [c for e in entries for c in e["claims"] if c["sentence"] == outcome.sentence]
+            cells.append(_timed_cell(seen, outcome.unit))
+        lines.append(f"| {_cell(outcome.sentence)} | " + " | ".join(cells) + " |\n")
+    return "".join(lines)
+
+
+def _instructions(entry: dict) -> str:
+    """The instruction set of a run: the machine's, or the one that it was held to."""
+    return entry["machine"].split(", ")[1] if entry["isa"] == "native" else entry["isa"]
+
+
+def _timed_cell(seen: list[dict], unit: str) -> str:
+    if not seen:
+        return "not asked"
+    held = f"{sum(c['holds'] for c in seen)} of {len(seen)}"
+    if unit == "exact":
+        return held
+    margins = [c["margin"] for c in seen]
+    sd = statistics.stdev(margins) if len(margins) > 1 else 0.0
+    return f"{held}; {statistics.fmean(margins):.2g} ± {sd:.2g} {unit}"
+
+
+def _machines(runs: dict[str, list[dict]]) -> str:
+    lines = ["| machine | runs | labs |\n|---|---:|---|\n"]
+    names = sorted({entry["machine"] for entries in runs.values() for entry in entries})
+    for name in names:
+        of = {n: sum(e["machine"] == name for e in entries) for n, entries in runs.items()}
+        lines.append(
+            f"| {name} | {sum(of.values())} | {', '.join(n for n, k in of.items() if k)} |\n"
+        )
+    return "".join(lines)
+
+
+# ---- the command ---------------------------------------------------------------------------------
+def todo(names: list[str], runs: int, here: str) -> Iterator[tuple[str, Setting]]:
+    """Runs that are missing: every lab's first setting, then every lab's second, and so on."""
+    lacking = {name: missing(name, settings(runs), here) for name in names}
+    for index in range(max((len(v) for v in lacking.values()), default=0)):
+        for name, waiting in lacking.items():
+            if index < len(waiting):
+                yield name, waiting[index]
+
+
+def keep(name: str, entry: dict) -> None:
+    """Add a run to its lab's records, in the place of an older one of the same setting and machine."""
+    kept = [r for r in read_runs(name) if not same_run(r, entry)]
+    write_runs(name, [*kept, entry])
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="such as 04; default: all")] = None,
+    runs: Annotated[int, typer.Option(help="settings a lab", min=1)] = 10,
+    workers: Annotated[int, typer.Option(help="runs at once", min=1)] = os.cpu_count() or 1,
+    scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler's address")] = None,
+    add: Annotated[
+        list[Path] | None, typer.Option(help="records of another machine, LAB.json, to add")
+    ] = None,
+    page_only: Annotated[bool, typer.Option(help="run nothing, write the pages")] = False,
+) -> None:
+    """Replicate the labs' findings, and write docs/findings.md."""
+    unknown = set(names or ()) - set(labs())
+    if unknown:
+        raise typer.BadParameter(f"labs are {', '.join(labs())}, not {', '.join(sorted(unknown))}")
+    for path in add or ():
+        for entry in json.loads(path.read_text(encoding="utf-8")):
+            keep(path.stem, entry)
+    if not page_only:
+        _replicate(names or labs(), runs, workers, scheduler)
+    write_pages()
+
+
+def _replicate(names: list[str], runs: int, workers: int, scheduler: str | None) -> None:
+    waiting = list(todo(names, runs, machine()))
+    typer.echo(f"{len(waiting)} runs to do")
+    # One core for each of several runs at once: their Python threads would fight for the same ones.
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    bound = scheduler is None and 1 < workers <= len(cores)
+    with open_executor(workers, scheduler) as executor:
+        pending: dict[Future, tuple[str, Setting]] = {}
+        for index, (name, setting) in enumerate(waiting):
+            core = cores[index % workers] if bound else None
+            pending[executor.submit(run_apart, name, setting, core)] = name, setting
+        for done in as_completed(pending):
+            name, setting = pending[done]
+            entry = done.result()
+            keep(name, entry)
+            write_pages()
+            fails = [c["sentence"] for c in entry["claims"] if not c["holds"]]
+            typer.echo(f"{name}, {setting}: {entry['seconds']:.0f} s, {len(fails)} did not hold")
+            for line in (*fails, *entry["errors"]):
+                typer.echo(f"    {line}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
