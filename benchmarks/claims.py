@@ -8,10 +8,11 @@ A run is one lab, from top to bottom, under one *setting*:
     isa          instructions of torch, oneDNN and the kernels      ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA,
                                                                     NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
 
-Every claim's margin is kept in `docs/results/claims/LAB.json`, one entry a run, with the machine, the seconds and
-the SHA-256 of the lab's code without its claims. What is there for the present code is not run again, so an
-interrupted replication goes on where it stopped; records of other machines lie beside ours (`--add FILE`). After
-each run docs/findings.md and compresslab/findings.csv are written anew.
+Every claim's margin is kept in `docs/results/claims/LAB.json`, one entry per run, with the machine, the
+seconds, a hash of the lab's code without its claims, and one of each margin's expression. What is there for
+the present code is not run again, so an interrupted replication goes on where it stopped. Records of other
+machines stand next to ours (`--add FILE`). After each run docs/findings.md and compresslab/findings.csv are
+written anew. A change in the library is not noticed: run with `--fresh` after one that matters.
 
 Runs are independent: two by two here, one core each, or on a cluster (`--scheduler`, as in grading).
 """
@@ -36,7 +37,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import nbformat
 import typer
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -95,23 +95,68 @@ def settings(runs: int) -> list[Setting]:
     return [*first, *others][:runs]
 
 
+def solution(name: str) -> Path:
+    """A lab's solution by its number."""
+    return next(SOLUTIONS.glob(f"{name}_*.py"))
+
+
 # ---- one run -------------------------------------------------------------------------------------
 def digest(path: Path) -> str:
-    """SHA-256 of a lab's code without comments, layout and claims: what a margin depends on, but for itself.
+    """SHA-256 of a lab's code without comments, layout and claims: the experiments that margins rest on."""
+    tree = _Experiments().visit(ast.parse(_code(path)))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
-    A sentence may be mended without running the lab again; its threshold may not, since a claim's margin is
-    looked up by its sentence.
+
+def _code(path: Path) -> str:
+    cells = read_solution(path).solution.cells
+    return "\n".join(c.source for c in cells if c.cell_type == "code")
+
+
+def _is_claim(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "claim"
+
+
+class _Experiments(ast.NodeTransformer):
+    """A lab without its claims."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        return ast.Pass() if _is_claim(node.value) else node
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A claim as the lab's code has it: its sentence (a pattern where it is put together), and its margin."""
+
+    sentence: re.Pattern
+    margin: str
+    everywhere: bool
+
+
+@functools.cache
+def asked(path: Path) -> tuple[Asked, ...]:
+    """The claims of a lab, read from its code; `margin` is a hash of the expression.
+
+    A claim is not asked everywhere if it stands under an `if` (an extra may be missing) or has `asked=`.
     """
-    lab = read_solution(path)
-    cells = [c.source for c in lab.solution.cells if c.cell_type == "code"]
-    tree = ast.parse("\n".join(cells))
-    kept = [node for node in tree.body if not _is_claim(node)]
-    return hashlib.sha256(ast.dump(ast.Module(kept, [])).encode()).hexdigest()[:16]
+    tree = ast.parse(_code(path))
+    guarded = {n for i in ast.walk(tree) if isinstance(i, ast.If) for n in ast.walk(i)}
+    found = []
+    for node in ast.walk(tree):
+        if _is_claim(node):
+            first, margin = node.args[0], ast.dump(node.args[1])
+            parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+            text = "".join(
+                re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in parts
+            )
+            always = node not in guarded and not any(k.arg == "asked" for k in node.keywords)
+            key = hashlib.sha256(margin.encode()).hexdigest()[:8]
+            found.append(Asked(re.compile(text), key, always))
+    return tuple(found)
 
 
-def _is_claim(node: ast.stmt) -> bool:
-    call = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "claim"
+def expression(path: Path, sentence: str) -> str | None:
+    """The hash of the margin of a sentence; None if the lab does not say it."""
+    return next((a.margin for a in asked(path) if a.sentence.fullmatch(sentence)), None)
 
 
 def machine() -> str:
@@ -136,7 +181,7 @@ def machine() -> str:
 
 def run(name: str, setting: Setting) -> dict[str, object]:
     """Execute a solution under a setting, past errors: its claims, seconds, and what broke."""
-    path = next(SOLUTIONS.glob(f"{name}_*.py"))
+    path = solution(name)
     notebook = read_solution(path).solution
     start = time.perf_counter()
     errors: list[str] = []
@@ -173,8 +218,12 @@ def run(name: str, setting: Setting) -> dict[str, object]:
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.perf_counter() - start, 1),
         "errors": errors,
-        "claims": [json.loads(line) for line in lines],
+        "claims": [_with_expression(path, json.loads(line)) for line in lines],
     }
+
+
+def _with_expression(path: Path, said: dict) -> dict:
+    return said | {"expression": expression(path, said["sentence"])}
 
 
 def run_apart(name: str, setting: Setting, core: int | None = None) -> dict[str, object]:
@@ -252,18 +301,17 @@ class Outcome:
 
 def outcomes(name: str, runs: list[dict]) -> list[Outcome]:
     """The claims of the lab as it stands, in the order of the lab, over all runs of its present code."""
-    present = sentences(next(SOLUTIONS.glob(f"{name}_*.py")))
-    current = digest(next(SOLUTIONS.glob(f"{name}_*.py")))
+    path = solution(name)
+    current = digest(path)
     found: dict[str, list[tuple[dict, dict]]] = {}
     for entry in runs:
         if entry["digest"] == current:
-            for claim in entry["claims"]:
-                found.setdefault(claim["sentence"], []).append((entry, claim))
-    ordered = sorted(
-        (s for s in found if present.known(s)),
-        key=lambda s: [c["sentence"] for c in found[s][0][0]["claims"]].index(s),
-    )
-    return [_outcome(name, sentence, found[sentence]) for sentence in ordered]
+            for said in entry["claims"]:
+                if said["expression"] == expression(path, said["sentence"]):
+                    found.setdefault(said["sentence"], []).append((entry, said))
+    order = [a.sentence for a in asked(path)]
+    ranked = sorted(found, key=lambda s: next(i for i, o in enumerate(order) if o.fullmatch(s)))
+    return [_outcome(name, sentence, found[sentence]) for sentence in ranked]
 
 
 def _outcome(name: str, sentence: str, seen: list[tuple[dict, dict]]) -> Outcome:
@@ -279,60 +327,17 @@ def _outcome(name: str, sentence: str, seen: list[tuple[dict, dict]]) -> Outcome
     )
 
 
-@dataclass(frozen=True)
-class Sentences:
-    """The sentences of a lab's claims; those that are put together when the lab runs, by their fixed parts."""
-
-    fixed: frozenset[str]
-    patterns: tuple[re.Pattern, ...]
-
-    def known(self, sentence: str) -> bool:
-        """Whether the lab still says this."""
-        return sentence in self.fixed or any(p.fullmatch(sentence) for p in self.patterns)
-
-
-def sentences(path: Path) -> Sentences:
-    """What a lab claims, read from its code."""
-    fixed, patterns = set(), []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "claim"):
-            continue
-        first = node.args[0]
-        if isinstance(first, ast.Constant):
-            fixed.add(first.value)
-        elif isinstance(first, ast.JoinedStr):
-            parts = (re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in first.values)
-            patterns.append(re.compile("".join(parts)))
-    return Sentences(frozenset(fixed), tuple(patterns))
-
-
 def missing(name: str, wanted: list[Setting], here: str) -> list[Setting]:
-    """Settings that have no record of the present code and the present sentences on this machine."""
-    path = next(SOLUTIONS.glob(f"{name}_*.py"))
-    present, current = sentences(path), digest(path)
+    """Settings without a record of the present code, and of every present claim, on this machine."""
+    path = solution(name)
+    current = digest(path)
     done = set()
     for entry in read_runs(name):
-        said = {claim["sentence"] for claim in entry["claims"]}
-        whole = present.fixed - _conditional(path) <= said
-        if entry["machine"] == here and entry["digest"] == current and (whole or entry["errors"]):
-            done.add(Setting(entry["seed"], entry["threads"], entry["isa"]))
+        if entry["machine"] == here and entry["digest"] == current:
+            said = {c["expression"] for c in entry["claims"]}
+            if entry["errors"] or all(a.margin in said for a in asked(path) if a.everywhere):
+                done.add(Setting(entry["seed"], entry["threads"], entry["isa"]))
     return [s for s in wanted if s not in done]
-
-
-@functools.cache
-def _conditional(path: Path) -> set[str]:
-    """Sentences that are not said everywhere: under an `if` (an extra that may be missing) or `asked=`."""
-    found = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If):
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Call) and getattr(inner.func, "id", "") == "claim":
-                    found.add(getattr(inner.args[0], "value", ""))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "claim":
-            if any(k.arg == "asked" for k in node.keywords):
-                found.add(getattr(node.args[0], "value", ""))
-    return found
 
 
 # ---- pages ---------------------------------------------------------------------------------------
@@ -361,15 +366,15 @@ def write_pages(records: Path = RECORDS, page: Path = PAGE, table: Path = FINDIN
 
 INTRODUCTION = """# Findings, replicated
 
-Every lab states its findings as sentences that are checked while it runs (`claim`). This page says how often each
-of them held, and by how much, when the labs were run again with other seeds (of data and training alike), with
-one and two threads of torch, and with other instruction sets. It is generated by `python -m benchmarks.claims`;
-the records are in `docs/results/claims/`.
+Every lab states its findings as sentences that are checked while it runs (`claim`). This page says how often
+each of them held, and by how much, when the labs were run again with other seeds (of data and training
+alike), with one and two threads of torch, and with other instruction sets. It is generated by
+`python -m benchmarks.claims`; the records are in `docs/results/claims/`.
 
-*Margin* is the distance from the sentence's threshold, in the unit that is named: mean ± standard deviation over
-the runs. A finding that does not rest on a clock must have held every time, its mean margin at least three
-standard deviations above zero; a mark (!) says where that is not so. An exact statement has no margin. Findings
-about time belong to a machine: they are listed by instruction set and may fail on a busy one.
+*Margin* is the distance from the sentence's threshold, in the unit that is named: mean ± standard deviation
+over the runs. A finding that does not rest on a clock must have held every time, its mean margin at least
+three standard deviations above zero; a mark (!) says where that is not so. An exact statement has no margin.
+Findings about time belong to a machine: they are listed by instruction set and may fail on a busy one.
 
 """
 
@@ -384,7 +389,7 @@ def page_of(runs: dict[str, list[dict]], found: dict[str, list[Outcome]]) -> str
         "deviations above zero or have failed.\n"
     )
     for name, many in found.items():
-        path = next(SOLUTIONS.glob(f"{name}_*.py"))
+        path = solution(name)
         title = re.search(r"^# # (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1]
         parts.append(f"\n## {title}\n\n")
         parts.append("| finding | held | margin | since |\n|---|---:|---:|---|\n")
@@ -410,7 +415,7 @@ def _cell(text: str) -> str:
 
 def _timed_table(name: str, runs: list[dict], timed: list[Outcome]) -> str:
     """Held and margin of the timed claims, a column for each instruction set."""
-    current = digest(next(SOLUTIONS.glob(f"{name}_*.py")))
+    current = digest(solution(name))
     sets: dict[str, list[dict]] = {}
     for entry in runs:
         if entry["digest"] == current:
@@ -479,6 +484,7 @@ def main(
     add: Annotated[
         list[Path] | None, typer.Option(help="records of another machine, LAB.json, to add")
     ] = None,
+    fresh: Annotated[bool, typer.Option(help="run again what is recorded")] = False,
     page_only: Annotated[bool, typer.Option(help="run nothing, write the pages")] = False,
 ) -> None:
     """Replicate the labs' findings, and write docs/findings.md."""
@@ -489,12 +495,14 @@ def main(
         for entry in json.loads(path.read_text(encoding="utf-8")):
             keep(path.stem, entry)
     if not page_only:
-        _replicate(names or labs(), runs, workers, scheduler)
+        _replicate(names or labs(), runs, workers, scheduler, fresh)
     write_pages()
 
 
-def _replicate(names: list[str], runs: int, workers: int, scheduler: str | None) -> None:
-    waiting = list(todo(names, runs, machine()))
+def _replicate(
+    names: list[str], runs: int, workers: int, scheduler: str | None, fresh: bool
+) -> None:
+    waiting = list(todo(names, runs, "" if fresh else machine()))
     typer.echo(f"{len(waiting)} runs to do")
     # One core for each of several runs at once: their Python threads would fight for the same ones.
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -2,24 +2,24 @@
 
     networks = trained("vgg", data, SEEDS)          # read from the package, or trained if need be
 
-Labs 00 to 04, 06, 08, 10 and 12 compress a network that is there. It is carried in `checkpoints/`, so that every
-machine begins with the same weights and nobody waits for it; `compresslab checkpoint` trains all of them anew.
-(Lab 07 compares how architectures learn, so there all training is live.)
+Labs 00 to 04, 06, 08, 10 and 12 compress a network that is there. It is carried in `checkpoints/`, so
+that every machine begins with the same weights and nobody waits for it; `compresslab checkpoint` trains
+all of them anew. (Lab 07 compares how architectures learn, so there all training is live.)
 
     baseline          network                           images   epochs   labs
-    mlp               MLP                               12,000   10       00, 04, 06
-    vgg               VGG-like, 16 32 64                12,000   4        00, 01, 02, 03
-    depthwise         depthwise, 32 64 96               12,000   4        02
-    depthwise-small   depthwise, 16 32 48               12,000   3        00
-    vgg-wide          VGG-like, 32 64 96                 4,000   5        04, 06
-    vgg-wider         VGG-like, 32 64 128                8,000   4        10
-    vgg-combine       VGG-like, 32 64 128                4,000   8        12
-    teacher           ResNet-8, one seed                 6,500   5        08
-    modest-teacher    VGG-like, 12 24 48, one seed       6,500   4        08
+    mlp               MLP                               8,000    10       00, 04, 06
+    vgg               VGG-like, 16 32 64                8,000    5        00, 01, 02, 03
+    depthwise         depthwise, 32 64 96               8,000    5        02
+    depthwise-small   depthwise, 16 32 48               8,000    4        00
+    vgg-wide          VGG-like, 32 64 96                3,000    5        04, 06
+    vgg-wider         VGG-like, 32 64 128               8,000    4        10
+    vgg-combine       VGG-like, 32 64 128               4,000    8        12
+    teacher           ResNet-8, one seed                 6,500    5        08
+    modest-teacher    VGG-like, 12 24 48, one seed       6,500    4        08
 
-A file holds float32 weights under "seed 0.layer.weight" and, in its metadata, how they came to be: each seed's
-accuracy and the SHA-256 of its weights, which is compared when they are read. On other data, for other seeds
-(COMPRESSLAB_SEED) or with fresh=True the same recipe trains live.
+A file holds float32 weights under "seed 0.layer.weight" and, in its metadata, how they came to be: each
+seed's accuracy and the SHA-256 of its weights, which is compared when they are read. On other data, for
+other seeds (COMPRESSLAB_SEED) or with fresh=True the same recipe trains live.
 """
 
 import hashlib
@@ -72,13 +72,11 @@ def _depthwise(*widths: int) -> Callable[[Split], nn.Module]:
 
 
 BASELINES = {
-    "mlp": Baseline(
-        lambda data: models.MLP(data.shape, len(data.classes)), 12_000, 12_000, 10, 0.1
-    ),
-    "vgg": Baseline(_vgg(16, 32, 64), 12_000, 12_000, 4, 0.2),
-    "depthwise": Baseline(_depthwise(32, 64, 96), 12_000, 12_000, 4, 0.2),
-    "depthwise-small": Baseline(_depthwise(16, 32, 48), 12_000, 12_000, 3, 0.2),
-    "vgg-wide": Baseline(_vgg(32, 64, 96), 12_000, 4_000, 5, 0.2),
+    "mlp": Baseline(lambda data: models.MLP(data.shape, len(data.classes)), 8_000, 8_000, 10, 0.1),
+    "vgg": Baseline(_vgg(16, 32, 64), 8_000, 8_000, 5, 0.2),
+    "depthwise": Baseline(_depthwise(32, 64, 96), 8_000, 8_000, 5, 0.2),
+    "depthwise-small": Baseline(_depthwise(16, 32, 48), 8_000, 8_000, 4, 0.2),
+    "vgg-wide": Baseline(_vgg(32, 64, 96), 8_000, 3_000, 5, 0.2),
     "vgg-wider": Baseline(_vgg(32, 64, 128), 8_000, 8_000, 4, 0.2),
     "vgg-combine": Baseline(_vgg(32, 64, 128), 4_000, 4_000, 8, 0.2),
     "teacher": Baseline(

@@ -3,15 +3,16 @@
     claim("8 bits cost less than 0.3 points", 0.3 - lost, "points")
 
 A finding is a sentence and a *margin*: how far the measurement lies on the right side of the sentence's
-threshold, in the sentence's own unit. It holds where the margin is above zero. The sentence holds no measured
-number, so that it reads the same wherever it is true. Exact statements (equal, identical) may be True or False.
+threshold, in the sentence's own unit. It holds where the margin is above zero. The sentence holds no
+measured number, so that it reads the same wherever it is true. Exact statements (equal, identical) may be
+True or False.
 
-One run proves little. `python -m benchmarks.claims` replicates every claim over seeds, threads and instruction
-sets; `findings.csv` beside this file has what came out, and docs/findings.md shows it.
+One run proves little. `python -m benchmarks.claims` replicates every claim over seeds, threads and
+instruction sets; `findings.csv` beside this file has what came out, and docs/findings.md shows it.
 
-    where                                    a claim that does not hold
-    a learner's notebook                     is printed with ✘ and how often it held in our runs; the lab goes on
-    COMPRESSLAB_STRICT=1 (tests, releases)   stops the notebook, unless it is about time or on other data
+    where                      a claim that does not hold
+    a learner's notebook       is printed with ✘ and how often it held in our runs; the lab goes on
+    COMPRESSLAB_STRICT=1       stops the notebook, unless it is about time or on other data (tests, releases)
 
 With COMPRESSLAB_CLAIMS=FILE every claim is also written there, one JSON object a line.
 """

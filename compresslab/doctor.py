@@ -4,7 +4,7 @@
     python       is it a version that the course was made for?
     packages     is every required package here, in a version that fits?
     jupyter      would a notebook run on this very Python?
-    threads      has torch as many threads as there are cores to run them on?
+    threads      how many threads and cores do torch and the labs use, and does a setting make them slow?
     processor    which vector instructions do the kernels find?
     kernels      does a kernel of every family give what NumPy gives?
     cache        is there a place to keep compiled kernels?
@@ -111,15 +111,25 @@ def _jupyter() -> Iterator[Finding]:
 def _threads() -> Iterator[Finding]:
     import torch
 
-    from compresslab.experiment import usable_cores
+    from compresslab.experiment import THREADS, usable_cores
 
     threads, cores = torch.get_num_threads(), usable_cores()
-    found = f"torch uses {threads} of {cores} cores"
+    found = (
+        f"torch would use {threads} of {cores} cores; labs run it on one thread and train networks side "
+        f"by side, one on each of {cores}"
+    )
     if threads > cores:
         mend = f"start with OMP_NUM_THREADS={cores}: threads without a core wait for each other"
         yield Finding("threads", WRONG, found, mend)
     else:
         yield Finding("threads", FINE, found)
+    asked = os.environ.get(THREADS) or "1"
+    if asked != "1":
+        mend = f"unset {THREADS}: beside other work, a lab on several threads takes several times as long"
+        yield Finding("threads", NOTE, f"{THREADS}={asked} is set", mend)
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() == "active":
+        mend = "unset OMP_WAIT_POLICY: threads that wait would keep their cores busy"
+        yield Finding("threads", NOTE, "OMP_WAIT_POLICY=active is set", mend)
 
 
 def _processor() -> Iterator[Finding]:

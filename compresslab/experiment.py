@@ -1,15 +1,15 @@
 """Networks over seeds: built in turn, trained side by side, reported as mean ± sd.
 
-A small network leaves most of a second core idle: torch divides each of its many short operations among its
-threads, and they wait for one another at the end of each, the longer the busier the machine is. So a lab runs
-torch on *one* thread, and its seeds on as many Python threads as there are cores (torch and the kernels let go
-of Python's lock while they compute).
+A small network leaves most of a second core idle: torch divides each of its many short operations among
+its threads, and they wait for one another at the end of each, the longer the busier the machine is. So a
+lab runs torch on *one* thread, and its seeds on as many Python threads as there are cores (torch and the
+kernels let go of Python's lock while they compute).
 
     networks = fit_all(built(make, SEEDS), data.train, 4, 0.2, seeds=SEEDS, label="VGG-like")
 
 Weights come from torch's global generator, so networks are built one after the other; batches come from a
-generator of each run's own. The results are those of training in turn, bit for bit. What draws from the global
-generator *while* it trains (dropout, augmentation) must not run side by side: `in_turn=True`.
+generator of each run's own. The results are those of training in turn, bit for bit. What draws from the
+global generator *while* it trains (dropout, augmentation) must not run side by side: `in_turn=True`.
 """
 
 import math

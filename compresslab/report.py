@@ -1,4 +1,4 @@
-"""Measurements as people read them: a table and a Pareto plot. (Findings as sentences: `claims`.)
+"""Measurements as people read them: a table and a Pareto plot; findings as sentences are in `claims`.
 
 A point is on the Pareto front if no other is at least as good in both directions and better in one.
 """

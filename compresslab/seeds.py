@@ -1,10 +1,11 @@
 """The seeds of an experiment, and one variable that shifts them all.
 
-A finding that holds for seeds 0, 1 and 2 may be luck. With COMPRESSLAB_SEED=n every seed of a lab, of the data
-and of the training alike, moves to another place: seeds(3) is (0, 1, 2) by default and (1000 n, 1000 n + 1,
-1000 n + 2) then. `python -m benchmarks.claims` replicates the course's findings that way.
+A finding that holds for seeds 0, 1 and 2 may be luck. With COMPRESSLAB_SEED=n every seed of a lab, of the
+data and of the training alike, moves to another place: seeds(3) is (0, 1, 2) by default and (1000 n, 1000
+n + 1, 1000 n + 2) then. `python -m benchmarks.claims` replicates the course's findings that way.
 
-What is left out: library functions do not look at the variable. A lab asks for its seeds once and hands them on.
+What is left out: library functions do not look at the variable. A lab asks for its seeds once and hands
+them on.
 """
 
 import os

@@ -270,7 +270,7 @@ claim("More than 95 % of the work is in convolutions", conv_work > 0.95)
 # package carries them, so that every machine measures the same weights.
 
 # %%
-data = load(size=16, train_size=12_000, seed=SEEDS[0])
+data = load(size=16, train_size=8_000, seed=SEEDS[0])
 print(data)
 figure, axes = plt.subplots(2, 12, figsize=(9, 1.9))
 for index, axis in enumerate(axes.flat):

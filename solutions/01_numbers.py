@@ -471,7 +471,7 @@ check(channel_scales, "numbers.channel_scales")
 channel_scales = adopt(channel_scales, "numbers.channel_scales")
 
 # %%
-data = load(size=16, train_size=12_000, seed=SEEDS[0])
+data = load(size=16, train_size=8_000, seed=SEEDS[0])
 networks = trained("vgg", data, SEEDS)
 fp32 = mean_and_sd(evaluate(network, data.test) for network in networks)
 print(f"fp32 accuracy: {mean_sd(*fp32)} %")

@@ -58,7 +58,7 @@ SEEDS = begin()
 # *depthwise* convolutions, which save parameters by giving each channel its own little kernel.
 
 # %%
-data = load(size=16, train_size=12_000, seed=SEEDS[0])
+data = load(size=16, train_size=8_000, seed=SEEDS[0])
 classes, calibration = len(data.classes), data.train.x[:500]
 vggs, depthwises = trained("vgg", data, SEEDS), trained("depthwise", data, SEEDS)
 networks = {"VGG-like": vggs, "depthwise": depthwises}

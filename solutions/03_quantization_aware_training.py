@@ -50,9 +50,9 @@ SEEDS = begin()
 # ## A hook: two bits
 
 # %%
-data = load(size=16, train_size=12_000, seed=SEEDS[0])
+data = load(size=16, train_size=8_000, seed=SEEDS[0])
 classes, calibration = len(data.classes), data.train.x[:500]
-FLOAT_EPOCHS = 4  # that the networks were trained for
+FLOAT_EPOCHS = 5  # that the networks were trained for
 EDGES = 8  # bits of the image, the first and the last layer, as in the LSQ paper
 networks = trained("vgg", data, SEEDS)
 

@@ -52,7 +52,7 @@ SEEDS = begin()
 # ## A hook: half of it is not needed
 
 # %%
-data = load(size=16, train_size=12_000, seed=SEEDS[0])
+data = load(size=16, train_size=8_000, seed=SEEDS[0])
 CLASSES, TUNE = len(data.classes), 2
 networks = trained("mlp", data, SEEDS)
 
@@ -697,7 +697,7 @@ chosen = predict(
 
 # %%
 SHAPE, WIDE, DENSE_EPOCHS, SLIM_EPOCHS = data.shape, (32, 64, 96), 5, 4
-few = data.train.first(4000)
+few = data.train.first(3000)
 
 
 def vgg(widths=WIDE):

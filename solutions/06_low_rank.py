@@ -109,7 +109,7 @@ svd_factors = adopt(svd_factors, "low_rank.svd_factors")
 # Are trained weights special? A network, trained, and the same network as it began:
 
 # %%
-data = load(size=16, train_size=12_000, seed=SEEDS[0])
+data = load(size=16, train_size=8_000, seed=SEEDS[0])
 CLASSES, EPOCHS, TUNE = len(data.classes), 10, 3  # EPOCHS: what the networks were trained for
 
 
@@ -507,7 +507,7 @@ fewer = predict(
 # the library: `lowrank.Factoring("tucker")`.
 
 # %%
-few = data.train.first(4000)
+few = data.train.first(3000)
 CONV_EPOCHS = 5  # that the wide networks were trained for
 
 
@@ -711,7 +711,7 @@ claim(
 
 # %%
 if data.name != "glyphs":  # on other data: this section adapts a network that knows capitals
-    data = load("glyphs", size=16, train_size=12_000, seed=SEEDS[0])
+    data = load("glyphs", size=16, train_size=8_000, seed=SEEDS[0])
     networks = trained("mlp", data, SEEDS)
     dense = on_test(networks)
 
@@ -735,11 +735,11 @@ def ruled(examples, seed):
     )
 
 
-small_letters = load("lowercase", size=16, train_size=4000, seed=SEEDS[0])
+small_letters = load("lowercase", size=16, train_size=3000, seed=SEEDS[0])
 TASKS = {
     "ruled paper": (
         *(ruled(e, s) for e, s in zip((data.train.first(1000), data.val, data.test), SEEDS)),
-        20,
+        15,
     ),
     "lower case": (small_letters.train, small_letters.val, small_letters.test, 6),
 }

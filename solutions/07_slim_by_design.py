@@ -344,8 +344,8 @@ best_small = predict(
 # no more multiplications than the separable one.
 
 # %%
-data = load(size=16, train_size=2500, seed=SEEDS[0])
-CLASSES, EPOCHS, RATE = len(data.classes), 5, 0.4
+data = load(size=16, train_size=2200, seed=SEEDS[0])
+CLASSES, EPOCHS, RATE = len(data.classes), 4, 0.4
 STEM, WIDTHS = data.shape[0], (16, 32, 64)
 POSITIONS = (data.shape[1] // 4) * (data.shape[2] // 4)
 

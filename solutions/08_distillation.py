@@ -42,7 +42,7 @@ SEEDS = begin()
 
 # %%
 data = load(size=16, train_size=8_000, seed=SEEDS[0])
-CLASSES, EPOCHS = len(data.classes), 9
+CLASSES, EPOCHS = len(data.classes), 7
 
 
 few = Examples(data.train.x[6500:], data.train.y[6500:])  # what the teacher has not seen

@@ -8,17 +8,31 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+QUICK = os.environ.get("COMPRESSLAB_TESTS") == "quick"
 settings.register_profile(
-    "course", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+    "course",
+    deadline=None,
+    max_examples=10 if QUICK else 60,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("course")
 torch.set_num_threads(1)
+# The course's own settings are for the notebooks: a test sets those that it is about.
+for variable in ("SEED", "STRICT", "CLAIMS", "THREADS", "DATASET"):
+    os.environ.pop(f"COMPRESSLAB_{variable}", None)
+
+
+def pytest_collection_modifyitems(config, items):
+    """`make quick` leaves out what takes longer than some seconds, and says so."""
+    if QUICK:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 @pytest.fixture(autouse=True)
 def own_progress(tmp_path, monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(tmp_path / "progress.json"))
-    monkeypatch.delenv("COMPRESSLAB_DATASET", raising=False)
 
 
 @pytest.fixture(autouse=True, scope="session")

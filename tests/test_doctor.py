@@ -116,6 +116,16 @@ def test_a_folder_is_looked_for_without_an_error_where_path_exists_raises(monkey
     assert writable(tmp_path / "below")
 
 
+@pytest.mark.parametrize(
+    "variable,value", [("COMPRESSLAB_THREADS", "2"), ("OMP_WAIT_POLICY", "ACTIVE")]
+)
+def test_settings_that_make_labs_slow(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    (finding,) = findings("threads", NOTE)
+    assert finding.found == f"{variable}={'active' if 'OMP' in variable else value} is set"
+    assert f"unset {variable}" in finding.mend
+
+
 def test_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: usable_cores() + 1)
     (finding,) = findings("threads", WRONG)

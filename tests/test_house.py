@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compresslab"
 LAYERS = [
-    *("kernels", "numerics", "data", "models", "gpt", "training", "pretrained", "published"),
+    *("kernels", "numerics", "seeds", "data", "models", "gpt", "training", "claims", "experiment"),
+    *("baselines", "pretrained", "published"),
     *(
         "techniques",
         "runtime",

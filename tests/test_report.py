@@ -1,17 +1,13 @@
-"""Tables, fronts and claims."""
+"""Tables and fronts."""
 
 import math
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
-import torch
 
 from compresslab.measure import Measurement, Timing
 from compresslab.report import (
-    ClaimFailed,
     Table,
-    claim,
     in_bytes,
     in_units,
     mean_sd,
@@ -24,30 +20,6 @@ from compresslab.report import (
 def row(name, disk, *accuracies):
     timing = {1: Timing(0.001, 0.0009, 0.0012, 5, 2)}
     return Measurement(name, 1000, 900, 4000, disk, 5000, 5_120_000, 1.5, timing, accuracies)
-
-
-def test_a_claim_that_holds_is_printed_word_for_word(capsys):
-    claim("water is wet", True)
-    claim("so is rain", np.bool_(True))
-    assert capsys.readouterr().out == "✔ water is wet\n✔ so is rain\n"
-
-
-def test_a_claim_that_does_not_hold_stops_the_notebook():
-    with pytest.raises(ClaimFailed, match="not borne out here: fire is cold"):
-        claim("fire is cold", False)
-
-
-def test_a_claim_about_time_that_does_not_hold_is_said_and_stops_nothing(capsys):
-    claim("fire is slow", False, timed=True)
-    claim("fire is fast", True, timed=True)
-    said = capsys.readouterr().out
-    assert said == "✘ not on this machine, in this run: fire is slow\n✔ fire is fast\n"
-
-
-@pytest.mark.parametrize("condition", [1, "yes", None, torch.tensor(True), np.array([True])])
-def test_a_claim_needs_a_truth_value(condition):
-    with pytest.raises(TypeError, match="condition must be True or False"):
-        claim("something", condition)
 
 
 @pytest.mark.parametrize(
@@ -102,19 +74,3 @@ def test_the_pareto_plot_names_every_network_and_its_axes():
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["one", "two"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("bytes", "test accuracy, %")
     plt.close(axes.figure)
-
-
-def test_a_claim_that_does_not_hold_on_other_data_says_so_and_goes_on(monkeypatch, capsys):
-    monkeypatch.setenv("COMPRESSLAB_DATASET", "mnist")
-    claim("Two is more than three", False)
-    assert capsys.readouterr().out == "✘ not on mnist, in this run: Two is more than three\n"
-    claim("Three is more than two", True)
-    assert capsys.readouterr().out == "✔ Three is more than two\n"
-    with pytest.raises(TypeError, match="condition must be True or False"):
-        claim("Three is more than two", 1)
-
-
-def test_the_default_data_named_in_the_environment_is_no_other_data(monkeypatch):
-    monkeypatch.setenv("COMPRESSLAB_DATASET", "glyphs")
-    with pytest.raises(ClaimFailed):
-        claim("Two is more than three", False)

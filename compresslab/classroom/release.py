@@ -27,6 +27,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from compresslab import claims
 from compresslab.classroom.exercises import of_grade_id
 from compresslab.data.files import write_whole
 
@@ -212,7 +213,8 @@ def execute(lab: Lab, folder: Path) -> NotebookNode:
         notebook, timeout=CELL_TIMEOUT, resources={"metadata": {"path": str(folder)}}
     )
     with tempfile.TemporaryDirectory() as scratch:  # an author's run is no learner's progress
-        client.execute(env={**os.environ, "COMPRESSLAB_PROGRESS": f"{scratch}/progress.json"})
+        own = {"COMPRESSLAB_PROGRESS": f"{scratch}/progress.json", claims.STRICT: "1"}
+        client.execute(env={**os.environ, **own})
     for position, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
             clean(cell)

@@ -1,0 +1,194 @@
+"""Replication of findings: what counts as the same run, what stands, what a page says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import claims
+from benchmarks.claims import Outcome, Setting, digest, missing, outcomes, settings
+
+LAB = """\
+# %% [markdown]
+# # Lab 77 · Sevens
+#
+# **You will** see.
+
+# %%
+from compresslab.claims import claim
+lost = 0.25
+claim("Seven is odd", True)
+claim("It costs less than a point", 1 - lost, "points")
+claim(f"{lost}: also", 1.0, "points", timed=True)
+if lost:
+    claim("Only with an extra", 2.0, "points")
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    path = tmp_path / "77_sevens.py"
+    path.write_text(LAB, encoding="utf-8")
+    monkeypatch.setattr(claims, "SOLUTIONS", tmp_path)
+    monkeypatch.setattr(claims, "RECORDS", tmp_path / "records")
+    claims.asked.cache_clear()
+    return path
+
+
+def entry(path, margins, seed=0, machine="a lamp, AVX2, 1 cores, Python 3, torch 2", **changes):
+    said = [
+        ("Seven is odd", True, None, False),
+        ("It costs less than a point", margins, "points", False),
+        ("0.25: also", margins, "points", True),
+    ]
+    found = [
+        {
+            "sentence": s,
+            "margin": m,
+            "unit": u,
+            "holds": bool(m is True or m > 0),
+            "timed": t,
+            "expression": claims.expression(path, s),
+        }
+        for s, m, u, t in said
+    ]
+    base = {"seed": seed, "threads": 1, "isa": "native", "machine": machine}
+    more = {"digest": digest(path), "date": "2026-01-02", "seconds": 1.0, "errors": []}
+    return base | more | {"claims": found} | changes
+
+
+def test_ten_settings_have_seeds_threads_and_instruction_sets():
+    chosen = settings(12)
+    assert len(set(chosen)) == 12
+    assert {s.threads for s in chosen} == {1, 2}
+    assert {s.isa for s in chosen} == {"native", "AVX2"}
+    assert len({s.seed for s in chosen}) >= 9
+    assert settings(2) == chosen[:2]
+
+
+def test_a_setting_reaches_the_lab_through_its_environment():
+    environment = Setting(3, 2, "AVX2").environment()
+    code = (
+        "import torch; from compresslab.experiment import begin; print(begin(2), "
+        "torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**claims.os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.strip() == "(3000, 3001) 2 AVX2"
+
+
+def test_sentences_and_comments_may_change_but_not_experiments(lab):
+    before = digest(lab)
+    text = LAB.replace("Seven is odd", "Seven is not even").replace("# %%\n", "# %%\n# why\n")
+    lab.write_text(text, encoding="utf-8")
+    assert digest(lab) == before
+    lab.write_text(LAB.replace("lost = 0.25", "lost = 0.5"), encoding="utf-8")
+    assert digest(lab) != before
+
+
+def test_what_is_recorded_is_not_run_again(lab):
+    wanted = settings(2)
+    assert missing("77", wanted, "here") == wanted
+    claims.keep("77", entry(lab, 0.5, machine="here"))
+    assert missing("77", wanted, "here") == wanted[1:]
+    assert missing("77", wanted, "there") == wanted
+    claims.asked.cache_clear()
+    lab.write_text(LAB.replace("1 - lost", "2 - lost"), encoding="utf-8")  # another threshold
+    assert missing("77", wanted, "here") == wanted
+
+
+def test_a_run_takes_the_place_of_an_older_one_and_others_stay(lab):
+    claims.keep("77", entry(lab, 0.5))
+    claims.keep("77", entry(lab, 0.75))
+    claims.keep("77", entry(lab, 0.25, seed=1))
+    claims.keep("77", entry(lab, 0.25, machine="another, VNNI, 2 cores, Python 3, torch 2"))
+    assert len(claims.read_runs("77")) == 3
+    assert outcomes("77", claims.read_runs("77"))[1].margins == (0.75, 0.25, 0.25)
+
+
+def test_margins_of_another_expression_or_another_code_do_not_count(lab):
+    claims.keep("77", entry(lab, 0.5))
+    claims.keep("77", entry(lab, 0.5, seed=1, digest="older"))
+    assert len(outcomes("77", claims.read_runs("77"))[1].margins) == 1
+    claims.asked.cache_clear()
+    lab.write_text(LAB.replace("1 - lost", "2 - lost"), encoding="utf-8")
+    said = [o.sentence for o in outcomes("77", claims.read_runs("77"))]
+    assert said == ["Seven is odd", "0.25: also"]
+
+
+@pytest.mark.parametrize(
+    "margins,stands",
+    [
+        ((1.0, 1.0, 1.0), True),
+        ((1.0, 1.2, 0.8), True),
+        ((1.0, 1.9, 0.1), False),
+        ((5.0, 5.0, -1e-3), False),
+        ((0.5,), True),
+    ],
+)
+def test_a_finding_stands_three_deviations_above_zero_and_never_failed(margins, stands):
+    held = sum(m > 0 for m in margins)
+    assert Outcome("77", "s", "points", False, "2026", margins, held).stands is stands
+
+
+def test_the_page_and_the_table_say_what_came_out(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "labs", lambda: ["77"])
+    for seed, margin in enumerate((0.5, 0.6, -0.1)):
+        claims.keep("77", entry(lab, margin, seed))
+    page, table = tmp_path / "findings.md", tmp_path / "findings.csv"
+    claims.write_pages(claims.RECORDS, page, table)
+    text = page.read_text(encoding="utf-8")
+    assert "## Lab 77 · Sevens" in text
+    assert "| Seven is odd | 3 of 3 | exact | 2026-01-02 |" in text
+    expected = "| It costs less than a point (!) | 2 of 3 | 0.333 ± 0.38 points | 2026-01-02 |"
+    assert expected in text
+    assert "| finding about time | AVX2 |" in text
+    assert "| 0.25: also | 2 of 3; 0.33 ± 0.38 points |" in text
+    assert "2 findings that rest on no clock; 1 of them" in text
+    found = claims.outcomes("77", claims.read_runs("77"))
+    read = __import__("compresslab.claims").claims.findings(table)
+    assert [(f.runs, f.held) for f in read.values()] == [(3, o.held) for o in found]
+
+
+def test_a_lab_is_run_past_errors_and_its_claims_are_kept(lab):
+    lab.write_text(LAB + "\n# %%\n1 / 0\n\n# %%\nclaim('Seven is odd', False)\n", encoding="utf-8")
+    claims.asked.cache_clear()
+    found = claims.run("77", Setting(1))
+    assert found["errors"] == ["ZeroDivisionError: division by zero"]
+    assert [c["holds"] for c in found["claims"]] == [True, True, True, True, False]
+    assert found["claims"][1]["expression"] == claims.expression(lab, "It costs less than a point")
+    assert found["seed"] == 1
+    json.dumps(found)
+
+
+# ---- what is committed ---------------------------------------------------------------------------
+def test_the_committed_page_is_the_one_of_the_records(tmp_path):
+    page, table = tmp_path / "findings.md", tmp_path / "findings.csv"
+    claims.write_pages(page=page, table=table)
+    hint = "run `python -m benchmarks.claims --page-only`"
+    assert claims.PAGE.read_text("utf-8") == page.read_text("utf-8"), hint
+    assert claims.FINDINGS.read_text("utf-8") == table.read_text("utf-8"), hint
+
+
+@pytest.mark.parametrize("name", claims.labs())
+def test_every_finding_without_a_clock_was_replicated_and_stands(name):
+    runs = claims.read_runs(name)
+    found = [o for o in outcomes(name, runs) if not o.timed]
+    path = claims.solution(name)
+    for asked in claims.asked(path):
+        seen = [o for o in outcomes(name, runs) if asked.sentence.fullmatch(o.sentence)]
+        assert seen or not asked.everywhere, f"never run: {asked.sentence.pattern}"
+    for outcome in found:
+        assert len(outcome.margins) >= 10, f"fewer than ten runs: {outcome.sentence}"
+        assert outcome.stands, f"{outcome.mean} ± {outcome.sd}: {outcome.sentence}"
+
+
+def test_findings_lie_in_the_package():
+    assert Path(claims.FINDINGS).parent.name == "compresslab"
