@@ -85,19 +85,17 @@ class Setting:
 
 
 def settings(runs: int) -> list[Setting]:
-    """The first `runs` settings: the shipped seeds, with two threads, with AVX2; then other seeds.
-
-    Of the other seeds every fourth runs with two threads and every fourth with AVX2.
+    """The first `runs` settings; among the first four there are all kinds, the shipped seeds with each of them
+    among the first nine, and from the tenth on every one has a seed of its own.
     """
-    first = [Setting(0), Setting(0, 2), Setting(0, 1, "AVX2")]
-    kinds = [(1, "native"), (1, "native"), (2, "native"), (1, "AVX2")]
-    others = [Setting(n, *kinds[(n - 1) % 4]) for n in range(1, runs + 1)]
+    two, avx2 = {"threads": 2}, {"isa": "AVX2"}
+    first = [
+        *(Setting(0), Setting(1), Setting(2, **two), Setting(3, **avx2)),
+        *(Setting(4), Setting(0, **avx2), Setting(5), Setting(6, **two), Setting(0, **two)),
+    ]
+    kinds = ({}, avx2, {}, two)
+    others = [Setting(n, **kinds[n % 4]) for n in range(7, 7 + runs)]
     return [*first, *others][:runs]
-
-
-def solution(name: str) -> Path:
-    """A lab's solution by its number."""
-    return next(SOLUTIONS.glob(f"{name}_*.py"))
 
 
 # ---- one run -------------------------------------------------------------------------------------

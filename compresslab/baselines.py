@@ -12,8 +12,8 @@ all of them anew. (Lab 07 compares how architectures learn, so there all trainin
     depthwise         depthwise, 32 64 96               8,000    5        02
     depthwise-small   depthwise, 16 32 48               8,000    4        00
     vgg-wide          VGG-like, 32 64 96                3,000    5        04, 06
-    vgg-wider         VGG-like, 32 64 128               8,000    4        10
-    vgg-combine       VGG-like, 32 64 128               4,000    8        12
+    vgg-wider         VGG-like, 32 64 128               4,000    6        10
+    vgg-combine       VGG-like, 32 64 128               3,000    8        12
     teacher           ResNet-8, one seed                 6,500    5        08
     modest-teacher    VGG-like, 12 24 48, one seed       6,500    4        08
 
@@ -77,8 +77,8 @@ BASELINES = {
     "depthwise": Baseline(_depthwise(32, 64, 96), 8_000, 8_000, 5, 0.2),
     "depthwise-small": Baseline(_depthwise(16, 32, 48), 8_000, 8_000, 4, 0.2),
     "vgg-wide": Baseline(_vgg(32, 64, 96), 8_000, 3_000, 5, 0.2),
-    "vgg-wider": Baseline(_vgg(32, 64, 128), 8_000, 8_000, 4, 0.2),
-    "vgg-combine": Baseline(_vgg(32, 64, 128), 4_000, 4_000, 8, 0.2),
+    "vgg-wider": Baseline(_vgg(32, 64, 128), 4_000, 4_000, 6, 0.2),
+    "vgg-combine": Baseline(_vgg(32, 64, 128), 3_000, 3_000, 8, 0.2),
     "teacher": Baseline(
         lambda data: models.ResNet8(data.shape, len(data.classes)), 8_000, 6_500, 5, 0.2, (0,)
     ),

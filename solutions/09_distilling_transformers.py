@@ -35,7 +35,7 @@ from compresslab.training import Batch, Hook, cross_entropy, evaluate, fit, logi
 
 use_style()
 SEEDS = begin()
-data = keywords.load(train_size=2000, seed=SEEDS[0])
+data = keywords.load(train_size=1500, seed=SEEDS[0])
 teacher = pretrained.keyword_teacher()
 print(data)
 print(f"teacher: {len(teacher.layers)} layers, made with {pretrained.facts()}")
@@ -43,7 +43,7 @@ for row in data.test.x[:3]:
     print("\n", data.text(row))
 
 # %% [markdown]
-# The teacher (a transformer encoder, 编码器; `compresslab checkpoint keywords` makes it) was trained on all windows of the training files; validation and test come from other files. The students have 2,000 of those windows.
+# The teacher (a transformer encoder, 编码器; `compresslab checkpoint keywords` makes it) was trained on all windows of the training files; validation and test come from other files. The students have 1,500 of those windows.
 #
 # ## A hook: what do the layers do?
 #
@@ -186,7 +186,7 @@ claim(
 
 # %%
 inherit_guess = predict(
-    "Which does more for a student of three layers and 2,000 examples?",
+    "Which does more for a student of three layers and 1,500 examples?",
     [
         "the teacher's answers and states",
         "the teacher's layers to begin with",
@@ -602,7 +602,7 @@ speed_guess = predict(
 
 # %%
 BATCH = 500
-SPEEDS = (0.0, 0.05, 0.1, 0.14, 0.17, 0.2, 0.3, 0.5, 1.1)
+SPEEDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 1.1)
 
 
 def run_all(speed):
@@ -721,10 +721,10 @@ def recurrent():
 
 
 lstms = {
-    "labels": fitted(recurrent, None, "BiLSTM, labels", epochs=9),
-    "answers": fitted(recurrent, soft, "BiLSTM, answers", epochs=9),
+    "labels": fitted(recurrent, None, "BiLSTM, labels", epochs=7),
+    "answers": fitted(recurrent, soft, "BiLSTM, answers", epochs=7),
     "answers, words replaced": fitted(
-        recurrent, more_soft, "BiLSTM, more sentences", sentences=more, epochs=9 / (1 + COPIES)
+        recurrent, more_soft, "BiLSTM, more sentences", sentences=more, epochs=7 / (1 + COPIES)
     ),
 }
 reached_lstm = {name: mean_and_sd(found) for name, found in lstms.items()}

@@ -998,7 +998,7 @@ lora_guess = predict(
 )
 
 # %%
-new_train = corpus.load("documentation", "train", 40_000)
+new_train = corpus.load("documentation", "train", 30_000)
 new_test = corpus.load("documentation", "test")
 names = list(linear_layers(model))
 parameters = sum(p.numel() for p in model.parameters())

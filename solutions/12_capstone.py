@@ -54,7 +54,7 @@ from compresslab.training import Hook, TrainingDiverged, evaluate, logits
 
 use_style()
 SEEDS = begin()
-data = load(size=16, train_size=4_000, seed=SEEDS[0])
+data = load(size=16, train_size=3_000, seed=SEEDS[0])
 WIDTHS, CLASSES = (32, 64, 128), len(data.classes)
 print(data)
 

@@ -65,6 +65,11 @@ def test_ten_settings_have_seeds_threads_and_instruction_sets():
     assert {s.threads for s in chosen} == {1, 2}
     assert {s.isa for s in chosen} == {"native", "AVX2"}
     assert len({s.seed for s in chosen}) >= 9
+    assert {(s.threads, s.isa) for s in chosen if s.seed == 0} == {
+        (1, "native"),
+        (2, "native"),
+        (1, "AVX2"),
+    }
     assert settings(2) == chosen[:2]
 
 
