@@ -85,9 +85,9 @@ class Setting:
 
 
 def settings(runs: int) -> list[Setting]:
-    """The first `runs` settings; among the first four there are all kinds, the shipped seeds with each of them
-    among the first nine, and from the tenth on every one has a seed of its own.
-    """
+    """The first `runs` settings: all kinds among the first four, the shipped seeds with each of them among
+    the first nine, and a seed of its own for every one from the tenth on.
+    """  # noqa: D205
     two, avx2 = {"threads": 2}, {"isa": "AVX2"}
     first = [
         *(Setting(0), Setting(1), Setting(2, **two), Setting(3, **avx2)),
@@ -96,6 +96,11 @@ def settings(runs: int) -> list[Setting]:
     kinds = ({}, avx2, {}, two)
     others = [Setting(n, **kinds[n % 4]) for n in range(7, 7 + runs)]
     return [*first, *others][:runs]
+
+
+def solution(name: str) -> Path:
+    """A lab's solution by its number."""
+    return next(SOLUTIONS.glob(f"{name}_*.py"))
 
 
 # ---- one run -------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@
     first run             the same with an empty cache of kernels (NUMBA_CACHE_DIR)
     beside another lab    the lab while its neighbour runs as well, on the same cores
 
-Whole seconds of the wall clock, kernel start included; the times of one run each, so they are good to some ten
-per cent. Records are kept in `docs/results/times.json`, the page is docs/times.md.
+Whole seconds of the wall clock, the kernel's start included, of one run each: good to some ten per cent.
+Records are kept in `docs/results/times.json`, the page is docs/times.md.
 """
 
 import json
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -86,8 +85,8 @@ def page(record: dict) -> str:
     return (
         "# How long a lab runs\n\nSeconds of the wall clock for a lab's answered version from top to "
         "bottom, its kernel's start included: alone; the first time, while kernels are compiled; and while "
-        "another lab runs on the same cores. Labs run torch on one thread and train their seeds side by side, "
-        f"one on each core.\n\nMeasured on: {record['machine']}, otherwise idle. Made by "
+        "another lab runs on the same cores. Labs run torch on one thread and train their seeds side by "
+        f"side, one on each core.\n\nMeasured on: {record['machine']}, otherwise idle. Made by "
         f"`python -m benchmarks.times`.\n\n{head}\n{body}\n"
     )
 

@@ -8,8 +8,8 @@ all of them anew. (Lab 07 compares how architectures learn, so there all trainin
 
     baseline          network                           images   epochs   labs
     mlp               MLP                               8,000    10       00, 04, 06
-    vgg               VGG-like, 16 32 64                8,000    5        00, 01, 02, 03
-    depthwise         depthwise, 32 64 96               8,000    5        02
+    vgg               VGG-like, 16 32 64                8,000    4        00, 01, 02, 03
+    depthwise         depthwise, 32 64 96               8,000    4        02
     depthwise-small   depthwise, 16 32 48               8,000    4        00
     vgg-wide          VGG-like, 32 64 96                3,000    5        04, 06
     vgg-wider         VGG-like, 32 64 128               4,000    6        10
@@ -73,8 +73,8 @@ def _depthwise(*widths: int) -> Callable[[Split], nn.Module]:
 
 BASELINES = {
     "mlp": Baseline(lambda data: models.MLP(data.shape, len(data.classes)), 8_000, 8_000, 10, 0.1),
-    "vgg": Baseline(_vgg(16, 32, 64), 8_000, 8_000, 5, 0.2),
-    "depthwise": Baseline(_depthwise(32, 64, 96), 8_000, 8_000, 5, 0.2),
+    "vgg": Baseline(_vgg(16, 32, 64), 8_000, 8_000, 4, 0.2),
+    "depthwise": Baseline(_depthwise(32, 64, 96), 8_000, 8_000, 4, 0.2),
     "depthwise-small": Baseline(_depthwise(16, 32, 48), 8_000, 8_000, 4, 0.2),
     "vgg-wide": Baseline(_vgg(32, 64, 96), 8_000, 3_000, 5, 0.2),
     "vgg-wider": Baseline(_vgg(32, 64, 128), 4_000, 4_000, 6, 0.2),

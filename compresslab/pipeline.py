@@ -150,7 +150,8 @@ def low_rank(material: Material, share: float) -> Stage:
 
     def stage(model: nn.Module) -> nn.Module:
         model = sharing.unshared(model)
-        return material.tune(lowrank.factorize(model, lowrank.ranks_by_budget(model, share)))
+        thin = lowrank.factorize(model, lowrank.ranks_by_budget(model, share))
+        return material.tune(thin.to(memory_format=torch.channels_last))
 
     return stage
 

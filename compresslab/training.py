@@ -191,7 +191,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
+def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 250) -> torch.Tensor:
     """The model's outputs for all images, in evaluation mode; modes are put back after."""
     with evaluating(model):
         return torch.cat([model(part) for part in x.split(batch_size)])

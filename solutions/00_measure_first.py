@@ -10,7 +10,7 @@
 # # Lab 00 · Measure first
 #
 # **You will** count parameters, bytes and multiplications, time a network fairly, and say what limits it.
-# **Time:** 60 minutes to work through; it runs in under a minute.
+# **Time:** 60 minutes to work through; it runs in half a minute.
 #
 # Model compression (模型压缩) makes a trained network smaller, faster or less hungry without making it
 # noticeably worse. The numbers of every later lab are these: bytes on disk, parameters, multiplications,

@@ -11,7 +11,7 @@
 #
 # **You will** take floats apart, lay real numbers onto integer grids, measure what that costs, and pack the
 # result into a file that is really smaller.
-# **Time:** 75 minutes to work through; it runs in under a minute.
+# **Time:** 75 minutes to work through; it runs in half a minute.
 #
 # Quantization (量化) replaces real numbers by codes from a small set of integers. Everything in labs 02, 03,
 # 10 and 11 rests on the five lines of arithmetic that you write here.

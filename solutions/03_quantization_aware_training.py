@@ -11,7 +11,7 @@
 #
 # **You will** give rounding a gradient, train networks of 3 and 2 bits, let them learn their own step sizes,
 # and hold every gain against the control that costs the same.
-# **Time:** 90 minutes to work through; it runs in about a minute and a half.
+# **Time:** 90 minutes to work through; it runs in about a minute.
 #
 # Lab 02 stopped where post-training quantization breaks. If there is training data, the network can learn
 # to live with its rounding: quantization-aware training (QAT, 量化感知训练) from scratch, or quantization-aware fine-tuning (QAF,
@@ -52,7 +52,7 @@ SEEDS = begin()
 # %%
 data = load(size=16, train_size=8_000, seed=SEEDS[0])
 classes, calibration = len(data.classes), data.train.x[:500]
-FLOAT_EPOCHS = 5  # that the networks were trained for
+FLOAT_EPOCHS = 4  # that the networks were trained for
 EDGES = 8  # bits of the image, the first and the last layer, as in the LSQ paper
 networks = trained("vgg", data, SEEDS)
 
@@ -544,7 +544,7 @@ claim(
 
 # %%
 gradient_runs = {}
-small = data.train.first(5000)
+small = data.train.first(3000)
 for name, bits, random_rounding in (
     ("fp32 gradients", None, True),
     ("8 bits, at random", 8, True),

@@ -10,7 +10,7 @@
 # # Lab 04 · Pruning
 #
 # **You will** remove most of a network's weights, find out which of them mattered and who can tell, and see what zeros do to the file and to the clock.
-# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+# **Time:** 100 minutes to work through; it runs in about a minute.
 #
 # Pruning (剪枝) sets weights to zero and leaves them there. Three decisions make a method: a *score* (how much
 # does a weight matter?), a *granularity* (what falls together: single weights, blocks, whole channels?) and a

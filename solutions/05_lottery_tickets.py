@@ -11,7 +11,7 @@
 #
 # **You will** find small subnetworks that train as well as the whole, ask with controls what makes them special, and stop the
 # search early.
-# **Time:** 75 minutes to work through; it runs in about a minute and a half.
+# **Time:** 75 minutes to work through; it runs in about a minute.
 #
 # Lab 04 pruned trained networks. Could one have trained the small network in the first place? For whole channels nearly, as lab 04
 # found; for single weights usually not: it ends up worse. The lottery ticket hypothesis (彩票假设; Frankle and Carbin 2019) says: it depends on *where it starts*.

@@ -11,7 +11,7 @@
 #
 # **You will** write a layer as two thinner ones, choose how thin, let the inputs have a say, split convolutions, and teach a
 # frozen network something new with two per cent of its weights.
-# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+# **Time:** 100 minutes to work through; it runs in about a minute.
 #
 # A matrix of rank k is a product of two thin ones. A trained layer is *nearly* of low rank; low-rank factorization (低秩分解)
 # keeps the nearest such matrix and drops the rest.

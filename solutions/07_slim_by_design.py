@@ -10,7 +10,7 @@
 # # Lab 07 · Slim by design
 #
 # **You will** swap the blocks of one network for cheaper ones, one at a time, and find out which of them are cheaper only on paper.
-# **Time:** 80 minutes to work through; it runs in about a minute and a half.
+# **Time:** 80 minutes to work through; it runs in about a minute.
 #
 # Instead of shrinking a trained network one can draw a slim one (轻量化网络设计): depthwise-separable convolutions (深度可分离卷积), groups
 # (分组卷积), factorised kernels, bottlenecks, pooled heads, shared parameters (参数共享). Each has a formula for its weights and its

@@ -11,7 +11,7 @@
 #
 # **You will** train a small network on what a large one says, write its loss and its gradient, and find out when the large one is worth
 # listening to.
-# **Time:** 90 minutes to work through; it runs in about a minute and a half.
+# **Time:** 90 minutes to work through; it runs in about a minute.
 #
 # A label says "this is a Q". A trained network says more: it could be an O, hardly a T. Knowledge distillation (知识蒸馏) teaches a small *student* (学生)
 # with the answers of a large *teacher* (教师).

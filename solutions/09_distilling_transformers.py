@@ -10,7 +10,7 @@
 # # Lab 09 · Distilling transformers
 #
 # **You will** halve a small BERT, narrow it, let easy examples leave it early, and turn it into a recurrent network; each against its control.
-# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+# **Time:** 100 minutes to work through; it runs in about a minute.
 #
 # Four recipes made BERT small: DistilBERT, TinyBERT, FastBERT, and BERT to BiLSTM. Their papers began with BERT-base's 110 million parameters (the last with BERT-large). Here the teacher
 # has some 0.37 million, and the task is one whose data every Python carries: *which keyword was here?* A window of 24 tokens

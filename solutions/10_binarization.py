@@ -11,7 +11,7 @@
 #
 # **You will** squeeze 64 numbers into one machine word, multiply them with XNOR and a population count, train
 # networks whose weights (and then activations too) are single bits, and run one on bits from its first sign to its last binary layer.
-# **Time:** 100 minutes to work through; it runs in about a minute and a half.
+# **Time:** 100 minutes to work through; it runs in about a minute.
 #
 # Binarization (二值化) is the end of the road that labs 01 to 03 went down: one bit. It is also where the
 # arithmetic changes its nature. There is nothing left to multiply.

@@ -10,7 +10,7 @@
 # # Lab 11 · The weights of a language model
 #
 # **You will** press a language model's weights into 8, 4, 3 and 2 bits, round them so that each makes up for the others' errors, move outliers out of the way, write a kernel for 4-bit weights, and let the library's write text.
-# **Time:** 110 minutes to work through; it runs in about a minute and a half.
+# **Time:** 110 minutes to work through; it runs in about a minute.
 #
 # A language model (语言模型) predicts the next token (词元) from those before it. Writing goes one token at a time, and every token needs *every* weight once. So what a large model costs is, first of all, bytes.
 

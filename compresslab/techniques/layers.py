@@ -87,3 +87,14 @@ def replaced(model: nn.Module, new: dict[str, nn.Module]) -> nn.Module:
     """A copy of the model with other modules under some names; the old ones are not copied."""
     memo = {id(model.get_submodule(name)): module for name, module in new.items()}
     return copy.deepcopy(model, memo)
+
+
+def arranged_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The tensor, channels last in memory if `other` is; both of one shape.
+
+    Torch's convolutions choose their layout by the weight's strides, and the slower one if those say nothing:
+    rounding, looking up and reshaping do not keep them, least of all where there is one input channel.
+    """
+    if other.ndim != 4 or tensor.stride() == other.stride() or other.stride(1) != 1:
+        return tensor
+    return tensor.to(memory_format=torch.channels_last)

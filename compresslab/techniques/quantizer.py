@@ -17,6 +17,7 @@ from torch import nn
 from compresslab.numerics.affine import QParams, choose_qparams
 from compresslab.numerics.grid import IntGrid
 from compresslab.numerics.observers import observer, weight_range
+from compresslab.techniques.layers import arranged_like
 from compresslab.techniques.ste import fake_quantize
 
 SMALLEST = 1e-8
@@ -117,10 +118,13 @@ class WeightQuantizer(nn.Module):
         if self.sharing == "group":
             rows = weight.reshape(len(weight), -1, self.group)
             scale, zero = scale[..., None], zero[..., None]
-        else:
-            rows = weight.reshape(len(weight), -1)
-            scale, zero = (scale[:, None], zero[:, None]) if self.axis == 0 else (scale, zero)
-        return fake_quantize(rows, scale, zero, self.grid.low, self.grid.high).reshape(weight.shape)
+            back = fake_quantize(rows, scale, zero, self.grid.low, self.grid.high)
+            return back.reshape(weight.shape)
+        if self.axis == 0:
+            # In the weight's own shape, which keeps its memory layout: torch's convolutions follow it.
+            each = (-1, *(1 for _ in weight.shape[1:]))
+            scale, zero = scale.reshape(each), zero.reshape(each)
+        return fake_quantize(weight, scale, zero, self.grid.low, self.grid.high)
 
     def qparams(self) -> QParams:
         """Scales and zero points for the weight as [outputs, flattened inputs]."""
@@ -194,7 +198,7 @@ class Quantized(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output."""
-        weight = self.weight_quantizer(self.layer.weight)
+        weight = arranged_like(self.weight_quantizer(self.layer.weight), self.layer.weight)
         if isinstance(self.layer, nn.Linear):
             return F.linear(x, weight, self.layer.bias)
         return self.layer._conv_forward(x, weight, self.layer.bias)

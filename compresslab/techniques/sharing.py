@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.numerics.codebook import Palette, share
-from compresslab.techniques.layers import replaced
+from compresslab.techniques.layers import arranged_like, replaced
 
 
 class _LookUp(torch.autograd.Function):
@@ -64,7 +64,7 @@ class Shared(nn.Module):
         self.layer = copy.deepcopy(layer)
         del self.layer.weight
         self.centroids = nn.Parameter(palette.centroids[1:].clone())
-        self.register_buffer("codes", palette.codes.clone())
+        self.register_buffer("codes", arranged_like(palette.codes.clone(), layer.weight))
 
     @property
     def palette(self) -> Palette:
@@ -74,7 +74,7 @@ class Shared(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight that is computed with; gradients reach the centroids, as means."""
-        return _LookUp.apply(self.centroids, self.codes)
+        return arranged_like(_LookUp.apply(self.centroids, self.codes), self.codes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output."""

@@ -80,6 +80,49 @@ def test_a_lab_has_its_form(path):
         assert f"### Exercise {answers.index(id) + 1} · {EXERCISES[id].title}" in text
 
 
+def calls(path):
+    """(name, call) of everything that a lab's code calls."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield getattr(node.func, "id", getattr(node.func, "attr", "")), node
+
+
+SEEDED = ("manual_seed", "default_rng", "seed_everything", "PCG64")
+NEEDS_A_SEED = {"fit": "seed", "load": "seed", "fit_all": "seeds"}
+
+
+@every
+def test_all_randomness_of_a_lab_comes_from_its_seeds(path):
+    """COMPRESSLAB_SEED shifts the seeds that `begin` gives, and so must reach every draw."""
+    found = list(calls(path))
+    assert sum(name == "begin" for name, _ in found) == 1
+    for name, call in found:
+        place = f"line {call.lineno}: {ast.unparse(call)[:80]}"
+        if name in SEEDED:
+            assert call.args, place
+            assert not isinstance(call.args[0], ast.Constant), place
+        for keyword in call.keywords:
+            if keyword.arg in ("seed", "random_state", "data_seed"):
+                assert not isinstance(keyword.value, ast.Constant), place
+        if isinstance(call.func, ast.Name) and NEEDS_A_SEED.get(name):
+            named = {keyword.arg for keyword in call.keywords}
+            assert {NEEDS_A_SEED[name], None} & named or len(call.args) > 7, place
+
+
+@every
+def test_a_lab_leaves_torch_on_the_threads_that_it_began_with(path):
+    assert "set_num_threads" not in {name for name, _ in calls(path) if name}
+
+
+@every
+def test_a_claim_has_a_margin_unless_it_is_exact(path):
+    """A comparison of measured numbers as True or False would hide how close it was."""
+    for name, call in calls(path):
+        if name == "claim" and len(call.args) == 2:
+            margin = ast.unparse(call.args[1])
+            assert not re.search(r"accuracy|evaluate\(|lost\(|perplexity", margin) or "==" in margin
+
+
 def blocks(path, pattern):
     """Code by exercise id: of spec blocks in the text, or of answer cells."""
     found = {}
