@@ -128,8 +128,11 @@ class _Experiments(ast.NodeTransformer):
 
 @dataclass(frozen=True)
 class Asked:
-    """A claim as the lab's code has it: its sentence (a pattern where it is put together), and its margin."""
+    """A claim as the lab's code has it: its sentence (None and a pattern where it is put together), and its
+    margin's hash.
+    """  # noqa: D205
 
+    text: str | None
     sentence: re.Pattern
     margin: str
     everywhere: bool
@@ -153,7 +156,8 @@ def asked(path: Path) -> tuple[Asked, ...]:
             )
             always = node not in guarded and not any(k.arg == "asked" for k in node.keywords)
             key = hashlib.sha256(margin.encode()).hexdigest()[:8]
-            found.append(Asked(re.compile(text), key, always))
+            fixed = first.value if isinstance(first, ast.Constant) else None
+            found.append(Asked(fixed, re.compile(text), key, always))
     return tuple(found)
 
 
@@ -178,7 +182,7 @@ def machine() -> str:
     python = platform.python_version()
     return (
         f"{name}, {instruction_set()}, {usable_cores()} cores, Python {python}, "
-        f"torch {torch.__version__}"
+        f"torch {torch.__version__.partition('+')[0]}"
     )
 
 
@@ -186,6 +190,7 @@ def run(name: str, setting: Setting) -> dict[str, object]:
     """Execute a solution under a setting, past errors: its claims, seconds, and what broke."""
     path = solution(name)
     notebook = read_solution(path).solution
+    code, _ = digest(path), asked(path)  # now: the file may be edited while it runs
     start = time.perf_counter()
     errors: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -217,7 +222,7 @@ def run(name: str, setting: Setting) -> dict[str, object]:
     return {
         **asdict(setting),
         "machine": machine(),
-        "digest": digest(path),
+        "digest": code,
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.perf_counter() - start, 1),
         "errors": errors,
@@ -242,22 +247,23 @@ def run_apart(name: str, setting: Setting, core: int | None = None) -> dict[str,
     )
     if done.returncode:
         raise RuntimeError(f"lab {name}, {setting}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    # Asked here: bound to one core, the run sees no others.
+    return json.loads(done.stdout.splitlines()[-1]) | {"machine": machine()}
 
 
 # ---- what is kept --------------------------------------------------------------------------------
-def read_runs(name: str, folder: Path = RECORDS) -> list[dict]:
+def read_runs(name: str) -> list[dict]:
     """A lab's runs, as they were recorded; none if there is no file."""
-    path = folder / f"{name}.json"
+    path = RECORDS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def write_runs(name: str, runs: list[dict], folder: Path = RECORDS) -> None:
+def write_runs(name: str, runs: list[dict]) -> None:
     """Write a lab's runs, a line each."""
     ordered = sorted(runs, key=lambda r: (r["machine"], r["seed"], r["threads"], r["isa"]))
     lines = [json.dumps(_compact(r), ensure_ascii=False) for r in ordered]
     text = "[\n" + ",\n".join(lines) + "\n]\n"
-    write_whole(folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(RECORDS / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _compact(entry: dict) -> dict:
@@ -285,6 +291,8 @@ class Outcome:
     since: str
     margins: tuple[float, ...]
     held: int
+    sets: tuple[str, ...] = ()
+    """The instruction set of each run."""
 
     @property
     def mean(self) -> float:
@@ -303,18 +311,30 @@ class Outcome:
 
 
 def outcomes(name: str, runs: list[dict]) -> list[Outcome]:
-    """The claims of the lab as it stands, in the order of the lab, over all runs of its present code."""
+    """The claims of the lab as it stands, in the order of the lab, over all runs of its present code.
+
+    A claim is known by its margin's expression, so that a sentence may be worded anew; one whose sentence is
+    put together when the lab runs counts as several, by their sentences.
+    """
     path = solution(name)
     current = digest(path)
-    found: dict[str, list[tuple[dict, dict]]] = {}
-    for entry in runs:
-        if entry["digest"] == current:
-            for said in entry["claims"]:
-                if said["expression"] == expression(path, said["sentence"]):
-                    found.setdefault(said["sentence"], []).append((entry, said))
-    order = [a.sentence for a in asked(path)]
-    ranked = sorted(found, key=lambda s: next(i for i, o in enumerate(order) if o.fullmatch(s)))
-    return [_outcome(name, sentence, found[sentence]) for sentence in ranked]
+    valid = [
+        (entry, said) for entry in runs if entry["digest"] == current for said in entry["claims"]
+    ]
+    found = []
+    for claim in asked(path):
+        seen = [pair for pair in valid if pair[1]["expression"] == claim.margin]
+        if claim.text is not None:
+            same = [a for a in asked(path) if a.margin == claim.margin]
+            if len(same) > 1:  # two sentences of one expression, such as `True`
+                seen = [pair for pair in seen if pair[1]["sentence"] == claim.text]
+            found += [_outcome(name, claim.text, seen)] if seen else []
+            continue
+        for sentence in dict.fromkeys(pair[1]["sentence"] for pair in seen):
+            if claim.sentence.fullmatch(sentence):
+                of = [pair for pair in seen if pair[1]["sentence"] == sentence]
+                found.append(_outcome(name, sentence, of))
+    return found
 
 
 def _outcome(name: str, sentence: str, seen: list[tuple[dict, dict]]) -> Outcome:
@@ -327,6 +347,7 @@ def _outcome(name: str, sentence: str, seen: list[tuple[dict, dict]]) -> Outcome
         min(entry["date"] for entry, _ in seen),
         tuple(float(claim["margin"]) for _, claim in seen),
         sum(claim["holds"] for _, claim in seen),
+        tuple(_instructions(entry) for entry, _ in seen),
     )
 
 
@@ -349,9 +370,9 @@ def labs() -> list[str]:
     return sorted(path.stem[:2] for path in SOLUTIONS.glob("[0-9][0-9]_*.py"))
 
 
-def write_pages(records: Path = RECORDS, page: Path = PAGE, table: Path = FINDINGS) -> None:
+def write_pages(page: Path = PAGE, table: Path = FINDINGS) -> None:
     """docs/findings.md for readers, compresslab/findings.csv for `claim`."""
-    runs = {name: read_runs(name, records) for name in labs()}
+    runs = {name: read_runs(name) for name in labs()}
     found = {name: outcomes(name, runs[name]) for name in runs}
     write_whole(page, lambda path: path.write_text(page_of(runs, found), encoding="utf-8"))
 
@@ -399,7 +420,7 @@ def page_of(runs: dict[str, list[dict]], found: dict[str, list[Outcome]]) -> str
         parts += [_row(o) for o in many if not o.timed]
         timed = [o for o in many if o.timed]
         if timed:
-            parts.append(_timed_table(name, runs[name], timed))
+            parts.append(_timed_table(timed))
     return "".join(parts)
 
 
@@ -416,23 +437,16 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _timed_table(name: str, runs: list[dict], timed: list[Outcome]) -> str:
+def _timed_table(timed: list[Outcome]) -> str:
     """Held and margin of the timed claims, a column for each instruction set."""
-    current = digest(solution(name))
-    sets: dict[str, list[dict]] = {}
-    for entry in runs:
-        if entry["digest"] == current:
-            sets.setdefault(_instructions(entry), []).append(entry)
+    sets = sorted({name for outcome in timed for name in outcome.sets})
     lines = [
         "\n| finding about time | " + " | ".join(sets) + " |\n",
         "|---|" + "---:|" * len(sets) + "\n",
     ]
     for outcome in timed:
-        cells = []
-        for entries in sets.values():
-            seen = [c for e in entries for c in e["claims"] if c["sentence"] == outcome.sentence]
-            cells.append(_timed_cell(seen, outcome.unit))
-        lines.append(f"| {_cell(outcome.sentence)} | " + " | ".join(cells) + " |\n")
+        cells = " | ".join(_timed_cell(outcome, name) for name in sets)
+        lines.append(f"| {_cell(outcome.sentence)} | {cells} |\n")
     return "".join(lines)
 
 
@@ -441,15 +455,15 @@ def _instructions(entry: dict) -> str:
     return entry["machine"].split(", ")[1] if entry["isa"] == "native" else entry["isa"]
 
 
-def _timed_cell(seen: list[dict], unit: str) -> str:
-    if not seen:
+def _timed_cell(outcome: Outcome, name: str) -> str:
+    margins = [m for m, where in zip(outcome.margins, outcome.sets, strict=True) if where == name]
+    if not margins:
         return "not asked"
-    held = f"{sum(c['holds'] for c in seen)} of {len(seen)}"
-    if unit == "exact":
+    held = f"{sum(m > 0 for m in margins)} of {len(margins)}"
+    if outcome.unit == "exact":
         return held
-    margins = [c["margin"] for c in seen]
     sd = statistics.stdev(margins) if len(margins) > 1 else 0.0
-    return f"{held}; {statistics.fmean(margins):.2g} ± {sd:.2g} {unit}"
+    return f"{held}; {statistics.fmean(margins):.2g} ± {sd:.2g} {outcome.unit}"
 
 
 def _machines(runs: dict[str, list[dict]]) -> str:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Annotated
 
 import typer
@@ -64,12 +64,10 @@ def pair(one: str, other: str) -> tuple[float, float]:
     """Both labs at once; the shorter one is started again until the longer one has ended."""
     with ThreadPoolExecutor(2) as pool:
         first = [pool.submit(seconds, name) for name in (one, other)]
+        wait(first, return_when=FIRST_COMPLETED)
+        short = one if first[0].done() else other
         while not all(f.done() for f in first):
-            short = next((n for n, f in zip((one, other), first, strict=True) if f.done()), None)
-            if short is None:
-                time.sleep(0.5)
-            else:
-                pool.submit(seconds, short).result()
+            pool.submit(seconds, short).result()
         return first[0].result(), first[1].result()
 
 

@@ -63,6 +63,25 @@ def mean_sd(mean: float, sd: float) -> str:
     return f"{mean:.1f}" if math.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
 
 
+def compared(
+    one: str, of_one: tuple[float, float], other: str, of_other: tuple[float, float]
+) -> str:
+    """Two accuracies over seeds in words: which is better, if their bands of one sd part.
+
+    Args:
+        one: what was measured.
+        of_one: its mean and sd in per cent.
+        other: what it is compared with.
+        of_other: its mean and sd in per cent.
+    """
+    difference = of_one[0] - of_other[0]
+    numbers = f"{one} {mean_sd(*of_one)} %, {other} {mean_sd(*of_other)} %"
+    if not abs(difference) > of_one[1] + of_other[1]:
+        return f"{numbers}: no difference beyond the seeds"
+    better, worse = (one, other) if difference > 0 else (other, one)
+    return f"{numbers}: {better} is better than {worse} by {abs(difference):.1f} points"
+
+
 # ---- tables --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Table:

@@ -8,6 +8,7 @@ import pytest
 from compresslab.measure import Measurement, Timing
 from compresslab.report import (
     Table,
+    compared,
     in_bytes,
     in_units,
     mean_sd,
@@ -74,3 +75,12 @@ def test_the_pareto_plot_names_every_network_and_its_axes():
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["one", "two"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("bytes", "test accuracy, %")
     plt.close(axes.figure)
+
+
+def test_a_comparison_says_whether_the_bands_part():
+    assert compared("A", (72.0, 0.5), "B", (71.0, 0.4)) == (
+        "A 72.0 ± 0.5 %, B 71.0 ± 0.4 %: A is better than B by 1.0 points"
+    )
+    assert compared("A", (71.0, 0.1), "B", (72.0, 0.1)).endswith("B is better than A by 1.0 points")
+    assert compared("A", (72.0, 0.6), "B", (71.0, 0.5)).endswith("no difference beyond the seeds")
+    assert compared("A", (math.nan, 0.1), "B", (72.0, 0.1)).endswith("beyond the seeds")

@@ -128,6 +128,14 @@ def test_margins_of_another_expression_or_another_code_do_not_count(lab):
     assert said == ["Seven is odd", "0.25: also"]
 
 
+def test_a_sentence_may_be_worded_anew(lab):
+    claims.keep("77", entry(lab, 0.5))
+    claims.asked.cache_clear()
+    lab.write_text(LAB.replace("It costs less", "It will cost less"), encoding="utf-8")
+    found = outcomes("77", claims.read_runs("77"))
+    assert [(o.sentence, o.margins) for o in found][1] == ("It will cost less than a point", (0.5,))
+
+
 @pytest.mark.parametrize(
     "margins,stands",
     [
@@ -148,7 +156,7 @@ def test_the_page_and_the_table_say_what_came_out(lab, tmp_path, monkeypatch):
     for seed, margin in enumerate((0.5, 0.6, -0.1)):
         claims.keep("77", entry(lab, margin, seed))
     page, table = tmp_path / "findings.md", tmp_path / "findings.csv"
-    claims.write_pages(claims.RECORDS, page, table)
+    claims.write_pages(page, table)
     text = page.read_text(encoding="utf-8")
     assert "## Lab 77 · Sevens" in text
     assert "| Seven is odd | 3 of 3 | exact | 2026-01-02 |" in text
@@ -176,7 +184,7 @@ def test_a_lab_is_run_past_errors_and_its_claims_are_kept(lab):
 # ---- what is committed ---------------------------------------------------------------------------
 def test_the_committed_page_is_the_one_of_the_records(tmp_path):
     page, table = tmp_path / "findings.md", tmp_path / "findings.csv"
-    claims.write_pages(page=page, table=table)
+    claims.write_pages(page, table)
     hint = "run `python -m benchmarks.claims --page-only`"
     assert claims.PAGE.read_text("utf-8") == page.read_text("utf-8"), hint
     assert claims.FINDINGS.read_text("utf-8") == table.read_text("utf-8"), hint
