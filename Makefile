@@ -25,8 +25,9 @@ test: $(VENV)/.authors
 quick: $(VENV)/.authors
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	COMPRESSLAB_TESTS=quick $(BIN)/python -m pytest -q -n 2 --dist loadscope tests \
-		--ignore tests/notebooks --ignore tests/browser
+	COMPRESSLAB_TESTS=quick $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not slow" tests \
+		--ignore tests/notebooks --ignore tests/browser --ignore tests/benchmarks \
+		--ignore tests/classroom/grading --ignore tests/test_surroundings.py
 
 browser: $(VENV)/.authors
 	COMPRESSLAB_BROWSER=all $(BIN)/python -m pytest -q tests/browser

@@ -251,7 +251,10 @@ claim(
     torch_counter.get_total_flops() == 2 * sum(macs),
 )
 claim("VGG-16 has 138 million parameters", round(sum(parameters) / 1e6) == 138)
-claim("They take more than 500 MB in fp32", parameter_bytes(sum(parameters), 32) > 500e6)
+claim(
+    "VGG-16's parameters take more than 500 MB in fp32",
+    parameter_bytes(sum(parameters), 32) > 500e6,
+)
 claim("One image costs between 30 and 32 GFLOPs", 30e9 < 2 * sum(macs) < 32e9)
 claim("More than 80 % of the weights are in linear layers", linear_share > 0.8)
 claim("More than 95 % of the work is in convolutions", conv_work > 0.95)
@@ -536,7 +539,10 @@ claim(
     min(m.accuracy for m in rows if m is not mlp) - mlp.accuracy,
     "points",
 )
-claim("in smaller files", all(m.bytes_disk < mlp.bytes_disk for m in rows if m is not mlp))
+claim(
+    "The convolutional networks have smaller files than the MLP",
+    all(m.bytes_disk < mlp.bytes_disk for m in rows if m is not mlp),
+)
 claim("The MLP does the fewest multiplications", mlp.macs == min(m.macs for m in rows))
 claim(
     "The smallest file is not the fastest: the MLP, with the largest, answers sooner at batch 1 than the "

@@ -225,7 +225,7 @@ claim(
     "of full ink",
 )
 claim(
-    "and the corners keep fewer connections than the middle",
+    "Pixels in the corners keep fewer connections than those in the middle",
     float(kept_by_pixel[6:10, 6:10].mean() - corners.mean()),
     "of the connections",
 )
@@ -436,7 +436,11 @@ claim(
     at["winning"] - at["reinitialised"] - 15,
     "points",
 )
-claim("and more than 40 above the random one", at["winning"] - at["random"] - 40, "points")
+claim(
+    "At 6 %, the winning ticket is more than 40 points above the random one",
+    at["winning"] - at["random"] - 40,
+    "points",
+)
 claim(
     "With half of the weights it is even better than the dense network",
     means["winning"][0.5] - dense[0],
@@ -592,7 +596,9 @@ claim(
     agreement(distances, bird.distances, atol=1e-6),
     "tolerances",
 )
-claim("It settles before training ends", EPOCHS - (bird.found or EPOCHS), "epochs")
+claim(
+    "The early bird's mask settles before training ends", EPOCHS - (bird.found or EPOCHS), "epochs"
+)
 claim(
     "The early ticket is as good as the last epoch's, to within 2 points",
     2 - (tickets[EPOCHS] - tickets[bird.found or EPOCHS]),

@@ -386,7 +386,9 @@ claim(
     free - scarce["260 labels"][0] - 20,
     "points",
 )
-claim("and are no worse than all the labels", free - (hard[0] - 1), "points")
+claim(
+    "Answers on unlabelled images are no worse than all the labels", free - (hard[0] - 1), "points"
+)
 Table(
     ["lesson", "test accuracy, %"],
     [[n, mean_sd(*r)] for n, r in scarce.items()],

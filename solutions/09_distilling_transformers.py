@@ -279,12 +279,16 @@ claim(
     "points",
 )
 claim(
-    "It is more than 8 points above the same network from scratch",
+    "DistilBERT's recipe is more than 8 points above the same network from scratch",
     distilbert - scratch - 8,
     "points",
 )
 claim("Most of that comes from the layers it begins with", by_layers - 2 * by_answers, "points")
-claim("but the teacher's answers and states add to them", distilbert - begun, "points")
+claim(
+    "The teacher's answers and states add to the layers that DistilBERT's recipe begins with",
+    distilbert - begun,
+    "points",
+)
 start = {name: evaluate(network.eval(), data.test) for name, network in untrained.items()}
 claim(
     "The first three layers, without a step of training, lose less than 2 points against the whole recipe",
@@ -658,12 +662,12 @@ speed_guess.reveal(
     else "more than 2 times"
 )
 claim(
-    "More than twice as fast by the clock",
+    "With exits, the network is more than twice as fast by the clock",
     times_faster - 2,
     "times",
     timed=True,
 )
-claim("at less than a point", 1 - point_loss, "points")
+claim("With exits, less than a point is lost", 1 - point_loss, "points")
 claim(
     "Exits that nobody takes cost less than a third of the speed",
     curve[0][3] - 0.67,
@@ -859,7 +863,7 @@ claim(
     all_parameters["teacher"] > 5 * all_parameters["TinyBERT's recipe"],
 )
 claim(
-    "and more than 4 times faster",
+    "TinyBERT's student is more than 4 times faster",
     took["teacher"] / took["TinyBERT's recipe"] - 4,
     "times",
     timed=True,

@@ -79,7 +79,7 @@ words, weight = xnor.pack_signs(left), xnor.pack_weight(xnor.pack_signs(right), 
 as_floats = time_call(lambda: torch.mm(floats[0], floats[1].T))
 as_bits = time_call(lambda: xnor.matmul(words, weight))
 claim(
-    "Both give the same numbers, to the last one",
+    "The product of bits gives the float product's numbers, to the last one",
     np.array_equal(torch.mm(floats[0], floats[1].T).numpy(), xnor.matmul(words, weight)),
 )
 claim("A sign takes a thirty-second of the room of a float", 32 * words.nbytes == left.nbytes)
@@ -616,7 +616,7 @@ claim(
     "points",
 )
 claim(
-    "It costs the float network less than half of that",
+    "A quarter of the learning rate costs the float network less than half of what it costs XNOR-Net",
     losses["a quarter of the learning rate"] / 2
     - (float_rates[BINARY_RATE][0] - float_rates[FLOAT_RATE][0]),
     "points",
@@ -760,7 +760,11 @@ claim(
     "On bits, every prediction of the test set is the simulation's",
     torch.equal(simulated.argmax(1), on_bits.argmax(1)),
 )
-claim("and the logits agree to 1e-4", agreement(on_bits, simulated, atol=1e-4), "tolerances")
+claim(
+    "On bits, the logits agree with the simulation's to 1e-4",
+    agreement(on_bits, simulated, atol=1e-4),
+    "tolerances",
+)
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -772,7 +776,7 @@ binary_weights = sum(
     if hasattr(layer, "packed")
 )
 claim("The whole file is more than 8 times smaller", float_bytes > 8 * xnor_bytes)
-claim("but not 32 times", float_bytes < 32 * xnor_bytes)
+claim("The whole file is not 32 times smaller", float_bytes < 32 * xnor_bytes)
 Table(
     ["", "float", "XNOR-Net", "ratio"],
     [

@@ -513,7 +513,7 @@ guess.reveal(
 )
 claim("The file is more than 20 times smaller, for every seed", float(smaller.min()) - 20, "times")
 claim(
-    "It loses less than a point against the float network trained as long",
+    "Deep Compression loses less than a point against the float network trained as long",
     1 - (goal[0] - reached[0]),
     "points",
 )
@@ -758,8 +758,12 @@ claim(
     "For the microcontroller something meets every constraint",
     advice["microcontroller"].best is not None,
 )
-claim("For the phone, too", advice["phone"].best is not None, timed=True)
-claim("and for the server", advice["server"].best is not None, timed=True)
+claim(
+    "For the phone something meets every constraint", advice["phone"].best is not None, timed=True
+)
+claim(
+    "For the server something meets every constraint", advice["server"].best is not None, timed=True
+)
 claim(
     "Plain int8 is not enough for the microcontroller",
     any(v.name == "int8" and v.failed for v in advice["microcontroller"].verdicts),
@@ -939,7 +943,7 @@ claim(
     "times",
 )
 claim(
-    "but it is slower than int8",
+    "Deep Compression is slower than int8",
     seconds["Deep Compression"] / seconds["int8"] - 1,
     "times",
     timed=True,
@@ -1020,7 +1024,7 @@ if peers.onnxruntime_available():
         "%",
     )
     claim(
-        "Its int8 file is less than a third of the float one",
+        "The int8 ONNX file is less than a third of the float one",
         written["int8"] < written["float"] / 3,
     )
     runners = {

@@ -22,14 +22,6 @@ for variable in ("SEED", "STRICT", "CLAIMS", "THREADS", "DATASET"):
     os.environ.pop(f"COMPRESSLAB_{variable}", None)
 
 
-def pytest_collection_modifyitems(config, items):
-    """`make quick` leaves out what takes longer than some seconds, and says so."""
-    if QUICK:
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
-
-
 @pytest.fixture(autouse=True)
 def own_progress(tmp_path, monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(tmp_path / "progress.json"))

@@ -223,6 +223,7 @@ def test_a_trained_start_reaches_what_its_file_says(name, capsys):
         assert not network.training
 
 
+@pytest.mark.slow
 def test_a_trained_start_can_be_made_again(tmp_path):
     again = baselines.make("mlp", tmp_path)["seeds"]
     recorded = baselines.facts("mlp")["seeds"]

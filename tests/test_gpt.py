@@ -131,6 +131,7 @@ def test_the_checkpoint_is_small_and_reaches_what_it_says():
     assert abs(math.log(reached / facts["validation perplexity"])) < 0.25
 
 
+@pytest.mark.slow
 def test_its_command_makes_such_a_file(tmp_path):
     path = tmp_path / "gpt.safetensors"
     made = pretrained.make_language_model(path, epochs=0.3, tokens=30_000)

@@ -270,6 +270,7 @@ def test_an_impossible_budget_is_named():
 
 
 # ---- training through quantizers -----------------------------------------------------------------------
+@pytest.mark.slow
 def test_fine_tuning_brings_two_bits_back(trained, data):
     model = trained[models.VGGLike]
     config = QuantConfig(
