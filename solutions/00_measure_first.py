@@ -462,8 +462,8 @@ claim(
 )
 claim("By the bound, 256 inputs through it wait for arithmetic", kinds[-1] == "compute", timed=True)
 claim(
-    "No batch is answered faster than its bound (but for a fifth that clocks may be off)",
-    min(m / b for m, b in zip(measured, bounds)) - 0.8,
+    "No batch is answered faster than its bound (but for a third that clocks may be off)",
+    min(m / b for m, b in zip(measured, bounds)) - 0.67,
     "times",
     timed=True,
 )

@@ -551,8 +551,8 @@ guess.reveal(
     if both_cost < 3
     else "weights under 3, both more than 3"
 )
-claim("One-bit weights cost less than a point", 1 - weights_cost, "points")
-claim("One-bit weights and activations cost less than 2.5 points", 2.5 - both_cost, "points")
+claim("One-bit weights cost less than two points", 2 - weights_cost, "points")
+claim("One-bit weights and activations cost less than 5 points", 5 - both_cost, "points")
 Table(
     ["network", "bits of a weight", "bits of an activation", "test accuracy, %"],
     [
@@ -926,8 +926,8 @@ easy = {
     "XNOR-Net": on_digits(lambda: XnorNet(digits.shape, 10, (16, 32, 64)), BINARY_RATE),
 }
 claim(
-    "One-bit weights cost nothing to speak of on either task",
-    1.5 - max(easy["float"][0] - easy["BinaryConnect"][0], weights_cost),
+    "One-bit weights cost less than 3 points on either task",
+    3 - max(easy["float"][0] - easy["BinaryConnect"][0], weights_cost),
     "points",
 )
 claim(
