@@ -535,7 +535,11 @@ def _replicate(
             pending[executor.submit(run_apart, name, setting, core)] = name, setting
         for done in as_completed(pending):
             name, setting = pending[done]
-            entry = done.result()
+            try:
+                entry = done.result()
+            except (RuntimeError, OSError) as error:  # one run that breaks costs no other
+                typer.echo(f"{name}, {setting}: not kept: {error}")
+                continue
             keep(name, entry)
             write_pages()
             fails = [c["sentence"] for c in entry["claims"] if not c["holds"]]
