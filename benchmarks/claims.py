@@ -38,12 +38,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from compresslab.claims import COLUMNS, FINDINGS, RECORD
 from compresslab.classroom.grading.executors import open_executor
-from compresslab.classroom.release import read_solution
+from compresslab.classroom.release import client_of, read_solution
 from compresslab.data.files import write_whole
 from compresslab.experiment import THREADS
 from compresslab.seeds import VARIABLE as SEED
@@ -205,12 +204,7 @@ def run(name: str, setting: Setting) -> dict[str, object]:
             "COMPRESSLAB_STRICT": "",
             "COMPRESSLAB_DATASET": "",
         }
-        client = NotebookClient(
-            notebook,
-            timeout=CELL_TIMEOUT,
-            allow_errors=True,
-            resources={"metadata": {"path": str(path.parent)}},
-        )
+        client = client_of(notebook, path.parent, CELL_TIMEOUT, allow_errors=True)
         try:
             client.execute(env={**os.environ, **own, **setting.environment()})
         except (CellTimeoutError, DeadKernelError) as error:

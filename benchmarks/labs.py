@@ -17,11 +17,11 @@ from typing import Annotated
 
 import nbformat
 import typer
-from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 from benchmarks.results import RECORDS
+from compresslab.classroom.release import client_of
 
 SOLUTIONS = Path(__file__).parents[1] / "solutions"
 LABS = {
@@ -53,12 +53,7 @@ def run(path: Path, data: str) -> LabRun:
             "COMPRESSLAB_PROGRESS": str(Path(scratch) / "progress.json"),
             "OMP_NUM_THREADS": "1",
         }
-        client = NotebookClient(
-            notebook,
-            timeout=CELL_TIMEOUT,
-            allow_errors=True,
-            resources={"metadata": {"path": str(path.parent)}},
-        )
+        client = client_of(notebook, path.parent, CELL_TIMEOUT, allow_errors=True)
         broken = ""
         try:
             client.execute(env={**os.environ, **settings})

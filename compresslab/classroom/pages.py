@@ -13,12 +13,17 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from compresslab.classroom import course, glossary
 from compresslab.classroom.course import LabPage, labs_table, read_labs
-from compresslab.classroom.release import CELL_TIMEOUT, KERNEL, clean, stored_hash, write_if_new
+from compresslab.classroom.release import (
+    KERNEL,
+    clean,
+    client_of,
+    stored_hash,
+    write_if_new,
+)
 
 START = "start.ipynb"
 GLOSSARY = "glossary.ipynb"
@@ -80,8 +85,7 @@ def write_pages(solutions: Path, labs: Path, force: bool = False) -> list[Path]:
 
 
 def _executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, resources=resources)
+    client = client_of(notebook, folder)
     with tempfile.TemporaryDirectory() as scratch:
         nobodys = str(Path(scratch) / "progress.json")
         client.execute(env={**os.environ, "COMPRESSLAB_PROGRESS": nobodys})

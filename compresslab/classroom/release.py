@@ -25,6 +25,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
 
 from compresslab import claims
@@ -209,9 +210,7 @@ def execute(lab: Lab, folder: Path) -> NotebookNode:
         ReleaseError: if a model answer does not pass its check.
     """
     notebook = nbformat.from_dict(lab.solution)
-    client = NotebookClient(
-        notebook, timeout=CELL_TIMEOUT, resources={"metadata": {"path": str(folder)}}
-    )
+    client = client_of(notebook, folder)
     with tempfile.TemporaryDirectory() as scratch:  # an author's run is no learner's progress
         own = {"COMPRESSLAB_PROGRESS": f"{scratch}/progress.json", claims.STRICT: "1"}
         client.execute(env={**os.environ, **own})
@@ -226,6 +225,29 @@ def execute(lab: Lab, folder: Path) -> NotebookNode:
         kernelspec=NotebookNode(KERNEL), compresslab={"source_hash": lab.source_hash}
     )
     return notebook
+
+
+def client_of(
+    notebook: NotebookNode, folder: Path, timeout: float = CELL_TIMEOUT, allow_errors: bool = False
+) -> NotebookClient:
+    """What executes a notebook in a folder; `timeout` seconds for a cell."""
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(
+        notebook, timeout=timeout, allow_errors=allow_errors, resources=resources
+    )
+    client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _Output}}
+    return client
+
+
+class _Output(OutputWidget):
+    """An output widget that keeps what it shows to itself.
+
+    nbclient's own sends it back to the kernel, on the very socket on which it waits for the cell's reply. If
+    the reply arrives at that moment, it is not noticed, and the cell "runs" until its time is up.
+    """
+
+    def sync_state(self) -> None:
+        """Send nothing: no cell asks the kernel what a widget shows."""
 
 
 def clean(cell: NotebookNode) -> None:
