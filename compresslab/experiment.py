@@ -97,7 +97,7 @@ def side_by_side(
     rows = list(zip(*columns, strict=True))
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    workers = 1 if in_turn else min(workers or usable_cores(), len(rows))
+    workers = _workers(len(rows), in_turn, workers)
     with _bar(len(rows), label, "network") as bar:
 
         def call(row: tuple) -> Result:
@@ -106,6 +106,12 @@ def side_by_side(
             return result
 
         return _on_threads(call, rows, workers)
+
+
+def _workers(calls: int, in_turn: bool, wanted: int | None = None) -> int:
+    """One if torch itself was asked for several threads: side by side it would get none of them."""
+    alone = in_turn or (os.environ.get(THREADS) or "1") != "1"
+    return 1 if alone else min(wanted or usable_cores(), calls)
 
 
 def in_worker() -> bool:
@@ -244,7 +250,7 @@ def fit_all(
             return network
 
         rows = list(zip(range(len(networks)), networks, seeds, losses, strict=True))
-        workers = 1 if in_turn else min(usable_cores(), len(rows))
+        workers = _workers(len(rows), in_turn)
         before = torch.get_rng_state()
         trained = _on_threads(train, rows, workers)
     if workers > 1 and not torch.equal(before, torch.get_rng_state()):

@@ -89,6 +89,16 @@ def test_calls_run_at_the_same_time_on_one_torch_thread_each():
         torch.set_num_threads(threads)
 
 
+def test_torch_keeps_the_threads_that_were_asked_for(two_cores, monkeypatch):
+    monkeypatch.setenv(experiment.THREADS, "2")
+    threads = torch.get_num_threads()
+    try:
+        experiment.begin()
+        assert side_by_side(lambda _: torch.get_num_threads(), range(2)) == [2, 2]
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_an_error_of_a_call_is_raised_and_threads_are_put_back(two_cores):
     def fail(number):
         if number == 1:
