@@ -31,6 +31,7 @@ ENDINGS = {
     "time": "it ran longer than {wall:g} seconds and was stopped",
     "output": "its results were larger than {output_mb} MB and were cut off",
     "processes": "it started more than {processes} processes and was stopped",
+    "refused": "it asked for more than {processes} processes and threads, which were refused",
     "memory": "all its processes together took too much memory",
     "lost": "it brought the sandbox down, which was started anew",
 }

@@ -6,10 +6,12 @@
     no other processes             a pid and an ipc namespace; all of it dies with the grader
     a private /tmp                 in memory, of limited size, thrown away
     no environment                 cleared
+    no namespaces of its own       in one it would have a superuser's rights, over control groups for instance
+    processes, memory              a control group of the kernel's, where one may be made (`cgroup`)
     CPU, memory, files, output     resource limits and counting in the worker
     for ever                       a wall clock in the worker, and another one here
 
-Without bubblewrap only the last two hold, and a sandbox is not made unless it is said that this is enough.
+Without bubblewrap only the last three hold, and a sandbox is not made unless it is said that this is enough.
 
 Of the library, the sandbox holds what answers may call (`STAGED`), not what they are asked to write.
 """
@@ -29,15 +31,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from compresslab.classroom.grading import protocol
+from compresslab.classroom.grading.cgroup import Group, open_group
 
 PACKAGE = Path(__file__).parents[2]
 STAGED = ("kernels/simd.py", "kernels/_jit.py")
 MISSING = (
-    "bubblewrap (bwrap) is not installed or does not work here, so answers would run without a network "
-    "namespace, without a read-only file system and with your rights: install it, or pass "
+    "bubblewrap (bwrap, 0.8 or newer) is not installed or does not work here, so answers would run without "
+    "a network namespace, without a read-only file system and with your rights: install it, or pass "
     "--allow-unsandboxed if you trust every submission"
 )
 START_SECONDS = 120.0
+# In a user namespace of its own an answer could mount the control groups, and kill the grader through them.
+ALONE = ("--unshare-all", "--unshare-user", "--disable-userns")
+ROOM = ("--size", str(64 * 2**20), "--tmpfs", "/tmp")
 
 
 class SandboxError(RuntimeError):
@@ -84,7 +90,7 @@ def bubblewrap() -> str | None:
     path = shutil.which("bwrap")
     if path is None:
         return None
-    test = [path, "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "true"]
+    test = [path, "--ro-bind", "/", "/", *ALONE, *ROOM, "--proc", "/proc", "true"]
     try:
         done = subprocess.run(test, capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -108,6 +114,7 @@ class Sandbox:
             raise SandboxError(MISSING)
         self.folder: tempfile.TemporaryDirectory | None = None
         self.process: subprocess.Popen | None = None
+        self.group: Group | None = None
 
     def __enter__(self) -> "Sandbox":
         """Stage the folder; the worker starts with the first task."""
@@ -126,8 +133,10 @@ class Sandbox:
         Raises:
             SandboxError: if it does not come up.
         """
+        self.group = open_group()
+        command = self.command()
         self.process = subprocess.Popen(
-            self.command(),
+            command if self.group is None else self.group.entering(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -146,6 +155,9 @@ class Sandbox:
             for stream in (self.process.stdin, self.process.stdout):
                 stream.close()
             self.process = None
+        if self.group is not None:
+            self.group.end()
+            self.group = None
 
     def command(self) -> list[str]:
         """The worker's command line, walls included."""
@@ -155,10 +167,10 @@ class Sandbox:
             return [*python, f"{staged}/worker.py", staged, "among others"]
         inside = "/staged"
         return [
-            *(self.walls, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
+            *(self.walls, *ALONE, "--die-with-parent", "--new-session", "--clearenv"),
             *("--cap-drop", "ALL", "--hostname", "grading"),
             # First: Python itself may lie below /tmp.
-            *("--size", str(64 * 2**20), "--tmpfs", "/tmp", "--chdir", "/tmp"),
+            *(*ROOM, "--chdir", "/tmp"),
             *visible(),
             # Read-only: as root, files below /proc/sys would be those of the whole machine.
             *("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
@@ -176,10 +188,12 @@ class Sandbox:
             limits: what it may use.
 
         Returns:
-            Why it ended ("ended", "time", "output", "processes", "lost") and what it said.
+            Why it ended ("ended", "time", "output", "processes", "refused", "memory", "lost"), and what
+            it said.
         """
         if self.process is None:
             self.start()
+        before = self._bound(limits)
         about = {**task, "cases": len(inputs), "limits": asdict(limits)}
         try:
             protocol.write_frame(self.process.stdin, json.dumps(about).encode())
@@ -193,7 +207,18 @@ class Sandbox:
         if said is None or type(why) is not dict or why.get("task") != task["id"]:
             self.stop()
             return "lost", []
-        return str(why.get("ended")), _parse(said, len(inputs), limits)
+        ended = str(why.get("ended"))
+        if ended == "ended" and self.group is not None and self.group.refused() > before:
+            ended = "refused"
+        return ended, _parse(said, len(inputs), limits)
+
+    def _bound(self, limits: Limits) -> int:
+        """Tell the kernel the limits of the next answer; how many processes it has refused so far."""
+        if self.group is None:
+            return 0
+        # A little above what the worker stops at, which says better what happened.
+        self.group.limit(limits.processes + 8, limits.memory * 3 // 2 + 3 * 2**29)
+        return self.group.refused()
 
     def read(self, seconds: float, largest: int = protocol.LARGEST) -> bytes | None:
         """The next frame; None if it does not come in time, is larger than that, or is none."""

@@ -20,6 +20,7 @@ import importlib.util
 import json
 import linecache
 import os
+import re
 import resource
 import select
 import shutil
@@ -87,6 +88,16 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 # ---- one task ------------------------------------------------------------------------------------
+def _counts_by_namespace() -> bool:
+    """Whether the kernel counts a user's processes in each user namespace apart: Linux, from 5.14 on.
+
+    Before, the limit would count whatever else this user runs. A superuser's processes it never holds.
+    """
+    release = os.uname()
+    numbers = [int(part) for part in re.findall(r"\d+", release.release)[:2]]
+    return release.sysname == "Linux" and numbers >= [5, 14] and sys.argv[2:] == ["alone"]
+
+
 def _limit(limits: dict) -> None:
     """Bounds that the process cannot lift again."""
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -98,6 +109,8 @@ def _limit(limits: dict) -> None:
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
     }
+    if _counts_by_namespace():
+        bounds[resource.RLIMIT_NPROC] = limits["processes"] + 8
     for what, bound in bounds.items():
         _, hard = resource.getrlimit(what)
         bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)

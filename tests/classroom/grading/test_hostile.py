@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compresslab.classroom.exercises import exercise
+from compresslab.classroom.grading.cgroup import open_group
 from compresslab.classroom.grading.grade import grade_exercise
 from compresslab.classroom.grading.sandbox import MISSING, Limits, Sandbox, SandboxError, bubblewrap
 from compresslab.classroom.grading.submission import Submission, without_magic
@@ -69,6 +70,15 @@ HOSTILE = {
         "processor time|SIGKILL|longer than",
     ),
     "a fork bomb": ("import os\nwhile True: os.fork()", "processes"),
+    "a fork bomb that goes on": (
+        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+        "processes",
+    ),
+    "a namespace in which it is the superuser": (
+        "import ctypes\nif ctypes.CDLL(None, use_errno=True).unshare(0x10000000):\n"
+        "    raise PermissionError(ctypes.get_errno())\nreturn counts",
+        "PermissionError",
+    ),
     "threads without end": (
         "import threading, time\n"
         "while True: threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()",
@@ -306,6 +316,66 @@ def test_what_many_processes_hold_together_is_limited(graded):
     mark = graded(body(textwrap.dedent(many)), limits=limits)
     assert mark.points == 0
     assert "took too much memory" in mark.message
+
+
+@pytest.fixture
+def counted():
+    group = open_group()
+    if group is None:
+        pytest.skip("no control group may be made here")
+    group.end()
+
+
+def test_memory_that_belongs_to_no_process_is_counted(graded, counted):
+    segments = """
+        import ctypes
+        library = ctypes.CDLL(None)
+        library.shmat.restype = ctypes.c_void_p
+        library.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+        for _ in range(300):
+            number = library.shmget(0, 20 * 2**20, 0o1600)
+            place = library.shmat(number, None, 0)
+            ctypes.memset(place, 1, 20 * 2**20)
+            library.shmdt(ctypes.c_void_p(place))
+        raise RuntimeError("all of it")
+        """
+    mark = graded(body(textwrap.dedent(segments)))
+    assert mark.points == 0
+    assert "all of it" not in mark.message
+    assert "memory" in mark.message or "brought the sandbox down" in mark.message
+
+
+def test_threads_are_counted_too(graded, counted):
+    many = """
+        import threading, time
+        threading.stack_size(32768)
+        for _ in range(3000):
+            threading.Thread(target=time.sleep, args=(20,), daemon=True).start()
+        raise RuntimeError("all of them")
+        """
+    mark = graded(body(textwrap.dedent(many)))
+    assert mark.points == 0
+    assert "all of them" not in mark.message
+    assert "processes and threads, which were refused" in mark.message
+
+
+def test_a_stopped_worker_does_not_lift_the_limits(graded, counted):
+    stop = """
+        import os, signal, time
+        os.kill(2, signal.SIGSTOP)
+        started = 0
+        try:
+            for _ in range(200):
+                if os.fork() == 0:
+                    time.sleep(3)
+                    os._exit(0)
+                started += 1
+        finally:
+            os.kill(2, signal.SIGCONT)
+        """
+    mark = graded(body(textwrap.dedent(stop)))
+    assert mark.points == 0
+    assert "processes" in mark.message
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\x1b[31mred\\x00", "=cmd()\\n\\r\\t"])
