@@ -9,7 +9,7 @@ A run is one lab, from top to bottom, under one *setting*:
                                                                     NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
 
 Every claim's margin is kept in `docs/results/claims/LAB.json`, one entry per run, with the machine, the
-seconds, a hash of the lab's code without its claims, and one of each margin's expression. What is there for
+seconds, a hash of the lab's experiments, and one of each margin's expression. What is there for
 the present code is not run again, so an interrupted replication goes on where it stopped. Records of other
 machines stand next to ours (`--add FILE`). After each run docs/findings.md and compresslab/findings.csv are
 written anew. A change in the library is not noticed: run with `--fresh` after one that matters.
@@ -108,7 +108,9 @@ def solution(name: str) -> Path:
 
 # ---- one run -------------------------------------------------------------------------------------
 def digest(path: Path) -> str:
-    """SHA-256 of a lab's code without comments, layout and claims: the experiments that margins rest on."""
+    """SHA-256 of the experiments that margins rest on: a lab's code without comments, layout, imports, claims
+    and what is printed.
+    """  # noqa: D205
     tree = _Experiments().visit(ast.parse(_code(path)))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
@@ -118,15 +120,27 @@ def _code(path: Path) -> str:
     return "\n".join(c.source for c in cells if c.cell_type == "code")
 
 
-def _is_claim(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "claim"
+def _calls(node: ast.AST, *names: str) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") in names
 
 
 class _Experiments(ast.NodeTransformer):
-    """A lab without its claims."""
+    """A lab without what it says and asks, and without its imports."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        return ast.Pass() if _is_claim(node.value) else node
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        reveals = (
+            isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "reveal"
+        )
+        return None if reveals or _calls(node.value, "claim", "print", "check") else node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        return None if _calls(node.value, "predict") else node
+
+    def visit_Import(self, _node: ast.Import) -> None:
+        """Names come from elsewhere, the experiments stay."""
+
+    def visit_ImportFrom(self, _node: ast.ImportFrom) -> None:
+        """As above."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +165,7 @@ def asked(path: Path) -> tuple[Asked, ...]:
     guarded = {n for i in ast.walk(tree) if isinstance(i, ast.If) for n in ast.walk(i)}
     found = []
     for node in ast.walk(tree):
-        if _is_claim(node):
+        if _calls(node, "claim"):
             first, margin = node.args[0], ast.dump(node.args[1])
             parts = first.values if isinstance(first, ast.JoinedStr) else [first]
             text = "".join(

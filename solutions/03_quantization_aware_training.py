@@ -229,8 +229,8 @@ plt.show()
 claim("With the true derivative nothing is learned at all", true[-1] == true[0])
 claim(
     "Straight through, more than nine tenths of the error go away",
-    0.1 * through[0] - through[-1],
-    "of squared error",
+    0.1 - through[-1] / through[0],
+    "of the error",
 )
 
 # %% [markdown]
@@ -385,7 +385,7 @@ claim(
 # %%
 learned = predict(
     "2 bits, one epoch, learned steps: how close to fp32?",
-    ["within 4 points", "4 to 10 points below", "more than 10 points below"],
+    ["within 2 points", "2 to 6 points below", "more than 6 points below"],
 )
 
 # %%
@@ -413,11 +413,11 @@ contest["QAT from scratch, learned steps, all epochs"] = mean_and_sd(scratch)
 lsq = contest["QAF, learned steps from MSE"]
 distance = fp32[0] - lsq[0]
 learned.reveal(
-    "within 4 points"
-    if distance <= 4
-    else "4 to 10 points below"
-    if distance <= 10
-    else "more than 10 points below"
+    "within 2 points"
+    if distance <= 2
+    else "2 to 6 points below"
+    if distance <= 6
+    else "more than 6 points below"
 )
 claim("Two learned bits, one epoch: within 6 points of fp32", 6 - distance, "points")
 claim(

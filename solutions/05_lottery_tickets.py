@@ -482,8 +482,8 @@ draw(digits, f"Digits 8x8, the same network, {len(SEEDS)} seeds (band: ± sd)", 
 digit_dense = float(band(digits, "dense")[0][0])
 digit_win, digit_random = (dict(zip(DIGITS, band(digits, v)[0])) for v in ("winning", "random"))
 claim(
-    "At 4 % the winning ticket is within 8 points of the dense network on digits",
-    8 - (digit_dense - digit_win[0.04]),
+    "At 4 % the winning ticket is within 4 points of the dense network on digits",
+    4 - (digit_dense - digit_win[0.04]),
     "points",
 )
 claim(
@@ -523,8 +523,8 @@ rewound.reveal(
     else "no difference to speak of"
 )
 claim(
-    "Rewinding to a quarter of an epoch moves this small network's ticket by less than 4 points",
-    4 - abs(difference),
+    "Rewinding to a quarter of an epoch moves this small network's ticket by less than 2 points",
+    2 - abs(difference),
     "points",
 )
 print(

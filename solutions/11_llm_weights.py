@@ -574,7 +574,7 @@ axes.legend()
 plt.show()
 claim("A single passage is too few: more than twice the loss of 32", few[1] - 2 * few[32], "%")
 claim(
-    "16 passages, 2,000 tokens, lose at most a third more than 32 do", 1.35 * few[32] - few[16], "%"
+    "16 passages, 2,000 tokens, lose at most half more than 32 do", 1.5 - few[16] / few[32], "times"
 )
 
 # %% [markdown]
@@ -996,7 +996,7 @@ print(f"\n{in_bytes(float_bytes)} in float32, {in_bytes(packed_bytes)} packed")
 # %%
 lora_guess = predict(
     "Rank 2 trains under 2 % of the parameters. Of what full fine-tuning gains on the documentation, it gains:",
-    ["under a tenth", "about half or two thirds", "all of it"],
+    ["under a tenth", "a third to nine tenths", "all of it"],
 )
 
 # %%
@@ -1036,7 +1036,7 @@ spread = {name: np.std(values, axis=0, ddof=1) for name, values in tuned.items()
 gained = {name: before_new - means[name][0] for name in tuned}
 part = gained["LoRA"] / gained["full"]
 lora_guess.reveal(
-    "under a tenth" if part < 0.1 else "about half or two thirds" if part < 0.9 else "all of it"
+    "under a tenth" if part < 0.1 else "a third to nine tenths" if part < 0.9 else "all of it"
 )
 claim("LoRA of rank 2 trains less than 2 % of the parameters", share["LoRA"] < 0.02)
 claim(
