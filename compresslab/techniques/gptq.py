@@ -19,10 +19,9 @@ its Cholesky factor, computed once:
                   with an order of columns, before it all, because a group's columns come apart
 
 Layers are quantized in the order in which the model runs them, each on what the quantized ones before it
-give.
+give (`lockstep`: each batch passes the model once).
 """
 
-import contextlib
 import copy
 from collections.abc import Sequence
 
@@ -30,7 +29,8 @@ import torch
 from torch import nn
 
 from compresslab.numerics.affine import QParams, QTensor
-from compresslab.techniques.layers import first_of, linear_layers, matrix, set_matrix
+from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.techniques.lockstep import layer_by_layer
 from compresslab.techniques.weight_only import Codes, WeightConfig
 
 BLOCK = 128
@@ -45,6 +45,19 @@ def hessian(x: torch.Tensor) -> torch.Tensor:
     """
     x = x.double()
     return x.T @ x / max(len(x), 1)
+
+
+def mean_hessian(batches: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of x x^T over all rows of all batches, float64 [inputs, inputs].
+
+    Args:
+        batches: inputs of a layer, each [..., inputs].
+    """
+    total, rows = torch.zeros(1, dtype=torch.float64), 0
+    for x in batches:
+        x = x.reshape(-1, x.shape[-1])
+        total, rows = total + hessian(x) * len(x), rows + len(x)
+    return total / rows
 
 
 def inverse_factor(h: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
@@ -141,13 +154,16 @@ def quantize_columns(
     Returns:
         Codes in work's dtype, [rows, columns].
     """
-    scale, zero = scale.expand_as(work), zero.expand_as(work)
-    codes = torch.empty_like(work)
-    for j in range(work.shape[1]):
-        codes[:, j] = ((work[:, j] / scale[:, j]).round() + zero[:, j]).clamp(0, high)
-        error = (work[:, j] - (codes[:, j] - zero[:, j]) * scale[:, j]) / factor[j, j]
-        work[:, j + 1 :] -= error[:, None] * factor[j, j + 1 :]
-    return codes
+    # A column at a time: transposed, each of them is contiguous.
+    columns = work.T.contiguous()
+    scale, zero = scale.T.expand_as(columns), zero.T.expand_as(columns)
+    codes = torch.empty_like(columns)
+    for j, (w, s, z) in enumerate(zip(columns, scale, zero, strict=True)):
+        torch.div(w, s, out=codes[j]).round_().add_(z).clamp_(0, high)
+        error = (w - (codes[j] - z) * s) / factor[j, j]
+        columns[j + 1 :] -= factor[j, j + 1 :, None] * error
+    work.copy_(columns.T)
+    return codes.T.contiguous()
 
 
 # ---- a whole model -------------------------------------------------------------------------------
@@ -171,64 +187,12 @@ def quantize(
         ValueError: if there are no batches, or a layer is never run.
     """
     model = copy.deepcopy(model).eval()
-    found = {}
-    for name in run_order(model, inputs):
-        layer = model.get_submodule(name)
-        h = layer_hessian(model, name, inputs)
-        found[name] = quantize_layer(matrix(layer), h, config, damping, order)
-        set_matrix(layer, found[name].dequantize())
+    layers, found = linear_layers(model), {}
+
+    def visit(name: str, reaching: list[torch.Tensor]) -> None:
+        weight = matrix(layers[name])
+        found[name] = quantize_layer(weight, mean_hessian(reaching), config, damping, order)
+        set_matrix(layers[name], found[name].dequantize())
+
+    layer_by_layer(model, inputs, layers, visit)
     return Codes(model, found)
-
-
-def run_order(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[str]:
-    """The names of the linear layers in the order in which the model runs them.
-
-    Raises:
-        ValueError: if there are no inputs, or a layer is never run.
-    """
-    if len(inputs) == 0:
-        raise ValueError("inputs must hold at least one batch, got 0")
-    layers, order = linear_layers(model), {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
-        for name, layer in layers.items()
-    ]
-    try:
-        with torch.no_grad():
-            model(inputs[0][:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    missing = [name for name in layers if name not in order]
-    if missing:
-        raise ValueError(f"inputs must reach every linear layer, got none at {', '.join(missing)}")
-    return list(order)
-
-
-class _Reached(Exception):  # noqa: N818
-    """The layer has its input; what comes after is of no interest."""
-
-
-@torch.no_grad()
-def layer_hessian(model: nn.Module, name: str, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean of x x^T over everything that reaches a layer, float64 [inputs, inputs].
-
-    A layer that is run several times within a batch is stopped at the first.
-    """
-    total, rows = torch.zeros(1, dtype=torch.float64), 0
-
-    def keep(_module: nn.Module, arguments: tuple, named: dict) -> None:
-        nonlocal total, rows
-        x = first_of(arguments, named)
-        x = x.reshape(-1, x.shape[-1])
-        total, rows = total + hessian(x) * len(x), rows + len(x)
-        raise _Reached
-
-    hook = model.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        for batch in inputs:
-            with contextlib.suppress(_Reached):
-                model(batch)
-    finally:
-        hook.remove()
-    return total / rows
