@@ -25,6 +25,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -37,7 +38,7 @@ Result = TypeVar("Result")
 
 
 def begin(count: int = 3) -> tuple[int, ...]:
-    """What a lab starts with: torch on one thread, its global generator seeded, and the lab's seeds.
+    """What a lab starts with: torch and NumPy on one thread, torch's global generator seeded, the lab's seeds.
 
     COMPRESSLAB_SEED shifts the seeds (see `seeds`); COMPRESSLAB_THREADS gives torch more threads, to see what
     that does.
@@ -52,6 +53,10 @@ def begin(count: int = 3) -> tuple[int, ...]:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise ValueError(f"{THREADS} must be a whole number above 0, got {text!r}")
     torch.set_num_threads(int(text))
+    # OpenBLAS' threads spin while they wait for each other: next to another busy process a singular value
+    # decomposition takes many times as long on two of them as on one.
+    threadpool_limits(int(text), user_api="blas")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", text)  # for a BLAS that is loaded later
     chosen = seeds(count)
     seed_everything(chosen[0])
     return chosen

@@ -28,7 +28,7 @@ from compresslab import pretrained, published
 from compresslab.claims import agreement, claim
 from compresslab.classroom import adopt, check, explore, predict
 from compresslab.data import corpus
-from compresslab.experiment import begin, built, fit_all
+from compresslab.experiment import begin, built, side_by_side
 from compresslab.gpt import GPT, generate, next_token_loss, perplexity
 from compresslab.kernels import lowbit
 from compresslab.kernels.simd import instruction_set
@@ -41,7 +41,7 @@ from compresslab.techniques import gptq, lora, ptq, smoothing, weight_only
 from compresslab.techniques.layers import linear_layers, matrix, set_matrix
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.weight_only import WeightConfig
-from compresslab.training import seed_everything
+from compresslab.training import fit, seed_everything
 
 use_style()
 SEEDS = begin()
@@ -481,19 +481,26 @@ gptq_guess = predict(
 )
 
 # %%
-optimized = {
-    (bits, name): gptq.quantize(model, inputs, WeightConfig(bits, GROUPS[name]))
-    for bits in (4, 3, 2)
-    for name in ("a row", "64", "32")
-}
-compensated = {key: lost(codes.model) for key, codes in optimized.items()}
+cases = [(bits, name) for bits in (4, 3, 2) for name in ("a row", "64", "32")]
+optimized = dict(
+    zip(
+        cases,
+        side_by_side(
+            lambda case: gptq.quantize(model, inputs, WeightConfig(case[0], GROUPS[case[1]])),
+            cases,
+            label="GPTQ",
+        ),
+    )
+)
+compensated = dict(zip(cases, side_by_side(lambda case: lost(optimized[case].model), cases)))
+narrower = [(bits, "64") for bits in (4, 3, 2)]
 ends_drawn_in = {
-    (bits, "64"): lost(gptq.quantize(model, inputs, WeightConfig(bits, 64, "mse")).model)
-    for bits in (4, 3, 2)
+    case: lost(gptq.quantize(model, inputs, WeightConfig(case[0], 64, "mse")).model)
+    for case in narrower
 }
 rounded_inside = {
-    (bits, "64"): lost(weight_only.quantize(model, WeightConfig(bits, 64, "mse")).model)
-    for bits in (4, 3, 2)
+    case: lost(weight_only.quantize(model, WeightConfig(case[0], 64, "mse")).model)
+    for case in narrower
 }
 in_order = {(3, "64"): lost(gptq.quantize(model, inputs, WeightConfig(3, 64), order=True).model)}
 ratio = compensated[3, "64"] / rtn[3, "64"]
@@ -1016,20 +1023,21 @@ starts = {
     "LoRA": lambda: lora.add_lora(model, 2, 4, names),
     "QLoRA": lambda: lora.add_lora(four_bits, 2, 4, names),
 }
-tuned, share = {}, {}
-for name, make in starts.items():
-    networks, rate = built(make, SEEDS), RATES[name]
-    fit_all(
-        networks,
-        *(new_train, 2, rate),
-        seeds=SEEDS,
-        label=name,
-        batch_size=16,
-        loss=next_token_loss,
-        optimizer=lambda n: torch.optim.AdamW(trainable(n), rate, weight_decay=0.0),
-    )
-    tuned[name] = [(perplexity(n, new_test), perplexity(n, test)) for n in networks]
-    share[name] = sum(p.numel() for p in trainable(networks[0])) / parameters
+
+
+def tuned_on_documentation(name, network, seed):
+    """Perplexity on the new domain and on the old one."""
+    rate = RATES[name]
+    optimizer = torch.optim.AdamW(trainable(network), rate, weight_decay=0.0)
+    options = dict(batch_size=16, loss=next_token_loss, seed=seed, progress=False)
+    fit(network, new_train, 2, rate, optimizer=optimizer, **options)
+    return perplexity(network, new_test), perplexity(network, test)
+
+
+jobs = [(n, net, s) for n, make in starts.items() for net, s in zip(built(make, SEEDS), SEEDS)]
+share = {n: sum(p.numel() for p in trainable(net)) / parameters for n, net, _ in jobs}
+done = side_by_side(tuned_on_documentation, *zip(*jobs), label="fine-tuning")
+tuned = {name: [d for d, job in zip(done, jobs) if job[0] == name] for name in starts}
 before_new = perplexity(model, new_test)
 means = {name: np.mean(values, axis=0) for name, values in tuned.items()}
 spread = {name: np.std(values, axis=0, ddof=1) for name, values in tuned.items()}

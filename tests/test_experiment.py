@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 from compresslab import baselines, experiment, models, seeds
@@ -47,6 +48,15 @@ def test_a_shift_that_is_no_number_is_named(monkeypatch, value):
 def test_a_count_of_seeds_has_its_limits(count):
     with pytest.raises(ValueError, match="count must be 1 to 1000"):
         seeds.seeds(count)
+
+
+def test_numpys_threads_do_not_spin_in_a_lab(monkeypatch):
+    monkeypatch.delenv(experiment.THREADS, raising=False)
+    with threadpool_limits(2, user_api="blas"):  # puts back what it found
+        experiment.begin()
+        found = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        assert found
+        assert set(found) == {1}
 
 
 def test_a_lab_begins_on_one_thread_with_the_generator_seeded(monkeypatch):
