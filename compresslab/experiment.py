@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 def begin(count: int = 3) -> tuple[int, ...]:
-    """What a lab starts with: torch and NumPy on one thread, torch's global generator seeded, the lab's seeds.
+    """What a lab starts with: torch and NumPy on one thread, torch's generator seeded, and the lab's seeds.
 
     COMPRESSLAB_SEED shifts the seeds (see `seeds`); COMPRESSLAB_THREADS gives torch more threads, to see what
     that does.
