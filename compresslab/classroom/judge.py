@@ -139,6 +139,13 @@ def verdict(
     return CheckResult(exercise, "failed", facts, mistake.name, hint)
 
 
+def not_compiled(exercise: Exercise) -> CheckResult:
+    """The verdict on an answer whose numbers are right, but which Numba was to compile."""
+    facts = (("expected", "a function compiled by Numba"), ("got", "a plain Python function"))
+    hint = "The numbers are right. Keep the line @njit above the function."
+    return CheckResult(exercise, "failed", facts, "not compiled", hint)
+
+
 def call(function: Callable, case: Case) -> Outcome:
     """Call with fresh arguments, and see what came of it and of them."""
     args = compare.fresh(case.args)

@@ -1,14 +1,20 @@
 """What the learner has done so far: one small JSON file, exercise id -> latest verdict and best.
 
-It lies in COMPRESSLAB_PROGRESS, else in the user's data folder. A file that cannot be read is put aside
-under another name, never overwritten; where nothing can be written, the course works without memory.
+It lies in COMPRESSLAB_PROGRESS, else in the user's data folder. Two notebooks may be open at once: a verdict
+is added under a lock to what the file holds at that moment. A file that is damaged is put aside under a
+name of its own; one that may not be read is left alone. Where nothing can be written, the course works
+without memory.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import platformdirs
 
 from compresslab.classroom.exercises import EXERCISES
@@ -26,36 +32,73 @@ def progress_file() -> Path:
 
 def read() -> dict[str, dict]:
     """Verdicts by exercise id; empty if there are none. A damaged file is renamed and reported."""
-    path = progress_file()
+    try:
+        return _stored(progress_file())
+    except OSError:
+        return {}
+
+
+def _stored(path: Path) -> dict[str, dict]:
+    """What the file holds; nothing if there is none.
+
+    Raises:
+        OSError: if it cannot be read, though it is there.
+    """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(stored, dict) or not all(isinstance(v, dict) for v in stored.values()):
             raise ValueError("not an object of objects")
     except FileNotFoundError:
         return {}
-    except OSError:
-        return {}
-    except ValueError as error:
-        aside = path.with_suffix(".damaged.json")
-        warnings.warn(f"{path} could not be read ({error}); it is now {aside}", stacklevel=2)
+    except (ValueError, RecursionError) as error:
+        aside = _unused(path)
+        warnings.warn(f"{path} could not be read ({error}); it is now {aside}", stacklevel=3)
         os.replace(path, aside)
         return {}
     return stored
 
 
+def _unused(path: Path) -> Path:
+    """A name beside it under which nothing lies yet."""
+    names = (f".damaged{'' if n == 1 else f'-{n}'}.json" for n in itertools.count(1))
+    return next(p for name in names if not (p := path.with_suffix(name)).exists())
+
+
 def record(id: str, status: str, mistake: str | None) -> None:
     """Remember a verdict; once passed, an exercise stays passed."""
-    stored = read()
-    entry = stored.setdefault(id, {"tries": 0, "passed": False})
-    if status != "not done":
-        entry["tries"] = int(entry.get("tries", 0)) + 1
+    path = progress_file()
+    with contextlib.suppress(OSError), _locked(path):
+        stored = _stored(path)
+        _add(stored.setdefault(id, {}), status, mistake)
+        text = json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True)
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _add(entry: dict, status: str, mistake: str | None) -> None:
+    tries = entry.get("tries", 0)
+    entry["tries"] = (tries if type(tries) is int else 0) + (status != "not done")
     entry["passed"] = bool(entry.get("passed")) or status == "passed"
     entry["last"] = mistake or status
-    text = json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Nobody else adds to the file; not waited for longer than a learner would."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.with_name(f".{path.name}.lock")
+    lock = filelock.FileLock(place, timeout=5)
     try:
-        write_whole(progress_file(), lambda path: path.write_text(text, encoding="utf-8"))
-    except OSError:
+        lock.acquire()
+    except filelock.Timeout:
+        warnings.warn(
+            f"{place} is held by another process; progress is written without it", stacklevel=4
+        )
+        yield
         return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def summary() -> Table:

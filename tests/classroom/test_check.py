@@ -2,6 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +15,9 @@ from hypothesis import strategies as st
 from numba import njit
 
 from compresslab.classroom import adopt, check, compare
-from compresslab.classroom.exercises import exercise
+from compresslab.classroom.exercises import EXERCISES, exercise
 from compresslab.classroom.judge import judge
-from compresslab.classroom.progress import progress_file, read, summary
+from compresslab.classroom.progress import progress_file, read, record, summary
 from compresslab.measure import parameter_bytes
 
 ID = "measuring.parameter_bytes"
@@ -128,6 +132,17 @@ def test_otherwise_the_library_goes_on_and_says_so(answer, capsys):
     assert "the library's own parameter_bytes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("id", [ID, "numbers.quantize_loop", "combine.code_lengths"])
+def test_the_librarys_function_earns_nothing(id, capsys):
+    adopted = adopt(todo, id)
+    result = check(adopted, id)
+    assert not result.passed
+    assert "library's own" in str(result)
+    assert id not in read()
+    assert adopt(adopted, id) is adopted
+    assert "the library's own" in capsys.readouterr().out.splitlines()[-1]
+
+
 # ---- progress ------------------------------------------------------------------------------------
 def test_progress_remembers_tries_and_never_forgets_a_pass():
     check(todo, ID)
@@ -139,6 +154,52 @@ def test_progress_remembers_tries_and_never_forgets_a_pass():
     line = next(line for line in str(summary()).splitlines() if line.startswith(ID))
     assert "passed" in line
     assert "1 / 1" in line
+
+
+def test_two_notebooks_at_once_lose_nothing():
+    ids = list(EXERCISES)[:12]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda id: record(id, "passed", None), ids))
+    assert sorted(read()) == sorted(ids)
+
+
+def test_two_processes_at_once_lose_nothing():
+    code = (
+        "from compresslab.classroom.progress import record\n"
+        "import sys\n"
+        "for _ in range(10): record(sys.argv[1], 'failed', None)"
+    )
+    ids = list(EXERCISES)[:2]
+    started = [subprocess.Popen([sys.executable, "-c", code, id]) for id in ids]
+    assert [process.wait(60) for process in started] == [0, 0]
+    assert [read()[id]["tries"] for id in ids] == [10, 10]
+
+
+def test_a_file_that_may_not_be_read_is_left_alone(monkeypatch):
+    progress_file().write_text("{}")
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError("no")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_text", refuse)
+        check(right, ID)
+    assert progress_file().read_text() == "{}"
+
+
+def test_a_count_that_is_no_number_counts_anew():
+    progress_file().write_text(f'{{"{ID}": {{"tries": "x", "passed": true}}}}')
+    check(rounded_down, ID)
+    assert read()[ID] == {"tries": 1, "passed": True, "last": "rounded down"}
+
+
+def test_a_second_damaged_file_does_not_replace_the_first():
+    for text in ("{first", "{second"):
+        progress_file().write_text(text)
+        with pytest.warns(UserWarning, match="could not be read"):
+            check(right, ID)
+    found = sorted(progress_file().parent.glob("*.damaged*.json"))
+    assert [p.read_text() for p in found] == ["{second", "{first"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', "\x00\xff"])
@@ -160,7 +221,8 @@ def test_without_a_place_to_write_the_check_still_works(tmp_path, monkeypatch):
 def test_the_file_is_plain_json_without_leftovers():
     check(right, ID)
     assert json.loads(progress_file().read_text(encoding="utf-8"))[ID]["passed"] is True
-    assert os.listdir(progress_file().parent) == ["progress.json"]
+    there = [name for name in os.listdir(progress_file().parent) if not name.startswith(".")]
+    assert there == ["progress.json"]
 
 
 # ---- comparing -----------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
     points = points of the exercise * cases passed / cases     rounded down to quarters; below half of them 0
 
-The cases come from a seed that is new in every grading run and stands in the report, so that marks can be
-repeated, and results cannot be known beforehand. Expected values, tolerances, references and mistakes
-stay in this process, which never runs, imports or unpickles anything of the submission's: it reads text,
-and numbers.
+counted over all cases and over those that come from the seed, whichever is less: a table of the cases
+that a learner's own check shows is worth nothing. The seed is new in every grading run and stands in the
+report, so that marks can be repeated, and results cannot be known beforehand. Expected values, tolerances,
+references and mistakes stay in this process, which never runs, imports or unpickles anything of the
+submission's: it reads text, and numbers.
 
 A case that hands back nothing (an endless loop, a crash, too much memory) fails; the others count.
 """
@@ -14,18 +15,19 @@ import builtins
 import hashlib
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import SUBJECTS
 from compresslab.classroom.grading import protocol, submission
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
 from compresslab.classroom.harnesses import AFTERWARDS
-from compresslab.classroom.judge import CheckResult, Outcome, verdict
+from compresslab.classroom.judge import CheckResult, Outcome, not_compiled, verdict
 
 ENDINGS = {
     "time": "it ran longer than {wall:g} seconds and was stopped",
@@ -132,19 +134,26 @@ def grade_exercise(
 ) -> Mark:
     """The mark of one answer, run in a sandbox that is open."""
     remarks = [r for r in found.remarks if r.startswith(exercise.id) or not _names_exercise(r)]
+    if exercise.id in found.answers:
+        used = submission.used_answers(found, exercise.id)
+        remarks += [f"it was run with your answers to {', '.join(used)}"] if used else []
     blank = Mark(found.learner, exercise.id, 0.0, exercise.points)
     if exercise.id not in found.answers:
         message = "; ".join(remarks) or "no answer cell"
         return replace(blank, status="missing", message=printable(message))
-    cases = _cases(exercise, seed)
+    cases, drawn = cases_of(exercise, seed)
     ended, said = sandbox.run(_task(exercise, found), [c.args for c in cases], limits)
     outcomes, remark = _outcomes(cases, said, ended, limits)
     if exercise.harness in AFTERWARDS:
         outcomes = [_harnessed(exercise, c, o) for c, o in zip(cases, outcomes, strict=True)]
     result = verdict(exercise, cases, outcomes)
-    passed = _passed(exercise, cases, outcomes)
-    points = _points(exercise.points, passed, len(cases))
-    status = "passed" if passed == len(cases) else _status(outcomes, result, points)
+    right = [verdict(exercise, [c], [o]).passed for c, o in zip(cases, outcomes, strict=True)]
+    passed, points = sum(right), _points(exercise.points, right, drawn)
+    if exercise.compiled and points and not any(s.status == "compiled" for s in said):
+        result, points = not_compiled(exercise), 0.0
+        status = result.status
+    else:
+        status = "passed" if all(right) else _status(exercise, found, outcomes, result, points)
     words = [*remarks, *([remark] if remark else []), _message(status, result, passed, len(cases))]
     return Mark(
         found.learner,
@@ -163,20 +172,53 @@ def _names_exercise(remark: str) -> bool:
     return "." in remark.split(" ")[0].rstrip(":")
 
 
-def _cases(exercise: Exercise, seed: int) -> list[Case]:
+ENOUGH_DRAWN, DRAWS = 3, 5
+
+
+def cases_of(exercise: Exercise, seed: int) -> tuple[list[Case], list[bool]]:
+    """The cases of a grading run, and which of them nobody can know beforehand.
+
+    Many exercises have one case from the generator among several that are fixed, because ugly numbers teach
+    best; they get more of the first kind here, from further draws.
+    """
+    draws = [_draw(exercise, seed, number) for number in range(DRAWS)]
+    reference = exercise.driven(exercise.reference)
+    drawn = [_differ(same_case, reference) for same_case in zip(*draws, strict=True)]
+    cases = draws[0]
+    kinds = [number for number, is_drawn in enumerate(drawn) if is_drawn]
+    for again in draws[1:]:
+        if sum(drawn) < ENOUGH_DRAWN:
+            cases += [replace(again[n], label=f"{again[n].label}, other numbers") for n in kinds]
+            drawn += [True] * len(kinds)
+    return cases, drawn
+
+
+def _differ(draws: Sequence[Case], reference: Callable) -> bool:
+    """Whether a case's arguments and its result are others in some other draw."""
+    first, *others = draws
+    others = [case for case in others if not compare.identical(first.args, case.args)]
+    if not others:
+        return False
+    result = reference(*compare.fresh(first.args))
+    return any(not compare.identical(result, reference(*compare.fresh(c.args))) for c in others)
+
+
+def _draw(exercise: Exercise, seed: int, number: int) -> list[Case]:
     # Every exercise has numbers of its own, whichever others are graded beside it.
-    words = hashlib.sha256(exercise.id.encode()).digest()[:8]
-    return list(exercise.cases(np.random.default_rng([seed, int.from_bytes(words, "little")])))
+    words = int.from_bytes(hashlib.sha256(exercise.id.encode()).digest()[:8], "little")
+    return list(exercise.cases(np.random.default_rng([seed, words, *([number] if number else [])])))
 
 
 def _task(exercise: Exercise, found: submission.Submission) -> dict:
     answer = found.answers[exercise.id]
+    before = [found.answers[other] for other in submission.used_answers(found, exercise.id)]
     harness = None if exercise.harness in AFTERWARDS else exercise.harness
     return {
         "id": exercise.id,
         "answer": answer,
-        "imports": submission.needed(found.imports, answer),
-        "function": exercise.id.split(".")[1],
+        "before": before,
+        "imports": submission.needed(found.imports, "\n".join([*before, answer])),
+        "function": _name(exercise),
         "compiled": exercise.compiled,
         "harness": inspect.getsource(harness) if harness else "",
         "harness_name": harness.__name__ if harness else "",
@@ -252,21 +294,34 @@ def _error(text: str) -> Exception:
     return RemoteError(text)
 
 
-def _passed(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> int:
-    """How many of the cases are right, each by itself."""
-    return sum(verdict(exercise, [c], [o]).passed for c, o in zip(cases, outcomes, strict=True))
-
-
-def _points(points: int, passed: int, cases: int) -> float:
-    if passed == cases:
+def _points(points: int, right: Sequence[bool], drawn: Sequence[bool]) -> float:
+    """By the share of cases that are right: of all, and of those that nobody can know beforehand."""
+    if all(right):
         return float(points)
-    return 0.0 if 2 * passed < cases else math.floor(4 * points * passed / cases) / 4
+    of_drawn = [r for r, is_drawn in zip(right, drawn, strict=True) if is_drawn]
+    share = min(sum(some) / len(some) for some in (right, of_drawn) if some)
+    return 0.0 if share < 0.5 else math.floor(4 * points * share) / 4
 
 
-def _status(outcomes: Sequence[Outcome], result: CheckResult, points: float) -> str:
-    if all(isinstance(o.error, NotImplementedError) for o in outcomes):
-        return "not done"
-    return "partly" if points else result.status
+def _status(
+    exercise: Exercise,
+    found: submission.Submission,
+    outcomes: Sequence[Outcome],
+    result: CheckResult,
+    points: float,
+) -> str:
+    if points:
+        return "partly"
+    if not all(isinstance(o.error, NotImplementedError) for o in outcomes):
+        return result.status
+    # What the answer calls may not be done, in the library or in another cell: that is an error of its own.
+    return (
+        "not done" if submission.is_stub(found.answers[exercise.id], _name(exercise)) else "error"
+    )
+
+
+def _name(exercise: Exercise) -> str:
+    return exercise.id.split(".")[1]
 
 
 def _message(status: str, result: CheckResult, passed: int, cases: int) -> str:

@@ -183,7 +183,7 @@ class Sandbox:
         """Run one answer on its cases.
 
         Args:
-            task: id, answer, imports, function, harness, harness_name, compiled.
+            task: id, before, answer, imports, function, harness, harness_name, compiled.
             inputs: the arguments of each case.
             limits: what it may use.
 
@@ -256,7 +256,9 @@ def stage(folder: Path) -> None:
 def environment() -> dict[str, str]:
     """All that the worker sees of the environment."""
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    return {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **one_thread}
+    # Each case is a fork, and of Numba's own kinds of threads only these survive one.
+    layer = {"NUMBA_THREADING_LAYER": "workqueue"}
+    return {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **one_thread, **layer}
 
 
 def visible() -> list[str]:

@@ -2,6 +2,8 @@
 
 Nothing else is looked at: not the checks, the points or the outputs, which a learner may have changed. A
 notebook is read as JSON of limited size; one that is broken is a submission without answers, with the reason.
+Cells lose their metadata on the way (copied by hand, opened elsewhere, turned into text): an answer is then
+found by its function's name, and the report says so.
 """
 
 import ast
@@ -19,6 +21,8 @@ from compresslab.classroom.exercises import of_grade_id
 
 LARGEST = 20 * 2**20
 LONGEST_SOURCE = 100_000
+# Of cells with lines for IPython: as much as an answer has, and more.
+MOST_TRANSLATED, LONGEST_MAGIC, MOST_MAGIC, MOST_IMPORTS = 40, 10_000, 50, 200
 
 
 @dataclass(frozen=True)
@@ -71,28 +75,109 @@ def content(path: Path) -> bytes:
 
 
 def of_cells(cells: list, learner: str, wanted: set[str]) -> Submission:
-    """What is taken from a notebook's cells, each as JSON has it; never raises for what is in them."""
-    parts: dict[str, list[str]] = {}
-    imports: dict[str, None] = {}
-    remarks = []
-    for cell in cells:
-        source = _source(cell)
-        if source is None:
+    """What is taken from a notebook's cells, each as JSON has it; never raises for what is in them.
+
+    An answer is the cell that was handed out for it. Where that is gone, or is as it was handed out, the
+    answer is looked for by the cell's id, then by the function's name (in a cell that became text, too).
+    """
+    found = [cell for cell in map(_read_cell, cells) if cell is not None]
+    imports = dict.fromkeys(line for cell in found if cell.code for line in cell.imports)
+    budget, answers, remarks = _Budget(), {}, []
+    for id in sorted(wanted):
+        chosen, remark = _chosen(found, id)
+        if not chosen:
+            remarks.append(f"{id} has no answer cell")
             continue
-        plain, rewritten = without_magic(source)
-        imports |= dict.fromkeys(_imports(plain))
-        id = _answered(cell)
-        if id in wanted:
-            parts.setdefault(id, []).append(plain)
-            if rewritten:
-                remarks.append(f"{id}: lines of shell or magic were not run")
-    # A cell that was split has its id twice; of two whole answers the later one defines the function.
-    answers = {id: "\n".join(sources) for id, sources in parts.items()}
-    remarks += [
-        f"{id} has {len(p)} answer cells, run in order" for id, p in parts.items() if len(p) > 1
-    ]
-    remarks += [f"{id} has no answer cell" for id in sorted(wanted - set(answers))]
+        plain = [budget.without_magic(cell.source) for cell in chosen]
+        answers[id] = "\n".join(source for source, _ in plain)
+        remarks += [f"{id}{remark}"] if remark else []
+        remarks += [f"{id}: {said}" for said in dict.fromkeys(said for _, said in plain) if said]
     return Submission(learner, answers, tuple(imports), tuple(remarks))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell of the notebook as far as it matters here.
+
+    Attributes:
+        source: its text.
+        code: whether it is a code cell.
+        answers: the exercise that its metadata say it answers, or "".
+        named: the exercise that its id says it answers, or "".
+        functions: the functions that it defines, and whether each is more than a stub.
+        imports: its import statements.
+    """
+
+    source: str
+    code: bool
+    answers: str
+    named: str
+    functions: dict[str, bool]
+    imports: tuple[str, ...]
+
+
+def _read_cell(cell: object) -> _Cell | None:
+    source = _source(cell)
+    if source is None:
+        return None
+    tree = _tree(source)
+    return _Cell(
+        source,
+        cell["cell_type"] == "code",
+        _answered(cell),
+        _of_id(cell.get("id")),
+        {} if tree is None else _functions(tree),
+        _imports(source, tree),
+    )
+
+
+def _chosen(cells: list[_Cell], id: str) -> tuple[list[_Cell], str]:
+    """The cells that hold an answer, and what is to be said of how they were found."""
+    name = id.split(".")[1]
+    own = [cell for cell in cells if cell.code and cell.answers == id]
+    # A copy of the cell as it was handed out takes nothing away from the answer above it.
+    done = [cell for cell in own if cell.functions.get(name, True)]
+    if any(cell.functions.get(name) for cell in own) or (done and not _defines(cells, name)):
+        many = f" has {len(done)} answer cells, run in order" if len(done) > 1 else ""
+        return done, many
+    by_id = [c for c in cells if c.code and c.named == id and c.functions.get(name, not own)]
+    if by_id:
+        return by_id[-1:], ": the cell had lost its metadata and was found by its id"
+    for code, where in ((True, "another cell"), (False, "a cell that is text")):
+        found = [c for c in cells if c.code == code and c.functions.get(name)]
+        if found:
+            return found[-1:], f": the answer was found in {where}, by the function's name"
+    return done or own, ""
+
+
+def _defines(cells: list[_Cell], name: str) -> bool:
+    return any(cell.functions.get(name) for cell in cells)
+
+
+def is_stub(source: str, name: str) -> bool:
+    """Whether a function of that name is there, and is as it was handed out: nothing but "not done yet"."""
+    tree = _tree(source)
+    return tree is not None and _functions(tree).get(name) is False
+
+
+def _functions(tree: ast.Module) -> dict[str, bool]:
+    """The functions that are defined at the top, and whether each is more than a stub."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {n.name: not _empty(n.body) for n in tree.body if isinstance(n, kinds)}
+
+
+def _empty(body: list[ast.stmt]) -> bool:
+    return all(
+        isinstance(node, ast.Pass)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        or (isinstance(node, ast.Raise) and _raises_not_implemented(node))
+        for node in body
+    )
+
+
+def _raises_not_implemented(node: ast.Raise) -> bool:
+    error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    return isinstance(error, ast.Name) and error.id == "NotImplementedError"
 
 
 def _cells(notebook: object) -> list:
@@ -103,8 +188,8 @@ def _cells(notebook: object) -> list:
 
 
 def _source(cell: object) -> str | None:
-    """The text of a code cell; None for any other."""
-    if not isinstance(cell, dict) or cell.get("cell_type") != "code":
+    """The text of a cell; None where there is none to look at."""
+    if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
         return None
     source = cell.get("source", "")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
@@ -112,15 +197,49 @@ def _source(cell: object) -> str | None:
     return source if isinstance(source, str) and len(source) < LONGEST_SOURCE else None
 
 
-def _answered(cell: dict) -> str | None:
-    """The exercise that a cell answers."""
+def _tree(source: str) -> ast.Module | None:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _answered(cell: dict) -> str:
+    """The exercise that a cell's metadata say it answers, or ""."""
     about = cell.get("metadata")
     about = about.get("nbgrader") if isinstance(about, dict) else None
     if not isinstance(about, dict) or about.get("solution") is not True:
-        return None
-    id = about.get("grade_id")
+        return ""
+    return _of_id(about.get("grade_id"))
+
+
+def _of_id(id: object) -> str:
     exercise = of_grade_id(id) if isinstance(id, str) and not id.endswith("-check") else None
-    return exercise.id if exercise else None
+    return exercise.id if exercise else ""
+
+
+# ---- lines that are IPython's --------------------------------------------------------------------
+MAGIC = re.compile(r"^\s*[%!;,/?]|\?\s*$|=\s*[%!]", re.MULTILINE)
+
+
+class _Budget:
+    """How much of a notebook is translated from IPython's language: its translator knows no limit of time."""
+
+    def __init__(self) -> None:
+        self.left = MOST_TRANSLATED
+
+    def without_magic(self, source: str) -> tuple[str, str]:
+        """Source that Python takes, and what is to be said of it."""
+        if _tree(source) is not None:
+            return source, ""
+        self.left -= 1
+        lines = source.splitlines()
+        if self.left < 0 or len(source) > LONGEST_MAGIC or max(map(len, lines), default=0) > 1000:
+            return source, "too long to look for lines of shell or magic"
+        if len(MAGIC.findall(source)) > MOST_MAGIC:
+            return source, "too many lines of shell or magic to look at"
+        plain, rewritten = without_magic(source)
+        return plain, "lines of shell or magic were not run" if rewritten else ""
 
 
 def without_magic(source: str) -> tuple[str, bool]:
@@ -128,32 +247,31 @@ def without_magic(source: str) -> tuple[str, bool]:
 
     They become calls of `get_ipython()`, which does nothing while grading.
     """
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        body = re.sub(r"^\s*%%[^\n]*\n", "", source)
-        with contextlib.suppress(SyntaxError, ValueError, IndexError, RecursionError):
-            return TransformerManager().transform_cell(body), True
-    except (ValueError, RecursionError, MemoryError):
-        pass
+    if _tree(source) is not None:
+        return source, False
+    body = re.sub(r"^\s*%%[^\n]*\n", "", source)
+    with contextlib.suppress(SyntaxError, ValueError, IndexError, RuntimeError):
+        return TransformerManager().transform_cell(body), True
     return source, False
 
 
-def _imports(source: str) -> list[str]:
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+# ---- names ---------------------------------------------------------------------------------------
+def _imports(source: str, tree: ast.Module | None) -> tuple[str, ...]:
+    """The import statements of a cell; of one that Python does not take, those that stand on a line alone."""
     kinds = (ast.Import, ast.ImportFrom)
-    return [ast.unparse(node) for node in tree.body if isinstance(node, kinds)]
+    if tree is not None:
+        return tuple(ast.unparse(node) for node in tree.body if isinstance(node, kinds))
+    lines = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    parsed = [tree for line in lines[:MOST_IMPORTS] if (tree := _tree(line)) is not None]
+    return tuple(ast.unparse(n) for t in parsed for n in t.body if isinstance(n, kinds))
 
 
 def needed(imports: tuple[str, ...], answer: str) -> list[str]:
     """The imports that bind a name which the answer mentions; all of them if it cannot be parsed."""
-    try:
-        mentioned = {n.id for n in ast.walk(ast.parse(answer)) if isinstance(n, ast.Name)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = _tree(answer)
+    if tree is None:
         return list(imports)
+    mentioned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     kept = []
     for statement in imports:
         names = {
@@ -163,3 +281,39 @@ def needed(imports: tuple[str, ...], answer: str) -> list[str]:
         if names & mentioned or "*" in names:
             kept.append(statement)
     return kept
+
+
+def used_answers(found: Submission, id: str) -> list[str]:
+    """The other exercises whose functions an answer calls, each after those that it calls itself."""
+    by_name = {other.split(".")[1]: other for other in found.answers if other != id}
+    order: dict[str, None] = {}
+
+    def visit(source: str, above: tuple[str, ...]) -> None:
+        for name in sorted(_foreign_names(source) & by_name.keys()):
+            other = by_name[name]
+            if other not in order and other not in above:
+                visit(found.answers[other], (*above, other))
+                order[other] = None
+
+    visit(found.answers[id], (id,))
+    return list(order)
+
+
+def _foreign_names(source: str) -> set[str]:
+    """Names that are read, and bound nowhere in the source."""
+    tree = _tree(source)
+    if tree is None:
+        return set()
+    nodes = list(ast.walk(tree))
+    names = [n for n in nodes if isinstance(n, ast.Name)]
+    bound = {n.id for n in names if not isinstance(n.ctx, ast.Load)}
+    bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    bound |= {n.name for n in nodes if isinstance(n, kinds)}
+    bound |= {
+        (a.asname or a.name).split(".")[0]
+        for n in nodes
+        if isinstance(n, ast.Import | ast.ImportFrom)
+        for a in n.names
+    }
+    return {n.id for n in names} - bound

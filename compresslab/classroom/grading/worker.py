@@ -14,6 +14,7 @@ import __future__
 
 import ast
 import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -31,6 +32,9 @@ import types
 from collections.abc import Callable
 from typing import BinaryIO, ClassVar, NoReturn
 
+MOST_TOLD = 5
+"""Statements of a cell that failed and are reported."""
+
 
 # ---- the library is not here ---------------------------------------------------------------------
 class _Missing:
@@ -43,6 +47,16 @@ class _Missing:
         if name.startswith("__"):
             raise AttributeError(name)
         return _Missing(f"{self._name}.{name}")
+
+    def __or__(self, _other: object) -> "_Missing":
+        """In an annotation: `entropy.Table | None`."""
+        return self
+
+    __ror__ = __or__
+
+    def __getitem__(self, _key: object) -> "_Missing":
+        """In an annotation: `Table[int]`."""
+        return self
 
     def __call__(self, *arguments: object, **named: object) -> NoReturn:
         raise RuntimeError(
@@ -147,16 +161,31 @@ def _without_cache() -> None:
     """Numba's cache needs a file that the answer is in; here it is in none."""
     import numba
 
-    compiler = numba.njit
-    numba.njit = lambda *arguments, cache=False, **options: compiler(*arguments, **options)
+    for name in ("jit", "njit", "vectorize", "guvectorize", "stencil"):
+        compiler = getattr(numba, name)
+        setattr(numba, name, _uncached(compiler))
 
 
-def _execute(source: str, name: str, space: dict, out: BinaryIO) -> None:
-    """The cell, statement by statement: what fails once the function is there, a demo call, costs nothing."""
+def _uncached(compiler: Callable) -> Callable:
+    @functools.wraps(compiler)
+    def compile_anew(*arguments: object, cache: bool = False, **options: object) -> object:
+        return compiler(*arguments, **options)
+
+    return compile_anew
+
+
+def _execute(source: str, name: str, space: dict, out: BinaryIO | None) -> None:
+    """The cell, statement by statement: one that fails, a demo call or a line that needs the notebook, costs
+    nothing if the function is there in the end.
+
+    Raises:
+        Exception: the first error, if it is not.
+    """  # noqa: D205
     linecache.cache["<answer>"] = (len(source), None, source.splitlines(True), "<answer>")
     tree = ast.parse(source, "<answer>")
     future = any(isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in tree.body)
     flags = __future__.annotations.compiler_flag if future else 0
+    first, told = None, 0
     for statement in tree.body:
         code = compile(
             ast.Module([statement], []), "<answer>", "exec", flags=flags, dont_inherit=True
@@ -164,9 +193,21 @@ def _execute(source: str, name: str, space: dict, out: BinaryIO) -> None:
         try:
             exec(code, space)
         except Exception as error:
-            if not callable(space.get(name)):
-                raise
-            _say(out, -1, "import", f"line {statement.lineno}, not run: {_described(error)}")
+            first, told = first or error, told + 1
+            if out is not None and told <= MOST_TOLD:
+                _say(out, -1, "import", f"line {statement.lineno}, not run: {_described(error)}")
+    if first is not None and not callable(space.get(name)):
+        raise first
+
+
+def _with_bounds(function: Callable, out: BinaryIO) -> Callable:
+    """A compiled function with its indices checked, which is told; any other as it is, which is not."""
+    from numba import njit
+
+    if not hasattr(function, "py_func"):
+        return function
+    _say(out, -1, "compiled")
+    return njit(function.py_func, boundscheck=True)
 
 
 def _prepare(task: dict, out: BinaryIO) -> Callable | None:
@@ -184,15 +225,16 @@ def _prepare(task: dict, out: BinaryIO) -> Callable | None:
                 exec(line, space)
             except Exception as error:
                 _say(out, -1, "import", f"{line}: {_described(error)}")
+        for other in task["before"]:
+            with contextlib.suppress(Exception):
+                _execute(other, "", space, None)
         _execute(task["answer"], task["function"], space, out)
         function = space.get(task["function"])
         if function is None:
             _say(out, -1, "missing", f"the cell defines no {task['function']}")
             return None
-        if task["compiled"] and hasattr(function, "py_func"):
-            from numba import njit
-
-            function = njit(function.py_func, boundscheck=True)
+        if task["compiled"]:
+            function = _with_bounds(function, out)
         if task["harness"]:
             own = {"np": np, "torch": torch, "Callable": object}
             exec(

@@ -14,12 +14,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from compresslab.classroom import compare
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import folder as grading
 from compresslab.classroom.grading import grade as marking
 from compresslab.classroom.grading.grade import exercises_of, grade_notebook
 from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
-from compresslab.classroom.judge import call
+from compresslab.classroom.judge import CHECK_SEED, Outcome, call, verdict
 from compresslab.cli import app
 
 ROOT = Path(__file__).parents[3]
@@ -64,32 +65,64 @@ def _like(value, number):
 @pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
 def test_an_answer_that_does_nothing_earns_nothing(e):
     for name, function in NOTHING.items():
-        cases = marking._cases(e, seed=3)
-        outcomes = [call(e.driven(function), case) for case in cases]
-        passed = marking._passed(e, cases, outcomes)
-        assert marking._points(e.points, passed, len(cases)) == 0, f"{name}: {passed}"
+        cases, drawn = marking.cases_of(e, seed=3)
+        right = which_are_right(e, cases, function)
+        assert marking._points(e.points, right, drawn) == 0, f"{name}: {right}"
+
+
+def which_are_right(e, cases, function):
+    driven = e.driven(function)
+    return [verdict(e, [case], [call(driven, case)]).passed for case in cases]
+
+
+@pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
+def test_a_table_of_the_cases_that_a_learner_is_shown_earns_nothing(e):
+    shown = list(e.cases(np.random.default_rng(CHECK_SEED)))
+    reference = e.driven(e.reference)
+    table = [(case.args, reference(*compare.fresh(case.args))) for case in shown]
+    cases, drawn = marking.cases_of(e, seed=4242)
+
+    def looked_up(case):
+        return next((value for args, value in table if compare.identical(args, case.args)), None)
+
+    outcomes = [Outcome(looked_up(case)) for case in cases]
+    right = [verdict(e, [c], [o]).passed for c, o in zip(cases, outcomes, strict=True)]
+    assert sum(drawn) >= marking.ENOUGH_DRAWN
+    assert marking._points(e.points, right, drawn) == 0
 
 
 @pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
 def test_no_known_mistake_gets_full_marks_whatever_the_seed(e):
     for seed in (11, 12):
-        cases = marking._cases(e, seed)
+        cases, _ = marking.cases_of(e, seed)
         for mistake in e.mistakes:
-            outcomes = [call(e.driven(mistake.wrong), case) for case in cases]
-            assert marking._passed(e, cases, outcomes) < len(cases), mistake.name
+            assert not all(which_are_right(e, cases, mistake.wrong)), mistake.name
 
 
 @pytest.mark.parametrize(
-    "points,passed,cases,given",
-    [(3, 6, 6, 3), (3, 5, 6, 2.5), (2, 3, 6, 1), (3, 2, 6, 0), (1, 5, 6, 0.75), (2, 0, 5, 0)],
+    "points,right,drawn,given",
+    [
+        (3, "111111", "000011", 3),
+        (3, "011111", "000011", 2.5),
+        (2, "110100", "010100", 1),
+        (3, "110000", "110000", 0),
+        (1, "011111", "000111", 0.75),
+        (2, "00000", "00011", 0),
+        (3, "111110", "000011", 1.5),
+        (3, "111100", "000011", 0),
+        (3, "111100", "000000", 2),
+    ],
 )
-def test_points_are_a_share_in_quarters(points, passed, cases, given):
-    assert marking._points(points, passed, cases) == given
+def test_points_are_a_share_in_quarters_of_all_cases_or_of_the_drawn_ones(
+    points, right, drawn, given
+):
+    flags = [[mark == "1" for mark in text] for text in (right, drawn)]
+    assert marking._points(points, *flags) == given
 
 
 def test_exercises_have_numbers_of_their_own_and_seeds_repeat():
     e = exercises_of("12")[2]
-    one, two, other = (marking._cases(e, seed)[-1].args[0] for seed in (1, 1, 2))
+    one, two, other = (marking.cases_of(e, seed)[0][-1].args[0] for seed in (1, 1, 2))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 

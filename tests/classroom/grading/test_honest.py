@@ -1,0 +1,225 @@
+"""Honest work in odd notebooks gets its points, and the report says what was odd."""
+
+import json
+import textwrap
+import time
+
+import pytest
+
+from compresslab.classroom.exercises import exercise
+from compresslab.classroom.grading import submission
+from compresslab.classroom.grading.grade import grade_exercise
+from compresslab.classroom.grading.sandbox import MISSING, Limits, Sandbox, bubblewrap
+
+pytestmark = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
+LIMITS = Limits(wall=40, cpu=10)
+ID = "combine.code_lengths"
+STUB = '''
+def code_lengths(counts):
+    """Bits."""
+    # your code here
+    raise NotImplementedError("not done yet")
+'''
+RIGHT = """
+def code_lengths(counts):
+    bits = np.zeros(len(counts), dtype=int)
+    heap = [(int(n), [s]) for s, n in enumerate(counts) if n]
+    if len(heap) == 1:
+        bits[heap[0][1]] = 1
+    while len(heap) > 1:
+        heap.sort()
+        (few, one), (more, other) = heap.pop(0), heap.pop(0)
+        bits[one + other] += 1
+        heap.append((few + more, one + other))
+    return bits
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+def code(source, id=None, kind="code", name=None):
+    about = {"nbgrader": {"grade_id": id.replace(".", "-"), "solution": True}} if id else {}
+    cell = {"cell_type": kind, "source": textwrap.dedent(source), "metadata": about}
+    return cell | ({"id": name} if name else {})
+
+
+@pytest.fixture
+def graded(sandbox, tmp_path):
+    def run(*cells, id=ID, seed=5):
+        cells = [
+            code("import numpy as np\nimport torch\nimport numba\nfrom numba import njit"),
+            *cells,
+        ]
+        path = tmp_path / "n.ipynb"
+        path.write_text(json.dumps({"cells": cells}))
+        wanted = {ID, id, "distill.soft_targets", "distill.distillation_loss"}
+        found = submission.read(path, "ada", wanted)
+        return grade_exercise(exercise(id), found, seed, sandbox, LIMITS)
+
+    return run
+
+
+# ---- cells ---------------------------------------------------------------------------------------
+def test_an_answer_below_the_stub_is_found_by_its_name(graded):
+    mark = graded(code(STUB, ID), code(RIGHT))
+    assert mark.points == mark.out_of
+    assert "found in another cell, by the function's name" in mark.message
+
+
+def test_a_copy_of_the_stub_below_the_answer_takes_nothing_away(graded):
+    mark = graded(code(RIGHT, ID), code(STUB, ID))
+    assert (mark.points, mark.message) == (mark.out_of, "")
+
+
+def test_lost_metadata_are_made_up_for_by_the_cells_id(graded):
+    mark = graded(code(RIGHT, name="combine-code_lengths"))
+    assert mark.points == mark.out_of
+    assert "lost its metadata" in mark.message
+
+
+@pytest.mark.parametrize("kind", ["code", "markdown", "raw"])
+def test_lost_metadata_are_made_up_for_by_the_functions_name(graded, kind):
+    mark = graded(code(RIGHT, kind=kind))
+    assert mark.points == mark.out_of
+    assert "by the function's name" in mark.message
+
+
+def test_of_several_drafts_the_last_counts(graded):
+    draft = "def code_lengths(counts):\n    return counts\n"
+    assert graded(code(draft), code(RIGHT)).points == 3
+    assert graded(code(RIGHT), code(draft)).points == 0
+
+
+def test_the_cell_that_was_handed_out_counts_before_any_other(graded):
+    draft = "def code_lengths(counts):\n    return counts\n"
+    assert graded(code(RIGHT, ID), code(draft)).points == 3
+    assert graded(code(draft, ID), code(RIGHT)).points == 0
+
+
+def test_a_specification_in_text_is_no_answer(graded):
+    text = "An idea:\n\n```python\n" + RIGHT + "```\n"
+    mark = graded(code(STUB, ID), code(text, kind="markdown"))
+    assert (mark.points, mark.status) == (0, "not done")
+
+
+def test_a_helper_in_a_split_cell_is_run(graded):
+    helper = (
+        "def heapified(counts):\n    return [(int(n), [s]) for s, n in enumerate(counts) if n]\n"
+    )
+    whole = RIGHT.replace("[(int(n), [s]) for s, n in enumerate(counts) if n]", "heapified(counts)")
+    mark = graded(code(helper, ID), code(whole, ID))
+    assert mark.points == mark.out_of
+    assert "2 answer cells" in mark.message
+
+
+# ---- what an answer leans on ---------------------------------------------------------------------
+def test_a_line_above_the_function_that_needs_the_notebook_costs_nothing(graded):
+    mark = graded(code("print(network.shape)\nname = input()\n" + RIGHT, ID))
+    assert mark.points == mark.out_of
+    assert "line 1, not run: NameError" in mark.message
+
+
+def test_if_the_function_is_missing_the_first_error_is_told(graded):
+    mark = graded(code("1 / 0\n", ID))
+    assert mark.points == 0
+    assert "ZeroDivisionError" in mark.message
+
+
+SOFT = """
+def soft_targets(logits, temperature):
+    z = logits / temperature
+    e = torch.exp(z - z.max(1, keepdim=True).values)
+    return e / e.sum(1, keepdim=True)
+"""
+
+
+def test_an_answer_may_call_an_earlier_one(graded, monkeypatch):
+    lengths = RIGHT.replace("def code_lengths", "def lengths_of") + (
+        "\ndef code_lengths(counts):\n    return lengths_of(counts) + 0 * int(soft_targets("
+        "torch.zeros(1, 2), 1.0).sum() - 1)\n"
+    )
+    mark = graded(code(SOFT, "distill.soft_targets"), code(lengths, ID))
+    assert mark.points == mark.out_of
+    assert "run with your answers to distill.soft_targets" in mark.message
+
+
+def test_an_earlier_one_that_is_not_done_is_an_error_and_is_named(graded):
+    stub = "def soft_targets(logits, temperature):\n    raise NotImplementedError\n"
+    calling = "def code_lengths(counts):\n    return soft_targets(counts, 1)\n"
+    mark = graded(code(stub, "distill.soft_targets"), code(calling, ID))
+    assert (mark.points, mark.status) == (0, "error")
+    assert "distill.soft_targets" in mark.message
+
+
+def test_an_error_of_another_library_is_not_taken_for_a_stub(graded):
+    mark = graded(
+        code("def code_lengths(counts):\n    raise NotImplementedError\n    return 1", ID)
+    )
+    assert mark.status == "error"
+
+
+def test_annotations_with_what_the_library_has_are_allowed(graded):
+    answer = (
+        "from compresslab.numerics import entropy\n"
+        + RIGHT.replace("(counts)", "(counts: 'x') -> entropy.Table | None", 1).strip()
+    )
+    mark = graded(code(answer, ID))
+    assert mark.points == mark.out_of, mark.message
+
+
+# ---- Numba ---------------------------------------------------------------------------------------
+HELPERS = {
+    "jit with a cache": "@numba.jit(nopython=True, cache=True)\ndef twice(x): return x + x\n",
+    "njit with a cache": "@njit(cache=True)\ndef twice(x): return x + x\n",
+    "vectorize with a cache": "@numba.vectorize(cache=True)\ndef twice(x): return x + x\n",
+    "parallel, with a demo": (
+        "@njit(parallel=True)\ndef twice(x):\n    y = x.copy()\n"
+        "    for i in numba.prange(len(x)): y[i] = 2 * x[i]\n    return y\ntwice(np.ones(1000))\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("helper", HELPERS.values(), ids=HELPERS.keys())
+def test_helpers_may_be_compiled(graded, helper):
+    using = RIGHT.replace("return bits", "return twice(bits) // 2")
+    mark = graded(code(helper + using, ID))
+    assert mark.points == mark.out_of, mark.message
+
+
+QUANTIZE = """
+def quantize_loop(x, inverse, zero, low, high, codes):
+    for i in range(len(x)):
+        code = np.rint(x[i] * inverse) + zero
+        codes[i] = np.int8(min(max(code, low), high))
+"""
+
+
+def test_an_answer_that_must_be_compiled_earns_nothing_otherwise(graded):
+    id = "numbers.quantize_loop"
+    compiled = graded(code("@njit" + QUANTIZE, id), id=id)
+    assert compiled.points == compiled.out_of, compiled.message
+    plain = graded(code(QUANTIZE, id), id=id)
+    assert (plain.points, plain.status, plain.mistake) == (0, "failed", "not compiled")
+
+
+# ---- clocks --------------------------------------------------------------------------------------
+SLOW = {
+    "magic, then many lines": "%m\n" * 450 + "x=1\n" * 22_000,
+    "magic without end": "%m\n" * 30_000,
+    "a long line with a question": "a" * 90_000 + " b ?\n x",
+    "shell": "!x\n" * 30_000,
+}
+
+
+@pytest.mark.parametrize("source", SLOW.values(), ids=SLOW.keys())
+@pytest.mark.parametrize("id", [ID, None])
+def test_no_cell_keeps_the_reader_busy(tmp_path, source, id):
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps({"cells": [code(source, id)] * 20}))
+    start = time.perf_counter()
+    submission.read(path, "ada", {ID})
+    assert time.perf_counter() - start < 20
