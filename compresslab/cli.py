@@ -82,10 +82,11 @@ def grade(
     """Grade a folder of submissions; goes on where an interrupted run stopped."""
     from compresslab.classroom.grading import executors
     from compresslab.classroom.grading import folder as grading
-    from compresslab.classroom.grading.sandbox import MISSING, SandboxError, bubblewrap
+    from compresslab.classroom.grading.sandbox import MISSING, SandboxError, probe
 
-    if bubblewrap() is None:
-        typer.echo(MISSING, err=True)
+    path, why = probe()
+    if path is None:
+        typer.echo(f"{MISSING} ({why})", err=True)
         if not allow_unsandboxed:
             raise typer.Exit(2)
     try:

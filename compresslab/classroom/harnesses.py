@@ -68,7 +68,9 @@ def product_and_balance(function: Callable) -> Callable:
         first, second = function(weight, rank)
         shapes = tuple(map(int, first.shape)), tuple(map(int, second.shape))
         nothing = np.zeros(0, np.float32)
-        if first.ndim != 2 or second.ndim != 2 or shapes[1][1] != shapes[0][0]:
+        # Before anything is multiplied: two thin arrays can have a product that fills the memory.
+        fit = len(shapes[0]) == len(shapes[1]) == 2 and shapes[1][1] == shapes[0][0] <= rank
+        if not fit or (shapes[1][0], shapes[0][1]) != weight.shape:
             return (*shapes, nothing, nothing, nothing)
         return *shapes, second @ first, np.square(first).sum(1), np.square(second).sum(0)
 
@@ -81,7 +83,9 @@ def as_one_kernel(function: Callable) -> Callable:
     def run(weight: np.ndarray, rank: int) -> tuple:
         thin, mix = function(weight, rank)
         shapes = tuple(map(int, thin.shape)), tuple(map(int, mix.shape))
-        if len(shapes[0]) != 4 or len(shapes[1]) != 4 or shapes[1][1] != shapes[0][0]:
+        # As above: no product of shapes that were not asked for.
+        fit = len(shapes[0]) == len(shapes[1]) == 4 and shapes[1][1] == shapes[0][0] <= rank
+        if not fit or shapes[0][1:] != weight.shape[1:] or shapes[1][::2] != (len(weight), 1):
             return *shapes, np.zeros(0, np.float32), np.zeros(0, np.float32)
         together = np.einsum("mk,kchw->mchw", mix[:, :, 0, 0], thin)
         return *shapes, together, np.square(thin).sum((1, 2, 3))

@@ -5,6 +5,7 @@ no broken cache. A download is checked against a known hash (pooch does that, an
 """
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +27,28 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     os.close(handle)
     try:
         write(Path(name))
+        os.chmod(name, _mode(path))
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()
+
+
+def _mode(path: Path) -> int:
+    """A file's permissions: those that it has, else any new file's. A temporary file is its owner's alone."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0o666 & ~UMASK
 
 
 def find(folder: str, names: list[str]) -> Path | None:

@@ -19,21 +19,22 @@ from compresslab.classroom.exercises import (
     transformers,
 )
 
-SUBJECTS = (
-    measuring,
-    numbers,
-    ptq,
-    qat,
-    pruning,
-    tickets,
-    low_rank,
-    slim,
-    distillation,
-    transformers,
-    binary,
-    llm,
-    combine,
-)
+LABS = {
+    "00_measure_first": measuring,
+    "01_numbers": numbers,
+    "02_post_training_quantization": ptq,
+    "03_quantization_aware_training": qat,
+    "04_pruning": pruning,
+    "05_lottery_tickets": tickets,
+    "06_low_rank": low_rank,
+    "07_slim_by_design": slim,
+    "08_distillation": distillation,
+    "09_distilling_transformers": transformers,
+    "10_binarization": binary,
+    "11_llm_weights": llm,
+    "12_capstone": combine,
+}
+SUBJECTS = tuple(LABS.values())
 EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
 
 

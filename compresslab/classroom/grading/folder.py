@@ -1,12 +1,15 @@
-"""A class's submissions: found in a folder, graded by any executor, written as CSV and JSON.
-
-    FOLDER/alice/12_capstone.ipynb      a folder a learner, or
-    FOLDER/bob.ipynb                    a file a learner
+"""A class's submissions, graded by any executor, written as CSV and JSON.
 
 Each learner's record is written the moment it is there, whole or not at all, into a folder beside the
 CSV. A run that was interrupted goes on where it stopped: a record is believed if it is of the same
-notebook (by its hash), lab, seed and version. The seed of a run stands in `run.json` there, and is drawn
-anew only with a new folder of records or when one is asked for; grading twice gives the same marks.
+notebook (by the hash of what was graded), lab, seed and version. The seed of a run stands in `run.json`
+there, and is drawn anew only with a new folder of records or when one is asked for; grading twice gives the
+same marks.
+
+    marks.csv   marks.json          what the teacher gets
+    marks.csv.records/run.json      the lab and the seed
+    marks.csv.records/HASH.json     a learner's marks
+    marks.csv.records/notebooks/    what came out of zip files (`collect`)
 
 Submissions go through a `concurrent.futures.Executor`: processes here, or a Dask cluster's
 (`distributed.Client(...).get_executor()`). One whose worker dies is tried once more, then marked as lost.
@@ -18,6 +21,7 @@ import json
 import multiprocessing
 import os
 import secrets
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import (
     BrokenExecutor,
@@ -26,14 +30,14 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     as_completed,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from compresslab.classroom.grading import submission
-from compresslab.classroom.grading.grade import Mark, exercises_of, grade_notebook
+from compresslab.classroom.grading import collect, submission
+from compresslab.classroom.grading.grade import Mark, exercises_of, grade_submission, lab_name
 from compresslab.classroom.grading.sandbox import Limits, SandboxError, printable
 from compresslab.data.files import write_whole
 
@@ -61,59 +65,35 @@ class Job:
     seed: int
     unsandboxed: bool
     limits: Limits
+    remark: str = ""
 
 
-def submissions(folder: Path, lab: str) -> dict[str, Path]:
-    """The notebooks of a lab by learner, in the order of their names.
+def grade(job: Job) -> dict:
+    """Grade one submission: what an executor runs.
 
-    In a learner's own folder the notebook named like the lab counts, else the only one there. A folder with
-    none, or with several that could be meant, is a submission that is missing: it gets its rows.
-
-    Raises:
-        FileNotFoundError: if there is no such folder, or nothing in it.
-        ValueError: if a learner has a folder and a notebook beside it.
+    Returns:
+        "notebook", the hash of what was graded (the file may change meanwhile), and "marks", plain
+        dictionaries.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
-    found: dict[str, Path] = {}
-    for learner, path in _found(folder, lab):
-        if learner in found:
-            raise ValueError(f"two submissions of learner {learner!r}: {found[learner]} and {path}")
-        found[learner] = path
-    if not found:
-        raise FileNotFoundError(f"no notebook of lab {lab!r} in {folder}")
-    return found
+    exercises = exercises_of(job.lab)
+    try:
+        content = submission.content(Path(job.path))
+        found = submission.of_bytes(content, job.learner, {e.id for e in exercises})
+    except (OSError, ValueError):
+        content = b""
+        found = submission.read(Path(job.path), job.learner, set())  # says why
+    marks = grade_submission(found, exercises, job.seed, job.unsandboxed, job.limits)
+    if job.remark:
+        marks = [replace(m, message=_joined(job.remark, m.message)) for m in marks]
+    return {"notebook": _hash(content), "marks": [mark.as_dict() for mark in marks]}
 
 
-def _found(folder: Path, lab: str) -> Iterator[tuple[str, Path]]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.suffix == ".ipynb" and not entry.is_dir():
-            yield printable(entry.stem, 200), entry
-        elif entry.is_dir():
-            yield printable(entry.name, 200), _of_learner(entry, lab)
+def _joined(*texts: str) -> str:
+    return printable("; ".join(text for text in texts if text))
 
 
-def _of_learner(folder: Path, lab: str) -> Path:
-    """The notebook that counts; if none does, a path that is not there and will be reported as missing."""
-    notebooks = [] if folder.is_symlink() else sorted(folder.rglob("*.ipynb"))
-    notebooks = [p for p in notebooks if ".ipynb_checkpoints" not in p.parts]
-    named = [p for p in notebooks if p.stem.startswith(lab[:2])]
-    # "12_capstone" before "12_capstone (1)".
-    named.sort(key=lambda p: (p.stem != lab, len(p.stem), p))
-    if named or len(notebooks) == 1:
-        return (named or notebooks)[0]
-    return folder / f"one notebook of lab {lab} among {len(notebooks)}.ipynb"
-
-
-def grade(job: Job) -> list[dict]:
-    """Grade one submission: what an executor runs, with plain dictionaries as a result."""
-    marks = grade_notebook(
-        Path(job.path), job.learner, job.lab, job.seed, job.unsandboxed, job.limits
-    )
-    return [mark.as_dict() for mark in marks]
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def grade_folder(
@@ -129,7 +109,7 @@ def grade_folder(
     """Grade a class; writes OUT (CSV) and, beside it, the same as JSON and the records.
 
     Args:
-        folder: as in `submissions`.
+        folder: a folder of submissions, or a zip file of one; see `collect`.
         lab: its number or name.
         out: the CSV's path.
         executor: runs `grade`.
@@ -140,37 +120,35 @@ def grade_folder(
 
     Raises:
         FileNotFoundError: if there is nothing to grade.
-        ValueError: if there is no such lab.
+        ValueError: if there is no such lab, or the records beside OUT are another lab's or broken.
         SandboxError: if there is no sandbox, and none is not allowed.
     """
-    exercises_of(lab)
-    out, found = Path(out), submissions(folder, lab)
-    records = out.with_suffix(".records")
+    lab, out = lab_name(lab), Path(out)
+    records = out.with_name(f"{out.name}.records")
     about = _run(records, lab, seed)
-    jobs = {
-        learner: Job(learner, str(path), lab, about["seed"], unsandboxed, limits or Limits())
-        for learner, path in found.items()
-    }
+    found = collect.submissions(folder, lab, records / "notebooks")
+    options = (lab, about["seed"], unsandboxed, limits or Limits())
+    jobs = {who: Job(who, str(f.path), *options, f.remark) for who, f in found.items()}
     marks = {name: m for name, job in jobs.items() if (m := _known(records, job)) is not None}
     waiting = [job for name, job in jobs.items() if name not in marks]
     with tqdm(total=len(jobs), initial=len(marks), desc="grading", disable=not progress) as bar:
-        for job, found_marks in _graded(waiting, executor):
-            marks[job.learner] = found_marks
-            _remember(records, job, found_marks)
+        for job, result in _graded(waiting, executor):
+            marks[job.learner] = [Mark(**mark) for mark in result["marks"]]
+            _remember(records, job, result)
             bar.update()
     rows = [mark for name in jobs for mark in marks[name]]
     _write(rows, out, about)
     return rows
 
 
-def _graded(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, list[Mark]]]:
+def _graded(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, dict]]:
     tries = dict.fromkeys(jobs, 1)
     waiting: dict[Future, Job] = {executor.submit(grade, job): job for job in jobs}
     while waiting:
         for future in as_completed(list(waiting)):
             job = waiting.pop(future)
             try:
-                yield job, [Mark(**mark) for mark in future.result()]
+                yield job, future.result()
             except SandboxError:
                 for other in waiting:
                     other.cancel()
@@ -188,52 +166,66 @@ def _graded(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, list
                     yield job, _lost(job, error)
 
 
-def _one_by_one(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Mark]]]:
+def _one_by_one(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict]]:
     """Each in a process of its own, so that one that dies takes nobody along."""
     spawn = multiprocessing.get_context("spawn")
     for job in jobs:
         with ProcessPoolExecutor(1, mp_context=spawn) as alone:
             try:
-                yield job, [Mark(**mark) for mark in alone.submit(grade, job).result()]
+                yield job, alone.submit(grade, job).result()
             except SandboxError:
                 raise
             except Exception as error:
                 yield job, _lost(job, error)
 
 
-def _lost(job: Job, error: Exception) -> list[Mark]:
+def _lost(job: Job, error: Exception) -> dict:
     why = f"grading failed {TRIES} times, look at it by hand: {type(error).__name__}: {error}"
-    return [
-        Mark(job.learner, e.id, 0.0, e.points, status="lost", message=printable(why, 300))
-        for e in exercises_of(job.lab)
-    ]
+    blank = Mark(job.learner, "", 0.0, 0, status="lost", message=printable(why, 300))
+    marks = [replace(blank, exercise=e.id, out_of=e.points) for e in exercises_of(job.lab)]
+    return {"notebook": "", "marks": [mark.as_dict() for mark in marks]}
 
 
 # ---- records -------------------------------------------------------------------------------------
 def _run(records: Path, lab: str, seed: int | None) -> dict:
-    """What the run is: the seed that is asked for, or the one that was, or a new one."""
+    """What the run is: the seed that is asked for, or the one that was, or a new one.
+
+    Raises:
+        ValueError: if what is there is broken, or of another lab, whose marks would be overwritten.
+    """
     path = records / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = _read_run(path) if path.is_file() else {}
+    if before and before["lab"] != lab:
+        raise ValueError(
+            f"{records} holds the marks of lab {before['lab']}, not {lab}: give another --out, or delete it"
+        )
     if seed is None:
-        seed = before["seed"] if before.get("lab") == lab else secrets.randbelow(2**31)
+        seed = before["seed"] if before else secrets.randbelow(2**31)
     about = {"lab": lab, "seed": seed, "version": version("compresslab")}
     _write_text(path, json.dumps(about))
     return about
 
 
-def _stamp(job: Job) -> dict:
-    """What marks depend on."""
+def _read_run(path: Path) -> dict:
     try:
-        content = hashlib.sha256(submission.content(Path(job.path))).hexdigest()
-    except (OSError, ValueError):
-        content = ""
+        before = json.loads(path.read_text(encoding="utf-8"))
+        return {"lab": lab_name(before["lab"]), "seed": int(before["seed"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is broken ({error}): delete its folder to grade anew, with another seed"
+        ) from error
+
+
+def _stamp(job: Job, notebook: str) -> dict:
+    """What marks depend on."""
     return {
         "learner": job.learner,
-        "notebook": content,
+        "notebook": notebook,
         "lab": job.lab,
         "seed": job.seed,
         "version": version("compresslab"),
         "unsandboxed": job.unsandboxed,
+        "remark": job.remark,
     }
 
 
@@ -243,17 +235,27 @@ def _record(records: Path, learner: str) -> Path:
 
 
 def _known(records: Path, job: Job) -> list[Mark] | None:
+    """The marks that are recorded; None if there are none, or not of this notebook."""
+    path = _record(records, job.learner)
+    if not path.is_file():
+        return None
     try:
-        record = json.loads(_record(records, job.learner).read_text(encoding="utf-8"))
-        if record["stamp"] == _stamp(job) and all(m["status"] != "lost" for m in record["marks"]):
-            return [Mark(**mark) for mark in record["marks"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+        notebook = _hash(submission.content(Path(job.path)))
+    except (OSError, ValueError):
+        notebook = ""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["stamp"] == _stamp(job, notebook):
+            marks = [Mark(**mark) for mark in record["marks"]]
+            return None if any(mark.status == "lost" for mark in marks) else marks
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        about = f"{path}, the record of {job.learner!r}, is broken ({error}): graded anew"
+        warnings.warn(about, stacklevel=2)
     return None
 
 
-def _remember(records: Path, job: Job, marks: Sequence[Mark]) -> None:
-    content = {"stamp": _stamp(job), "marks": [mark.as_dict() for mark in marks]}
+def _remember(records: Path, job: Job, result: dict) -> None:
+    content = {"stamp": _stamp(job, result["notebook"]), "marks": result["marks"]}
     _write_text(_record(records, job.learner), json.dumps(content, ensure_ascii=False))
 
 
@@ -273,7 +275,9 @@ def _write(marks: Sequence[Mark], out: Path, about: dict) -> None:
 
     write_whole(out, table)
     content = {"run": about, "marks": [mark.as_dict() for mark in marks]}
-    _write_text(out.with_suffix(".json"), json.dumps(content, indent=1, ensure_ascii=False))
+    # Never the CSV itself, and never another run's: "marks.11" and "marks.12" are two.
+    beside = out.with_suffix(".json") if out.suffix == ".csv" else out.with_name(f"{out.name}.json")
+    _write_text(beside, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _harmless(cell: object) -> object:

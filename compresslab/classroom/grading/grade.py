@@ -12,10 +12,13 @@ A case that hands back nothing (an endless loop, a crash, too much memory) fails
 """
 
 import builtins
+import contextlib
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,12 +26,13 @@ import numpy as np
 
 from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise
-from compresslab.classroom.exercises import SUBJECTS
+from compresslab.classroom.exercises import LABS
 from compresslab.classroom.grading import protocol, submission
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
 from compresslab.classroom.harnesses import AFTERWARDS
 from compresslab.classroom.judge import CheckResult, Outcome, not_compiled, verdict
 
+JUDGING_SECONDS = 60.0
 ENDINGS = {
     "time": "it ran longer than {wall:g} seconds and was stopped",
     "output": "its results were larger than {output_mb} MB and were cut off",
@@ -74,18 +78,25 @@ class RemoteError(Exception):
     """An exception of the learner's code whose class is not one of Python's own."""
 
 
+def lab_name(lab: str) -> str:
+    """A lab's full name ("12_capstone"), from its number or its name.
+
+    Raises:
+        ValueError: if there is no such lab.
+    """
+    number = lab[:2]
+    if len(number) < 2 or not number.isdecimal() or int(number) >= len(LABS):
+        raise ValueError(f"lab must begin with a number from 00 to {len(LABS) - 1}, got {lab!r}")
+    return list(LABS)[int(number)]
+
+
 def exercises_of(lab: str) -> list[Exercise]:
     """The exercises of a lab, by its number or name ("12" or "12_capstone").
 
     Raises:
         ValueError: if there is no such lab.
     """
-    number = lab[:2]
-    if len(number) < 2 or not number.isdecimal() or int(number) >= len(SUBJECTS):
-        raise ValueError(
-            f"lab must begin with a number from 00 to {len(SUBJECTS) - 1}, got {lab!r}"
-        )
-    return list(SUBJECTS[int(number)].EXERCISES)
+    return list(LABS[lab_name(lab)].EXERCISES)
 
 
 def grade_notebook(
@@ -111,6 +122,17 @@ def grade_notebook(
     """
     exercises = exercises_of(lab)
     found = submission.read(Path(path), learner, {e.id for e in exercises})
+    return grade_submission(found, exercises, seed, unsandboxed, limits)
+
+
+def grade_submission(
+    found: submission.Submission,
+    exercises: Sequence[Exercise],
+    seed: int,
+    unsandboxed: bool = False,
+    limits: Limits | None = None,
+) -> list[Mark]:
+    """As `grade_notebook`, of a submission that was read."""
     with Sandbox(unsandboxed) as sandbox:
         return [grade_safely(e, found, seed, sandbox, limits or Limits()) for e in exercises]
 
@@ -120,13 +142,33 @@ def grade_safely(
 ) -> Mark:
     """`grade_exercise`; whatever goes wrong in the judging itself costs that exercise alone, and is told."""
     try:
-        return grade_exercise(exercise, found, seed, sandbox, limits)
+        with _at_most(2 * limits.wall + JUDGING_SECONDS):
+            return grade_exercise(exercise, found, seed, sandbox, limits)
     except SandboxError:
         raise
     except Exception as error:
         message = f"judging failed, look at it by hand: {type(error).__name__}: {error}"
         blank = Mark(found.learner, exercise.id, 0.0, exercise.points, status="lost")
         return replace(blank, message=printable(message))
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End what takes longer by a TimeoutError, where signals can do that: in a process's main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"it took longer than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def grade_exercise(

@@ -4,7 +4,9 @@ nbgrader keeps what it does well: releasing, collecting, the gradebook, the form
 questions, feedback, export. Only one step of `nbgrader autograde` is replaced. Its `Execute` runs the
 submission in one kernel, checks and all; `Judge` runs nothing of the notebook's in this process: it
 grades the answers as `compresslab grade` does, and writes into every check cell what nbgrader reads its
-score from (points as the cell's result, and in words above it).
+score from (points as the cell's result, and in words above it). Before it `Restore` mends what copying,
+splitting and other editors do to the cells' metadata: without it one copied cell ends autograde for everybody
+behind that learner, and a notebook that lost its metadata has no score at all.
 
 In the course's nbgrader_config.py:
 
@@ -15,14 +17,20 @@ In the course's nbgrader_config.py:
 """
 
 import secrets
+from dataclasses import replace
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_output
+from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.preprocessors import (
     AssignLatePenalties,
     CheckCellMetadata,
+    ClearOutput,
+    DeduplicateIds,
     LimitOutput,
     NbGraderPreprocessor,
+    OverwriteCells,
+    OverwriteKernelspec,
     SaveAutoGrades,
 )
 from traitlets import Bool, Integer
@@ -53,12 +61,82 @@ class Judge(NbGraderPreprocessor):
         with Sandbox(self.allow_unsandboxed) as sandbox:
             for id, cell in checks.items():
                 mark = grade_safely(EXERCISES[id], found, seed, sandbox, Limits())
+                # The course may have given the exercise other points than the library does.
+                out_of = float(cell.metadata.nbgrader.get("points", mark.out_of))
+                mark = replace(mark, points=mark.points / mark.out_of * out_of, out_of=out_of)
                 cell["outputs"], cell["execution_count"] = _outputs(mark, seed), None
         return nb, resources
 
 
+class Restore(NbGraderPreprocessor):
+    """Puts right what happened to nbgrader's metadata on the way, and says so in the log."""
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        """Metadata as nbgrader wants them, each id once, and no check cell missing."""
+        learner = resources.get("nbgrader", {}).get("student", "somebody")
+        self._make_whole(nb, learner)
+        self._join_copies(nb, learner)
+        self._add_checks(nb, resources, learner)
+        return nb, resources
+
+    def _make_whole(self, nb: NotebookNode, learner: str) -> None:
+        for cell in nb.cells:
+            about = cell.metadata.get("nbgrader")
+            if about is None and submission.exercise_of(str(cell.get("id", ""))):
+                is_check = cell["id"].endswith("-check")
+                about = {"grade_id": cell["id"], "grade": is_check, "solution": not is_check}
+                self.log.warning("%s: %s had lost its metadata", learner, cell["id"])
+            elif about is not None and not (isinstance(about, dict) and about.get("grade_id")):
+                del cell.metadata["nbgrader"]
+                continue
+            if about is not None:
+                is_check = bool(about.get("grade"))
+                whole = {"locked": is_check, "task": False, "solution": not is_check}
+                whole |= {"grade": False, **about, "schema_version": 3}
+                cell.metadata["nbgrader"] = whole | ({"points": 0} | whole if is_check else {})
+
+    def _join_copies(self, nb: NotebookNode, learner: str) -> None:
+        """Of cells with the same id the first keeps it, with the text of all that are answers."""
+        first: dict[str, NotebookNode] = {}
+        for cell in nb.cells:
+            about = cell.metadata.get("nbgrader")
+            if about is None:
+                continue
+            kept = first.setdefault(about["grade_id"], cell)
+            if kept is cell:
+                continue
+            self.log.warning("%s: %s is there more than once", learner, about["grade_id"])
+            if about.get("solution") and kept.cell_type == cell.cell_type == "code":
+                kept.source = submission.joined([kept.source, cell.source], about["grade_id"])
+            del cell.metadata["nbgrader"]
+
+    def _add_checks(self, nb: NotebookNode, resources: dict, learner: str) -> None:
+        """Check cells of the source that are not in the notebook."""
+        about = resources["nbgrader"]
+        there = {c.metadata.get("nbgrader", {}).get("grade_id") for c in nb.cells}
+        try:
+            with Gradebook(about["db_url"]) as book:
+                cells = book.find_notebook(about["notebook"], about["assignment"]).grade_cells
+                wanted = [c.name for c in cells if c.name.endswith("-check")]
+        except MissingEntry:
+            return
+        for id in wanted:
+            if id not in there and submission.exercise_of(id):
+                self.log.warning("%s: %s was missing, added", learner, id)
+                cell = new_code_cell(metadata={"nbgrader": _check_metadata(id)})
+                nb.cells.append(cell)
+
+
 def configure(config: Config) -> None:
-    """Put `Judge` in the place of nbgrader's `Execute`."""
+    """Put `Judge` in the place of nbgrader's `Execute`, and `Restore` before all else."""
+    config.Autograde.sanitize_preprocessors = [
+        Restore,
+        ClearOutput,
+        DeduplicateIds,
+        OverwriteKernelspec,
+        OverwriteCells,
+        CheckCellMetadata,
+    ]
     config.Autograde.autograde_preprocessors = [
         Judge,
         LimitOutput,
@@ -66,6 +144,18 @@ def configure(config: Config) -> None:
         AssignLatePenalties,
         CheckCellMetadata,
     ]
+
+
+def _check_metadata(id: str) -> dict:
+    return {
+        "grade_id": id,
+        "grade": True,
+        "solution": False,
+        "task": False,
+        "locked": True,
+        "points": 0,
+        "schema_version": 3,
+    }
 
 
 def _checked(cell: NotebookNode) -> str | None:
@@ -82,12 +172,13 @@ def _plain(cell: NotebookNode) -> dict:
         "cell_type": cell.get("cell_type"),
         "source": cell.get("source"),
         "metadata": dict(cell.get("metadata", {})),
+        "id": cell.get("id"),
     }
 
 
 def _outputs(mark: Mark, seed: int) -> list[NotebookNode]:
     """Words for learner and teacher, then the points: the form in which nbgrader gives part of them."""
-    words = [f"{mark.status}: {mark.points:g} of {mark.out_of} points (seed {seed})"]
+    words = [f"{mark.status}: {mark.points:g} of {mark.out_of:g} points (seed {seed})"]
     words += [mark.message] if mark.message else []
     words += [f"recognised: {mark.mistake}"] if mark.mistake else []
     shown = new_output("display_data", {"text/plain": "\n".join(words)})

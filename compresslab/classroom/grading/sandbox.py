@@ -87,15 +87,20 @@ class Said:
 
 def bubblewrap() -> str | None:
     """The path of a bubblewrap that works here, or None."""
+    return probe()[0]
+
+
+def probe() -> tuple[str | None, str]:
+    """The path of a bubblewrap that works here or None, and what is wrong with the one that is there."""
     path = shutil.which("bwrap")
     if path is None:
-        return None
+        return None, "there is no bwrap"
     test = [path, "--ro-bind", "/", "/", *ALONE, *ROOM, "--proc", "/proc", "true"]
     try:
-        done = subprocess.run(test, capture_output=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return path if done.returncode == 0 else None
+        done = subprocess.run(test, capture_output=True, timeout=20, text=True, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"{path}: {error}"
+    return (path, "") if done.returncode == 0 else (None, f"{path}: {done.stderr.strip()[:300]}")
 
 
 class Sandbox:
@@ -109,9 +114,9 @@ class Sandbox:
     """
 
     def __init__(self, unsandboxed: bool = False) -> None:
-        self.walls = bubblewrap()
+        self.walls, why = probe()
         if self.walls is None and not unsandboxed:
-            raise SandboxError(MISSING)
+            raise SandboxError(f"{MISSING} ({why})")
         self.folder: tempfile.TemporaryDirectory | None = None
         self.process: subprocess.Popen | None = None
         self.group: Group | None = None
@@ -192,7 +197,7 @@ class Sandbox:
             it said.
         """
         if self.process is None:
-            self.start()
+            self._start_at_last()
         before = self._bound(limits)
         about = {**task, "cases": len(inputs), "limits": asdict(limits)}
         try:
@@ -211,6 +216,13 @@ class Sandbox:
         if ended == "ended" and self.group is not None and self.group.refused() > before:
             ended = "refused"
         return ended, _parse(said, len(inputs), limits)
+
+    def _start_at_last(self) -> None:
+        """A second attempt: on a machine that is busy at the moment, a start may take too long."""
+        try:
+            self.start()
+        except SandboxError:
+            self.start()
 
     def _bound(self, limits: Limits) -> int:
         """Tell the kernel the limits of the next answer; how many processes it has refused so far."""

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,10 +52,22 @@ def read(path: Path, learner: str, wanted: set[str]) -> Submission:
         wanted: the ids of the lab's exercises.
     """
     try:
-        cells = _cells(json.loads(content(path).decode("utf-8-sig")))
-    except (OSError, ValueError, RecursionError) as error:
-        return Submission(learner, remarks=(f"the notebook cannot be read: {str(error)[:120]}",))
+        return of_bytes(content(path), learner, wanted)
+    except (OSError, ValueError) as error:
+        return Submission(learner, remarks=(_unread(error),))
+
+
+def of_bytes(notebook: bytes, learner: str, wanted: set[str]) -> Submission:
+    """As `read`, from the notebook's bytes."""
+    try:
+        cells = _cells(json.loads(notebook.decode("utf-8-sig")))
+    except (ValueError, RecursionError) as error:
+        return Submission(learner, remarks=(_unread(error),))
     return of_cells(cells, learner, wanted)
+
+
+def _unread(error: Exception) -> str:
+    return f"the notebook cannot be read: {str(error)[:120]}"
 
 
 def content(path: Path) -> bytes:
@@ -152,6 +165,19 @@ def _chosen(cells: list[_Cell], id: str) -> tuple[list[_Cell], str]:
 
 def _defines(cells: list[_Cell], name: str) -> bool:
     return any(cell.functions.get(name) for cell in cells)
+
+
+def exercise_of(grade_id: str) -> str:
+    """The exercise that an answer cell or a check cell of that id is of, or ""."""
+    exercise = of_grade_id(grade_id)
+    return exercise.id if exercise else ""
+
+
+def joined(sources: Sequence[str], grade_id: str) -> str:
+    """The text of several cells that answer one exercise, without those that are as they were handed out."""
+    name = exercise_of(grade_id).partition(".")[2]
+    kept = [source for source in sources if not is_stub(source, name)]
+    return "\n".join(kept or sources[:1])
 
 
 def is_stub(source: str, name: str) -> bool:

@@ -22,6 +22,7 @@ from compresslab.classroom.grading.grade import exercises_of, grade_notebook
 from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
 from compresslab.classroom.judge import CHECK_SEED, Outcome, call, verdict
 from compresslab.cli import app
+from compresslab.data.files import UMASK
 
 ROOT = Path(__file__).parents[3]
 SOLUTIONS = sorted((ROOT / "solutions").glob("*.ipynb"))
@@ -169,15 +170,6 @@ def run(folder, out, executor, **options):
     return grading.grade_folder(folder, "12", out, executor, progress=False, **options)
 
 
-def test_learners_are_found_by_folder_and_by_file(class_folder):
-    found = grading.submissions(class_folder, "12_capstone")
-    assert {n: p.name for n, p in found.items()} == {
-        "=1+1": "=1+1.ipynb",
-        "alice": "12_capstone.ipynb",
-        "zoë": "my_notebook.ipynb",
-    }
-
-
 @needs_walls
 def test_a_class_is_graded_into_csv_and_json(class_folder, tmp_path):
     out = tmp_path / "out" / "marks.csv"
@@ -236,11 +228,12 @@ def test_a_changed_notebook_or_another_seed_is_graded_anew(class_folder, tmp_pat
 def test_a_broken_record_is_not_believed(class_folder, tmp_path):
     out = tmp_path / "marks.csv"
     run(class_folder, out, Here(), seed=1)
-    for record in out.with_suffix(".records").glob("*.json"):
+    for record in out.with_name("marks.csv.records").glob("*.json"):
         if record.name != "run.json":
             record.write_text("{", encoding="utf-8")
     again = Here()
-    run(class_folder, out, again)
+    with pytest.warns(UserWarning, match=r"[0-9a-f]{24}\.json, the record of .* is broken"):
+        run(class_folder, out, again)
     assert len(again.ran) == 3
 
 
@@ -272,28 +265,6 @@ def test_odd_names_and_pipes_end_no_batch(tmp_path):
     marks = run(folder, tmp_path / "m.csv", Here(), seed=1)
     assert len({m.learner for m in marks}) == 5
     assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["run"]["seed"] == 1
-
-
-def test_the_notebook_that_is_meant_is_found_or_missed_with_a_row(tmp_path):
-    for learner, names in {
-        "copy": ["12_capstone (1).ipynb", "12_capstone.ipynb"],
-        "unclear": ["a.ipynb", "b.ipynb"],
-        "empty": [],
-    }.items():
-        (tmp_path / learner).mkdir()
-        for name in names:
-            (tmp_path / learner / name).write_text("{}")
-    found = grading.submissions(tmp_path, "12")
-    assert found["copy"].name == "12_capstone.ipynb"
-    assert not found["unclear"].exists()
-    assert not found["empty"].exists()
-
-
-def test_a_learner_with_two_submissions_is_refused(tmp_path):
-    (tmp_path / "same").mkdir()
-    (tmp_path / "same.ipynb").write_text("{}")
-    with pytest.raises(ValueError, match="two submissions of learner 'same'"):
-        grading.submissions(tmp_path, "12")
 
 
 class Breaks(Here):
@@ -329,11 +300,64 @@ def test_a_fault_of_the_judge_costs_one_exercise(monkeypatch):
     assert "ZeroDivisionError: a fault" in lost.message
 
 
-def test_a_folder_without_notebooks_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no notebook of lab '12'"):
-        grading.submissions(tmp_path, "12")
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        grading.submissions(tmp_path / "nothing", "12")
+@needs_walls
+def test_what_was_graded_is_what_the_record_is_of(class_folder, tmp_path):
+    out = tmp_path / "marks.csv"
+    path = class_folder / "alice" / "12_capstone.ipynb"
+
+    class Meanwhile(Here):
+        def submit(self, function, job):
+            future = super().submit(function, job)
+            if job.learner == "alice":
+                shutil.copy(ROOT / "labs" / "12_capstone.ipynb", path)  # handed in anew, too late
+            return future
+
+    marks = run(class_folder, out, Meanwhile())
+    assert sum(m.points for m in marks if m.learner == "alice") == 9
+    again = Here()
+    marks = run(class_folder, out, again)
+    assert again.ran == ["alice"]
+    assert sum(m.points for m in marks if m.learner == "alice") == 0
+
+
+@needs_walls
+def test_results_do_not_overwrite_one_another(class_folder, tmp_path):
+    names = ("results.json", "marks.11", "marks.12", "marks")
+    for name in names:
+        run(class_folder, tmp_path / name, Here(), seed=3)
+    wanted = {*names, *(f"{name}.json" for name in names)}
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == wanted
+    assert {p.name for p in tmp_path.glob("*.records")} == {f"{name}.records" for name in names}
+
+
+def test_another_labs_results_are_not_overwritten(class_folder, tmp_path):
+    out = tmp_path / "marks.csv"
+    records = tmp_path / "marks.csv.records"
+    records.mkdir()
+    (records / "run.json").write_text(json.dumps({"lab": "11", "seed": 1}))
+    with pytest.raises(ValueError, match="holds the marks of lab 11_llm_weights, not 12_capstone"):
+        run(class_folder, out, Here())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"lab": "12"}', '{"lab": "77", "seed": 1}'])
+def test_a_broken_run_is_named(class_folder, tmp_path, text):
+    records = tmp_path / "marks.csv.records"
+    records.mkdir()
+    (records / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json is broken"):
+        run(class_folder, tmp_path / "marks.csv", Here())
+
+
+@needs_walls
+def test_files_are_the_groups_as_well(class_folder, tmp_path):
+    out = tmp_path / "marks.csv"
+    run(class_folder, out, Here(), seed=1)
+    wanted = 0o666 & ~UMASK
+    files = [out, out.with_suffix(".json"), *out.with_name("marks.csv.records").glob("*.json")]
+    assert {p.stat().st_mode & 0o777 for p in files} == {wanted}
+    out.chmod(0o660)
+    run(class_folder, out, Here(), seed=1)
+    assert out.stat().st_mode & 0o777 == 0o660
 
 
 # ---- the command line ----------------------------------------------------------------------------
@@ -348,11 +372,13 @@ def test_the_command_grades_with_processes(class_folder, tmp_path):
 
 
 def test_without_walls_the_command_says_what_is_missing(class_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("compresslab.classroom.grading.sandbox.bubblewrap", lambda: None)
+    missing = "compresslab.classroom.grading.sandbox.probe"
+    monkeypatch.setattr(missing, lambda: (None, "it is too old"))
     options = ["--lab", "12", "--out", str(tmp_path / "m.csv")]
     result = CliRunner().invoke(app, ["grade", str(class_folder), *options])
     assert result.exit_code == 2
     assert "--allow-unsandboxed" in result.output
+    assert "it is too old" in result.output
     assert not (tmp_path / "m.csv").exists()
 
 

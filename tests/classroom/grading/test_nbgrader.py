@@ -42,6 +42,49 @@ def with_answers(lab, answers):
     return lab
 
 
+def copied(notebook):
+    """An answer cell copied with its metadata, and a check cell, too."""
+    for id in ("combine-gaps", "combine-gaps-check"):
+        place, cell = next(
+            (i, c)
+            for i, c in enumerate(notebook.cells)
+            if c.metadata.get("nbgrader", {}).get("grade_id") == id
+        )
+        notebook.cells.insert(place + 1, nbformat.from_dict(dict(cell, id=f"{id[-5:]}-copy")))
+    return notebook
+
+
+def split(notebook):
+    """The answer's imports in a cell of their own, as splitting leaves it."""
+    place, cell = next(
+        (i, c)
+        for i, c in enumerate(notebook.cells)
+        if c.metadata.get("nbgrader", {}).get("grade_id") == "combine-gaps"
+    )
+    head = nbformat.from_dict(dict(cell, id="head", source="import math\nROOM = math.pi"))
+    notebook.cells.insert(place, head)
+    return notebook
+
+
+def stripped(notebook):
+    """Metadata and ids lost, as another editor leaves it."""
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata, cell.id = {}, f"cell-{number}"
+    return notebook
+
+
+def outdated(notebook):
+    """Metadata of another version, or none."""
+    for cell in notebook.cells:
+        about = cell.metadata.get("nbgrader")
+        if about:
+            about.pop("schema_version")
+    return notebook
+
+
+CHANGES = {"copied": copied, "split": split, "stripped": stripped, "outdated": outdated}
+
+
 def test_a_class_is_released_graded_and_answered(tmp_path):
     from nbgrader.api import Gradebook
 
@@ -49,6 +92,9 @@ def test_a_class_is_released_graded_and_answered(tmp_path):
     (course / "source" / "12").mkdir(parents=True)
     (course / "nbgrader_config.py").write_text(CONFIG)
     source = nbformat.read(ROOT / "solutions" / "12_capstone.ipynb", 4)
+    for cell in source.cells:  # the course gives this one more points than the library does
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "combine-gaps-check":
+            cell.metadata.nbgrader.points = 4
     nbformat.write(source, course / "source" / "12" / "12_capstone.ipynb")
     nbgrader(course, "generate_assignment", "12", "--create", "--IncludeHeaderFooter.header=")
     released = nbformat.read(course / "release" / "12" / "12_capstone.ipynb", 4)
@@ -58,6 +104,7 @@ def test_a_class_is_released_graded_and_answered(tmp_path):
     classes = {
         "alice": right,
         "bob": {"combine-gaps": evil, "combine-pareto_mask": "import sys\nsys.exit(0)"},
+        **dict.fromkeys(CHANGES, right),
         "carol": {"combine-pareto_mask": "def pareto_mask(c, a):\n    return a == a.max()"},
     }
     for learner, answers in classes.items():
@@ -68,15 +115,16 @@ def test_a_class_is_released_graded_and_answered(tmp_path):
             for cell in notebook.cells:
                 if cell.metadata.get("nbgrader", {}).get("grade"):
                     cell.metadata.nbgrader.points, cell.source = 1000, "1000"
-        nbformat.write(notebook, folder / "12_capstone.ipynb")
+        nbformat.write(CHANGES.get(learner, lambda n: n)(notebook), folder / "12_capstone.ipynb")
     nbgrader(course, "autograde", "12", "--create")
     nbgrader(course, "generate_feedback", "12")
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
         scores = {s.student.id: s.score for s in book.assignment_submissions("12")}
-        assert book.find_assignment("12").max_code_score == 9
-    assert scores["alice"] == 3
+        assert book.find_assignment("12").max_code_score == 11
+    assert scores["alice"] == 5
+    assert {learner: scores[learner] for learner in CHANGES} == dict.fromkeys(CHANGES, 5)
     assert scores["bob"] == 0
     assert scores["carol"] < 1
     page = (course / "feedback" / "alice" / "12" / "12_capstone.html").read_text(encoding="utf-8")
-    assert "passed: 2 of 2 points (seed 3)" in page
+    assert "passed: 4 of 4 points (seed 3)" in page
     assert "not done: 0 of 3 points" in page

@@ -1,0 +1,234 @@
+"""Submissions as they come: folders, files, a learning platform's download, zip files that are hostile."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from compresslab.classroom.exercises import LABS
+from compresslab.classroom.grading import collect
+
+LAB = "12_capstone"
+ROOT = Path(__file__).parents[3]
+
+
+def put(place, *names, text="{}"):
+    for name in names:
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}{name}" if text == "{}" else text)
+
+
+def zipped(files):
+    """A zip file's bytes from names and contents."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def found(place, tmp_path):
+    return collect.submissions(place, LAB, tmp_path / "unpacked")
+
+
+def texts(place, tmp_path):
+    """What each learner has handed in."""
+    return {
+        who: f.path.read_text() if f.path.is_file() else None
+        for who, f in found(place, tmp_path).items()
+    }
+
+
+def test_a_labs_name_is_its_files_name():
+    assert {f"{name}.ipynb" for name in LABS} <= {p.name for p in (ROOT / "labs").iterdir()}
+
+
+# ---- folders and files ---------------------------------------------------------------------------
+def test_learners_are_found_by_folder_and_by_file(tmp_path):
+    place = tmp_path / "in"
+    put(place, "alice/12_capstone.ipynb", "alice/11_llm_weights.ipynb", "zoë/my_notebook.ipynb")
+    put(place, "=1+1.ipynb", "notes.txt", ".hidden/12_capstone.ipynb", "Bob.IPYNB")
+    assert {n: f.path.name for n, f in found(place, tmp_path).items()} == {
+        "=1+1": "=1+1.ipynb",
+        "Bob": "Bob.IPYNB",
+        "alice": "12_capstone.ipynb",
+        "zoë": "my_notebook.ipynb",
+    }
+
+
+CHOICES = {
+    "12_capstone.ipynb": ["12_capstone (1).ipynb", "12_capstone.ipynb", "12_try.ipynb"],
+    "12_Capstone.ipynb": ["12_Capstone.ipynb", "11_llm_weights.ipynb"],
+    "12_capstone-Copy1.ipynb": ["12_capstone-Copy1.ipynb", "12.ipynb"],
+    "top/12_capstone.ipynb": ["top/(old)/12_capstone.ipynb", "top/12_capstone.ipynb"],
+    "work/12_capstone.ipynb": [
+        *(".Trash-1000/files/12_capstone.ipynb", ".local/share/Trash/files/12_capstone.ipynb"),
+        *("__MACOSX/12_capstone.ipynb", ".ipynb_checkpoints/12_capstone.ipynb"),
+        "work/12_capstone.ipynb",
+    ],
+    "12_capstone.ipynb/12_capstone.ipynb": ["12_capstone.ipynb/12_capstone.ipynb"],
+    "attempt 2/12_capstone.ipynb": ["attempt 1/12_capstone.ipynb", "attempt 2/12_capstone.ipynb"],
+    None: ["a.ipynb", "b.ipynb"],
+}
+
+
+@pytest.mark.parametrize("wanted,names", CHOICES.items())
+def test_the_notebook_that_is_meant_is_found_or_missed_with_a_row(tmp_path, wanted, names):
+    put(tmp_path / "in" / "ann", *names)
+    (chosen,) = found(tmp_path / "in", tmp_path).values()
+    if wanted is None:
+        assert not chosen.path.exists()
+    else:
+        assert chosen.path == tmp_path / "in" / "ann" / wanted
+
+
+def test_what_was_not_taken_is_told(tmp_path):
+    put(tmp_path / "in" / "ann", "12_capstone.ipynb", "older/12_capstone.ipynb")
+    (chosen,) = found(tmp_path / "in", tmp_path).values()
+    assert chosen.remark == "12_capstone.ipynb was graded, not older/12_capstone.ipynb"
+
+
+def test_an_empty_folder_is_a_submission_that_is_missing(tmp_path):
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    (chosen,) = found(tmp_path / "in", tmp_path).values()
+    assert not chosen.path.exists()
+
+
+def test_a_learner_with_two_submissions_is_refused(tmp_path):
+    put(tmp_path / "in", "same/12_capstone.ipynb", "same.ipynb")
+    with pytest.raises(ValueError, match="two submissions of learner 'same'"):
+        found(tmp_path / "in", tmp_path)
+
+
+def test_where_nothing_is_there_is_an_error(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(FileNotFoundError, match="no notebook of lab '12_capstone'"):
+        found(tmp_path / "in", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        found(tmp_path / "nothing", tmp_path)
+    put(tmp_path, "marks.csv")
+    with pytest.raises(ValueError, match="folder must be a folder or a zip file"):
+        found(tmp_path / "marks.csv", tmp_path)
+
+
+def test_links_are_not_followed(tmp_path):
+    put(tmp_path / "secret", "12_capstone.ipynb")
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    (tmp_path / "in" / "ann" / "there").symlink_to(tmp_path / "secret")
+    (tmp_path / "in" / "bob").symlink_to(tmp_path / "secret")
+    put(tmp_path / "in", "eve.ipynb")
+    assert [f.path.exists() for f in found(tmp_path / "in", tmp_path).values()] == [False, True]
+
+
+# ---- platforms -----------------------------------------------------------------------------------
+MOODLE = {
+    "Ada Lovelace_4711_assignsubmission_file_/12_capstone.ipynb": "ada",
+    "Ada Lovelace_4711_assignsubmission_onlinetext_/onlinetext.html": "hello",
+    "Ana María_4712_assignsubmission_file_12_capstone.ipynb": "ana",
+    "Bo_4713_assignsubmission_file_/work.zip": zipped({"work/12_capstone.ipynb": "bo"}),
+}
+CANVAS = {
+    "lovelaceada_4711_90210_12_capstone.ipynb": "first",
+    "lovelaceada_LATE_4711_90377_12_capstone-1.ipynb": "second",
+    "turing_4712_90211_my_work.ipynb": "alan",
+}
+ADA_MOODLE = {"Ada Lovelace_4711": "ada", "Ana María_4712": "ana", "Bo_4713": "bo"}
+ADA_CANVAS = {"lovelaceada_4711": "second", "turing_4712": "alan"}
+
+
+@pytest.mark.parametrize("files,wanted", [(MOODLE, ADA_MOODLE), (CANVAS, ADA_CANVAS)])
+@pytest.mark.parametrize("form", ["folder", "zip", "zip with a folder around"])
+def test_a_platforms_download_is_read_as_it_comes(tmp_path, files, wanted, form):
+    place = tmp_path / "in"
+    if form == "folder":
+        for name, content in files.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            raw = content.encode() if isinstance(content, str) else content
+            (place / name).write_bytes(raw)
+    else:
+        around = "submissions/" if "around" in form else ""
+        place = tmp_path / "download.zip"
+        more = {f"__MACOSX/{around}._x.ipynb": "junk"}
+        place.write_bytes(zipped({around + n: c for n, c in files.items()} | more))
+    assert texts(place, tmp_path) == wanted
+
+
+def test_of_two_attempts_the_last_is_graded_and_that_is_told(tmp_path):
+    place = tmp_path / "in"
+    put(place, *CANVAS)
+    remark = found(place, tmp_path)["lovelaceada_4711"].remark
+    assert remark == "of several attempts the last was graded"
+
+
+def test_a_learners_own_zip_files_are_opened(tmp_path):
+    inner = zipped({"12_capstone.ipynb": "deep"})
+    put(tmp_path / "in", "bob/11_x.ipynb")
+    (tmp_path / "in" / "ann.zip").write_bytes(zipped({"a/b/work.ZIP": inner}))
+    (tmp_path / "in" / "bob" / "all.zip").write_bytes(inner)
+    assert texts(tmp_path / "in", tmp_path) == {"ann": "deep", "bob": "deep"}
+
+
+# ---- hostile zip files ---------------------------------------------------------------------------
+def handed_in(tmp_path, content):
+    place = tmp_path / "in"
+    place.mkdir(exist_ok=True)
+    (place / "eve.zip").write_bytes(content)
+    put(place, "ann.ipynb")
+    both = found(place, tmp_path)
+    assert both["ann"].path.is_file()
+    return both["eve"]
+
+
+def nested(depth):
+    content = zipped({"12_capstone.ipynb": "x"})
+    for _ in range(depth):
+        content = zipped({"inner.zip": content})
+    return content
+
+
+def with_password():
+    content = bytearray(zipped({"12_capstone.ipynb": "secret"}))
+    for mark in (b"PK\x03\x04", b"PK\x01\x02"):
+        content[content.index(mark) + (6 if mark[2] == 3 else 8)] |= 1
+    return bytes(content)
+
+
+HOSTILE = {
+    "a bomb": (zipped({"12_capstone.ipynb": b"\0" * (30 * 2**20)}), "larger than 20 MB"),
+    "a bomb in a zip": (
+        zipped({"a.zip": zipped({"b.zip": b"\0" * (80 * 2**20)})}),
+        "larger than 64 MB",
+    ),
+    "nested without end": (nested(5), "nested too deeply"),
+    "many files": (zipped({f"{i}.txt": "" for i in range(21_000)}), "more than"),
+    "no zip file": (b"PK\x03\x04 nonsense", "no zip file"),
+    "cut off": (zipped({"12_capstone.ipynb": "x" * 1000})[:100], "no zip file"),
+    "a password": (with_password(), "password"),
+    "out of the folder": (zipped({"../../12_capstone.ipynb": "x"}), "leads out of it"),
+}
+
+
+@pytest.mark.parametrize("content,told", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_zip_file_is_a_submission_that_is_missing(tmp_path, content, told):
+    eve = handed_in(tmp_path, content)
+    assert not eve.path.exists()
+    assert told in eve.remark
+    outside = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert all(p.is_relative_to(tmp_path / "in") for p in outside)
+
+
+@pytest.mark.parametrize("name", ["/etc/12_capstone.ipynb", "C:\\x\\12_capstone.ipynb"])
+def test_absolute_names_are_names_of_ours(tmp_path, name):
+    eve = handed_in(tmp_path, zipped({name: "x"}))
+    assert eve.path.parent == tmp_path / "unpacked"
+    assert eve.path.read_text() == "x"
+
+
+def test_a_wrong_size_in_the_header_is_not_believed(tmp_path):
+    content = bytearray(zipped({"12_capstone.ipynb": b"\0" * (30 * 2**20)}))
+    place = content.index(b"PK\x01\x02") + 24
+    content[place : place + 4] = (5).to_bytes(4, "little")
+    eve = handed_in(tmp_path, bytes(content))
+    assert not eve.path.exists() or eve.path.stat().st_size <= 20 * 2**20
