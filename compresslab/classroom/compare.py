@@ -44,6 +44,9 @@ def _array_difference(
 ) -> str | None:
     if type(got) is not type(expected):
         return f"expected {_article(_kind(expected))}, got {_article(_kind(got))}"
+    form = _form(got)
+    if form:
+        return f"expected a dense tensor in memory, got {_article(form)} one"
     if got.dtype != expected.dtype:
         return f"expected dtype {expected.dtype}, got {got.dtype}"
     if tuple(got.shape) != tuple(expected.shape):
@@ -60,6 +63,19 @@ def _array_difference(
         f"{wrong} of {same.size} values differ, the first at {list(place)}: "
         f"expected {other[place]}, got {one[place]}"
     )
+
+
+def _form(value: np.ndarray | torch.Tensor) -> str:
+    """What a tensor is that does not hold its numbers one after another; "" for any other."""
+    if not isinstance(value, torch.Tensor):
+        return ""
+    if value.is_nested:
+        return "nested"
+    if value.layout is not torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    if value.is_quantized:
+        return "quantized"
+    return "" if value.device.type == "cpu" else value.device.type
 
 
 def _close(one: np.ndarray, other: np.ndarray, tolerance: float) -> np.ndarray:
@@ -104,7 +120,7 @@ def identical(one: object, other: object) -> bool:
     if type(one) in (tuple, list):
         return len(one) == len(other) and all(map(identical, one, other))
     if isinstance(one, np.ndarray | torch.Tensor):
-        return difference(one, other) is None
+        return difference(other, one) is None
     return one is other or one == other or (one != one and other != other)
 
 
@@ -130,6 +146,9 @@ def show(value: object) -> str:
         few = ", ".join(show(v) for v in value[:SHOWN]) + (", …" if len(value) > SHOWN else "")
         return f"({few})" if isinstance(value, tuple) else f"[{few}]"
     if isinstance(value, np.ndarray | torch.Tensor):
+        form = _form(value)
+        if form:
+            return f"{form} tensor"
         flat = _numpy(value).reshape(-1)
         dtype = str(value.dtype).removeprefix("torch.")
         few = ", ".join(_number(v) for v in flat[:SHOWN]) + (", …" if flat.size > SHOWN else "")
@@ -151,7 +170,7 @@ def _number(value: object) -> str:
 def _numpy(value: np.ndarray | torch.Tensor) -> np.ndarray:
     if not isinstance(value, torch.Tensor):
         return value
-    value = value.detach()
+    value = value.detach().resolve_conj().resolve_neg()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 

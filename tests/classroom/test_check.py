@@ -116,6 +116,30 @@ def test_an_answer_that_must_be_compiled_has_to_be():
     assert "@njit" in result.hint
 
 
+TENSORS = {
+    "sparse": torch.eye(2).to_sparse(),
+    "sparse_csr": torch.eye(2).to_sparse_csr(),
+    "meta": torch.zeros(2, 2, device="meta"),
+    "quantized": torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8),
+    "nested": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", TENSORS)
+def test_a_tensor_that_is_not_dense_is_named(form):
+    text = compare.difference(TENSORS[form], torch.eye(2))
+    assert form in text or "dtype" in text
+    assert form in compare.show(TENSORS[form])
+
+
+def test_a_right_tensor_is_right_whatever_bit_says_so():
+    negative = torch.tensor([1 + 2j]).conj().imag
+    assert negative.is_neg()
+    assert compare.difference(negative, torch.tensor([-2.0])) is None
+    assert compare.difference(torch.tensor([1 + 2j]).conj(), torch.tensor([1 - 2j])) is None
+
+
 def test_an_absurd_number_is_shown_by_its_size():
     assert "digits" in str(check(lambda parameters, bits: 10**9000, ID))
 

@@ -343,6 +343,19 @@ def requantization(
     return scale / scale_y, torch.round(bias / scale).to(torch.int32)
 
 
+SCALE_X = 0.02
+
+
+def _between_codes(values: dict[str, torch.Tensor], epsilon: float) -> torch.Tensor:
+    """Shifts whose biases lie a quarter from an integer: in which order one multiplies does not matter."""
+    exact = {name: value.double() for name, value in values.items()}
+    factor = exact["gain"] / torch.sqrt(exact["variance"] + epsilon)
+    unit = SCALE_X * exact["scale_w"] * factor
+    code = (exact["shift"] - exact["mean"] * factor) / unit
+    quarter = torch.where(code - code.floor() < 0.5, 0.25, 0.75)
+    return ((code.floor() + quarter) * unit + exact["mean"] * factor).float()
+
+
 def _norm_cases(generator: np.random.Generator) -> list[Case]:
     def case(label: str, channels: int, epsilon: float = 1e-5, **fixed: torch.Tensor) -> Case:
         def numbers(low: float, high: float) -> torch.Tensor:
@@ -355,9 +368,10 @@ def _norm_cases(generator: np.random.Generator) -> list[Case]:
             "mean": numbers(-1, 1),
             "variance": numbers(0.2, 3),
         } | fixed
+        values["shift"] = _between_codes(values, epsilon)
         order = ("gain", "shift", "mean", "variance")
         rest = tuple(values[name] for name in order)
-        return Case(label, (0.02, values["scale_w"], 0.05, *rest, epsilon))
+        return Case(label, (SCALE_X, values["scale_w"], 0.05, *rest, epsilon))
 
     return [
         case("one channel", 1),

@@ -4,13 +4,16 @@
     1         pids/NAME/pids.max           memory/NAME/memory.limit_in_bytes
     2         NAME/pids.max                NAME/memory.max
 
+Where the group can have the controller of processor time as well, all its processes together get the share
+of one: many busy ones take nothing from whoever is graded beside them.
+
 Counting in the worker is late on a busy machine (a fork bomb starts thousands of processes before the worker
 is run again), sees no threads and no memory that belongs to no process, and can be stopped by a signal.
 
 A group is made below the sandbox's own one or, if processes there forbid it (version 2), below the nearest
 group above that hands the two controllers on. An ordinary user may do that only where a group was delegated
-to him; where no group can be made there is none, and the limits of the worker remain. Left out: processor
-time, which the worker limits for each case.
+to him; where no group can be made there is none, and the limits of the worker remain. Left out: a limit of
+processor time, which the worker has for each case.
 """
 
 import contextlib
@@ -98,6 +101,8 @@ def open_group(mounts: Path = MOUNTS, own: Path = OWN) -> Group | None:
             made[controller].mkdir(exist_ok=version == 2)
         group = Group(made, version)
         group.limit(1000, 2**40)
+        if version == 1:
+            _share_time(made, name, _mounted(mounts), _member(own))
         if not all(os.access(path, os.W_OK) for path in group.entries):
             raise PermissionError(f"{group.entries}")
     except (OSError, ValueError, LookupError):
@@ -106,6 +111,17 @@ def open_group(mounts: Path = MOUNTS, own: Path = OWN) -> Group | None:
                 folder.rmdir()
         return None
     return group
+
+
+def _share_time(
+    made: dict[str, Path], name: str, mounted: dict[str, tuple[Path, str]], member: dict[str, str]
+) -> None:
+    """Add the folder of the controller of processor time, if there may be one."""
+    with contextlib.suppress(OSError, LookupError):
+        if "cpu" in mounted:
+            parent, _ = _parent("cpu", mounted, member)
+            (parent / name).mkdir()
+            made["cpu"] = parent / name
 
 
 def _mounted(table: Path) -> dict[str, tuple[Path, str]]:

@@ -33,10 +33,14 @@ class ProtocolError(ValueError):
 
 
 class Foreign:
-    """In the place of a value that does not travel: the name of its type."""
+    """In the place of a value that does not travel: an object of a class of that name, and nothing else."""
+
+    def __new__(cls, name: str) -> "Foreign":
+        """Args: the type's name."""
+        plain = "".join(c for c in name[:80] if c.isprintable()) or "object"
+        return super().__new__(type(plain, (cls,), {}))
 
     def __init__(self, name: str) -> None:
-        """Args: the type's name."""
         self.name = name
 
     def __repr__(self) -> str:

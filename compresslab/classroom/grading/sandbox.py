@@ -70,7 +70,7 @@ class Limits:
     file: int = 16 * 2**20
     answer: int = 8 * 2**20
     output: int = 64 * 2**20
-    processes: int = 60
+    processes: int = 16
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,9 @@ class Sandbox:
         if said is None or type(why) is not dict or why.get("task") != task["id"]:
             self.stop()
             return "lost", []
+        if why.get("spent"):  # the next answer gets a sandbox that holds nothing of this one's
+            self.stop()
+            return str(why.get("ended")), _parse(said, len(inputs), limits)
         ended = str(why.get("ended"))
         if ended == "ended" and self.group is not None and self.group.refused() > before:
             ended = "refused"

@@ -318,6 +318,27 @@ def test_what_many_processes_hold_together_is_limited(graded):
     assert "took too much memory" in mark.message
 
 
+LEFTOVERS = {
+    "a closed folder": "import os\nos.mkdir('/tmp/a')\nopen('/tmp/a/b', 'w')\nos.chmod('/tmp/a', 0)",
+    "no folder at all": "import os\nopen('/tmp/b', 'w')\nos.chmod('/tmp', 0)",
+    "folders without end": (
+        "import os\nfor _ in range(3000):\n    os.mkdir('deeper')\n    os.chdir('deeper')"
+    ),
+    "shared memory": ("import ctypes\nctypes.CDLL(None).shmget(0, 2**20, 0o1600)"),
+}
+
+
+@pytest.mark.parametrize("code", LEFTOVERS.values(), ids=LEFTOVERS.keys())
+def test_what_one_answer_leaves_the_next_does_not_find(graded, code):
+    assert graded(body(code)).points == 0
+    look = """
+        import os
+        segments = open('/proc/sysvipc/shm').read().count(chr(10)) - 1
+        raise RuntimeError(repr((os.listdir('/tmp'), segments)))
+        """
+    assert "RuntimeError: ([], 0)" in graded(body(textwrap.dedent(look))).message
+
+
 @pytest.fixture
 def counted():
     group = open_group()

@@ -76,7 +76,7 @@ class Evil:
 )
 def test_anything_else_travels_as_its_name_alone(value):
     back = unpack(pack(value))
-    assert type(back) is Foreign
+    assert isinstance(back, Foreign)
     assert type(value).__name__[:20] in repr(back)
 
 
