@@ -136,6 +136,10 @@ class _Experiments(ast.NodeTransformer):
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
         return None if _calls(node.value, "predict") else node
 
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        return node.args[0] if _calls(node, "tqdm", "track") else node
+
     def visit_Import(self, _node: ast.Import) -> None:
         """Names come from elsewhere, the experiments stay."""
 

@@ -28,12 +28,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from compresslab import models, pipeline
 from compresslab.data import Split
 from compresslab.measure import race_networks, working_bytes
 from compresslab.pipeline import Material, Report, Stage
+from compresslab.progress_bar import track
 from compresslab.report import Table, in_bytes
 from compresslab.runtime import files, peers
 from compresslab.runtime.program import Program
@@ -252,7 +252,7 @@ class Advisor:
         if len(set(names)) < len(names) or not all(names):
             raise ValueError(f"also must have names of its own, got {[c.name for c in also]}")
         built: dict[str, Built] = {}
-        for candidate in tqdm((*candidates, *also), desc=scenario.name, leave=False):
+        for candidate in track((*candidates, *also), scenario.name, "candidate"):
             key = (candidate.name, scenario.labels, scenario.may_train)
             if candidate in also:
                 built[candidate.name] = self.build(candidate, copy.deepcopy(self.network))

@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from compresslab import data
+from compresslab.notice import tell
 
 STRICT, RECORD = "COMPRESSLAB_STRICT", "COMPRESSLAB_CLAIMS"
 FINDINGS = Path(__file__).with_name("findings.csv")
@@ -70,16 +71,16 @@ def claim(
         need = "no unit" if exact else "a unit, such as 'points'"
         raise TypeError(f"a margin of {margin!r} needs {need}, got unit={unit!r}")
     if not asked:
-        print(f"· not asked on this processor: {sentence}")
+        tell(f"· not asked on this processor: {sentence}", "open")
         return
     holds = bool(margin) if exact else float(margin) > 0
     _record(sentence, margin, unit, holds, timed)
     if holds:
-        print(f"✔ {sentence}")
+        tell(f"✔ {sentence}", "held")
     elif not timed and data.chosen() == data.DEFAULT and os.environ.get(STRICT):
         raise ClaimFailed(f"not borne out here: {sentence}{_short_by(margin, unit)}")
     else:
-        print(_not_here(sentence, margin, unit, timed))
+        tell(_not_here(sentence, margin, unit, timed), "open")
 
 
 def agreement(got: object, expected: object, rtol: float = 0.0, atol: float = 0.0) -> float:

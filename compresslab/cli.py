@@ -40,10 +40,20 @@ def lab(
         options.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")
-    command = [sys.executable, "-m", "jupyterlab", *options]
-    if os.name == "nt":  # there execv neither quotes arguments nor keeps the console
-        raise typer.Exit(subprocess.call(command))
-    os.execv(sys.executable, command)
+    command, surroundings = [sys.executable, "-m", "jupyterlab", *options], _with_settings()
+    if os.name == "nt":  # there execve neither quotes arguments nor keeps the console
+        raise typer.Exit(subprocess.call(command, env=surroundings))
+    os.execve(sys.executable, command, surroundings)
+
+
+def _with_settings() -> dict[str, str]:
+    """The environment with JupyterLab's settings for the course, which a learner's own come before.
+
+    What widgets show is saved with a notebook, so that it is there when the notebook is opened again.
+    """
+    ours = str(Path(__file__).parent / "classroom" / "jupyter")
+    before = os.environ.get("JUPYTER_CONFIG_PATH")
+    return os.environ | {"JUPYTER_CONFIG_PATH": f"{before}{os.pathsep}{ours}" if before else ours}
 
 
 @app.command()

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
-from tqdm.auto import tqdm
 
 from compresslab.data import Examples
+from compresslab.progress_bar import Bar
 from compresslab.seeds import seeds
 from compresslab.training import Hook, Loss, Run, cross_entropy, evaluate, fit, seed_everything
 
@@ -103,7 +103,7 @@ def side_by_side(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     workers = _workers(len(rows), in_turn, workers)
-    with _bar(len(rows), label, "network") as bar:
+    with Bar(len(rows), label, "network") as bar:
 
         def call(row: tuple) -> Result:
             result = function(*row)
@@ -151,26 +151,6 @@ def _single_threaded_torch() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _bar:  # noqa: N801
-    """A tqdm bar that several threads may move; none for an empty label."""
-
-    def __init__(self, total: int, label: str, unit: str) -> None:
-        # Once a second: faster updates flood a notebook's message queue, which drops what does not fit.
-        options = {"leave": False, "mininterval": 1.0, "disable": not label, "unit": f" {unit}"}
-        self.bar = tqdm(total=total, desc=label, **options)
-        self.lock = threading.Lock()
-
-    def advance(self) -> None:
-        with self.lock:
-            self.bar.update()
-
-    def __enter__(self) -> "_bar":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.bar.close()
-
-
 # ---- training ------------------------------------------------------------------------------------
 def built(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
     """A fresh network for each seed, channels last in memory (torch trains convolutions faster so)."""
@@ -182,7 +162,7 @@ def built(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module
 
 
 class _Advance(Hook):
-    def __init__(self, bar: _bar) -> None:
+    def __init__(self, bar: Bar) -> None:
         self.bar = bar
 
     def after_step(self, run: Run) -> None:
@@ -235,7 +215,7 @@ def fit_all(
             f"{len(seeds)} and {len(losses)}"
         )
     steps = round(epochs * math.ceil(len(examples) / batch_size)) if len(examples) else 0
-    with _bar(steps * len(networks), label, "step") as bar:
+    with Bar(steps * len(networks), label, "step") as bar:
 
         def train(row: tuple[int, nn.Module, int, Loss]) -> nn.Module:
             index, network, seed, its_loss = row

@@ -120,18 +120,23 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        # Words wrap, numbers do not: what a reader came for is in the last column, and must not be cut off.
+        text = "text-align:left;max-width:34ch;white-space:normal"
+        number = "text-align:right;white-space:nowrap"
+        heading = "text-align:right;max-width:14ch;white-space:normal"
+
         def line(cells: Sequence[str], tag: str) -> str:
+            styles = [text] * self.text_columns + [heading if tag == "th" else number] * len(cells)
             return "".join(
-                f'<{tag} style="text-align:{"left" if i < self.text_columns else "right"};'
-                f'padding:2px 10px;white-space:nowrap">{html.escape(str(cell))}</{tag}>'
-                for i, cell in enumerate(cells)
+                f'<{tag} style="{style};padding:2px 10px;vertical-align:baseline">'
+                f"{html.escape(str(cell))}</{tag}>"
+                for cell, style in zip(cells, styles, strict=False)
             )
 
-        caption = html.escape(self.caption)
-        if caption:
-            caption = f"<caption style='caption-side:bottom;text-align:left'>{caption}</caption>"
         body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
-        return f"<table>{caption}<tr>{line(self.headings, 'th')}</tr>{body}</table>"
+        caption = html.escape(self.caption)
+        below = f"<div style='max-width:80ch;opacity:0.8'>{caption}</div>" if caption else ""
+        return f"<table><tr>{line(self.headings, 'th')}</tr>{body}</table>{below}"
 
 
 COLUMNS: dict[str, Callable[[Measurement], str]] = {

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
 
 from compresslab.data import Examples
+from compresslab.progress_bar import Bar
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,13 @@ def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> Non
     )
     generator = torch.Generator().manual_seed(seed)
     run.model.train()
-    # Once a second: faster updates flood a notebook's message queue, which drops what does not fit.
-    bar_options = {"leave": False, "mininterval": 1.0, "disable": not progress}
-    with tqdm(total=run.steps, desc=label, **bar_options) as bar:
+    with Bar(run.steps, label if progress else "") as bar:
         while run.step < run.steps:
             for index in torch.randperm(len(data), generator=generator).split(batch_size):
                 batch = Batch(data.x[index], data.y[index], index)
                 _step(run, batch, loss, hooks)
                 schedule.step()
-                bar.update()
+                bar.advance()
                 if run.step == run.steps:
                     break
             run.epoch += 1

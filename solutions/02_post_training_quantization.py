@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from numba import njit
 from torch import nn
-from tqdm.auto import tqdm
 
 from compresslab import models
 from compresslab.baselines import trained
@@ -39,6 +38,7 @@ from compresslab.measure import disk_bytes, time_call
 from compresslab.numerics import affine, observers
 from compresslab.numerics.error import sqnr_db
 from compresslab.numerics.grid import IntGrid
+from compresslab.progress_bar import track
 from compresslab.report import Table, compared, in_bytes, mean_sd, plain_log_ticks, use_style
 from compresslab.runtime import peers, storage
 from compresslab.runtime.convert import convert
@@ -214,7 +214,7 @@ enough = predict(
 # %%
 COUNTS = (1, 5, 10, 50, 500)
 curves = {bits: [] for bits in (8, 4)}
-for count in tqdm(COUNTS, desc="calibrating", leave=False):
+for count in track(COUNTS, "calibrating"):
     for bits, curve in curves.items():
         config = QuantConfig(8, bits)
         curve.append(
@@ -264,7 +264,7 @@ claim(
 
 # %%
 shared = {}
-for bits in tqdm((8, 4, 3, 2), desc="weights", leave=False):
+for bits in track((8, 4, 3, 2), "weights"):
     for sharing in ("tensor", "channel"):
         shared[bits, sharing] = accuracies(
             depthwises, quantized(weight_bits=bits, activation_bits=None, sharing=sharing)
@@ -317,7 +317,7 @@ recipes = {
     ),
 }
 results = {}
-for recipe, options in tqdm(recipes.items(), desc="recipes", leave=False):
+for recipe, options in track(recipes.items(), "recipes", "recipe"):
     for name, seeds in networks.items():
         results[recipe, name] = accuracies(seeds, quantized(**options))
 loss = {key: fp32[key[1]][0] - value[0] for key, value in results.items()}

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from numba import njit
 from torch.nn.utils import prune as torch_prune
-from tqdm.auto import tqdm
 
 from compresslab import models
 from compresslab.baselines import trained
@@ -37,6 +36,7 @@ from compresslab.experiment import accuracy, begin, built, fit_all, mean_and_sd,
 from compresslab.kernels import sparse
 from compresslab.kernels.simd import instruction_set
 from compresslab.measure import count_layers, disk_bytes, time_call
+from compresslab.progress_bar import track
 from compresslab.report import Table, in_bytes, in_units, mean_sd, use_style
 from compresslab.runtime import sparse as sparse_files
 from compresslab.techniques import scores
@@ -560,7 +560,7 @@ def times_faster(batch):
     return curves
 
 
-curves = {batch: times_faster(batch) for batch in tqdm((1, 32, 256), desc="batches", leave=False)}
+curves = {batch: times_faster(batch) for batch in track((1, 32, 256), "batches", "batch")}
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True)
 for axes, (batch, curve) in zip(panels, curves.items()):
     for name, marker in (("CSR", "o"), ("blocks 8 x 16", "s")):

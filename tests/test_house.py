@@ -10,8 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compresslab"
 LAYERS = [
-    *("kernels", "numerics", "seeds", "data", "models", "gpt", "training", "claims", "experiment"),
-    *("baselines", "pretrained", "published"),
+    *(
+        "kernels",
+        "numerics",
+        "seeds",
+        "notice",
+        "progress_bar",
+        "data",
+        "models",
+        "gpt",
+        "training",
+    ),
+    *("claims", "experiment", "baselines", "pretrained", "published"),
     *(
         "techniques",
         "runtime",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from compresslab.classroom.exercises import exercise
 from compresslab.classroom.judge import CheckResult, judge, not_compiled
 from compresslab.classroom.progress import record
+from compresslab.notice import tell
 
 
 def check(function: Callable, id: str) -> CheckResult:
@@ -37,9 +38,9 @@ def adopt(function: Callable, id: str) -> Callable:
     """
     chosen = exercise(id)
     if not is_the_librarys(function, id) and verdict(function, id).passed:
-        print(f"From here on the lab runs on your {function.__name__}.")
+        tell(f"From here on the lab runs on your {function.__name__}.", "held")
         return function
-    print(f"From here on the lab runs on the library's own {chosen.reference.__name__}.")
+    tell(f"From here on the lab runs on the library's own {chosen.reference.__name__}.")
     return chosen.reference
 
 

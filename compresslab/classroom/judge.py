@@ -11,6 +11,7 @@ Left out here: isolation. This runs in the learner's own process and trusts it; 
 import html
 import inspect
 import linecache
+import time
 import traceback
 import types
 from collections.abc import Callable, Sequence
@@ -22,6 +23,10 @@ from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 
 CHECK_SEED = 0
+
+
+class StoppedError(Exception):
+    """The learner has interrupted an answer that did not end."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,9 @@ class CheckResult:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        colour = {"passed": "#009E73", "not done": "#777777"}.get(self.status, "#D55E00")
+        colour = {"passed": "#008A64", "not done": "#6F6F6F"}.get(self.status, "#C65200")
         rows = "".join(
-            "<tr><td style='text-align:left;vertical-align:top;padding:1px 12px 1px 0'>"
+            "<tr style='vertical-align:baseline'><td style='text-align:left;padding:1px 12px 1px 0'>"
             f"{html.escape(head)}</td><td style='text-align:left'><code>{html.escape(text)}</code>"
             "</td></tr>"
             for head, text in self.facts
@@ -101,6 +106,12 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
         outcome = call(driven, case)
         if isinstance(outcome.error, NotImplementedError):
             return CheckResult(exercise, "not done")
+        if isinstance(outcome.error, StoppedError):
+            failure = _Failure(case, outcome, None, str(outcome.error))
+            facts = _error_facts(
+                failure, exercise.driven(exercise.reference), lambda e: _own_line(e, function)
+            )
+            return CheckResult(exercise, "error", facts)
         outcomes.append(outcome)
     return verdict(exercise, cases, outcomes, lambda error: _own_line(error, function))
 
@@ -148,9 +159,13 @@ def not_compiled(exercise: Exercise) -> CheckResult:
 
 def call(function: Callable, case: Case) -> Outcome:
     """Call with fresh arguments, and see what came of it and of them."""
-    args = compare.fresh(case.args)
+    args, start = compare.fresh(case.args), time.perf_counter()
     try:
         value = function(*args)
+    except KeyboardInterrupt as stop:
+        seconds = time.perf_counter() - start
+        error = StoppedError(f"you stopped it after {seconds:.0f} seconds: does it end?")
+        return Outcome(error=error.with_traceback(stop.__traceback__))
     except Exception as error:
         return Outcome(error=error)
     return Outcome(value, changed_input=not compare.identical(args, case.args))

@@ -31,6 +31,7 @@ from nbformat import NotebookNode
 from compresslab import claims
 from compresslab.classroom.exercises import of_grade_id
 from compresslab.data.files import write_whole
+from compresslab.progress_bar import CLASS as PROGRESS
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -260,7 +261,7 @@ def clean(cell: NotebookNode) -> None:
         data = output.get("data", {})
         if "application/vnd.jupyter.widget-view+json" in data:
             continue
-        if "text/html" in data and "tqdm" in data["text/html"]:
+        if PROGRESS in data.get("text/html", ""):
             continue
         kept.append(output)
     cell.outputs = kept

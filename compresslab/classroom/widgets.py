@@ -6,6 +6,8 @@ import ipywidgets
 import matplotlib.pyplot as plt
 from IPython.display import display
 
+from compresslab.notice import tell
+
 
 def explore(draw: Callable[..., None], **controls: object) -> None:
     """Show `draw(**values)` under controls, drawn again whenever one moves.
@@ -47,11 +49,11 @@ class Prediction:
             raise ValueError(f"answer must be one of {self.choices}, got {answer!r}")
         chosen = self.radio.value
         if chosen is None:
-            print(f"The answer: {answer}. (You made no prediction.)")
+            tell(f"The answer: {answer}. (You made no prediction.)", "answer")
         elif chosen == answer:
-            print(f"The answer: {answer}, as you predicted.")
+            tell(f"The answer: {answer}, as you predicted.", "answer")
         else:
-            print(f"The answer: {answer}. You predicted: {chosen}. What did you overlook?")
+            tell(f"The answer: {answer}. You predicted: {chosen}. What did you overlook?", "answer")
 
 
 def predict(question: str, choices: Sequence[str]) -> Prediction:

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
 
+from compresslab.progress_bar import track
 from compresslab.training import evaluating
 
 CONVOLUTIONS = ("channel", "spatial", "tucker")
@@ -531,7 +531,7 @@ def sensitivity(
     """
     how = how or Factoring()
     results = []
-    for name, layer in tqdm(factorizable(model).items(), desc="sensitivity", leave=False):
+    for name, layer in track(factorizable(model).items(), "sensitivity", "layer"):
         shape = as_matrix(layer, how.convolution).shape
         for share in shares:
             rank = rank_for_budget(*shape, share)

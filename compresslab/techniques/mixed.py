@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from compresslab.numerics.error import sqnr_db
+from compresslab.progress_bar import track
 from compresslab.techniques.ptq import LAYERS
 from compresslab.techniques.quantizer import QuantConfig, WeightQuantizer
 
@@ -58,7 +58,7 @@ def sensitivity(
     config = config or QuantConfig()
     results = []
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
-    for name, layer in tqdm(layers.items(), desc="sensitivity", leave=False):
+    for name, layer in track(layers.items(), "sensitivity", "layer"):
         kept = layer.weight.detach().clone()
         try:
             for width in bits:

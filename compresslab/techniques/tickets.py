@@ -30,11 +30,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from compresslab import models
 from compresslab.data import Split, load
 from compresslab.data.files import write_whole
+from compresslab.progress_bar import Bar
 from compresslab.techniques.prune import KeepMask, Mask, select
 from compresslab.techniques.scores import magnitude, prunable
 from compresslab.training import Hook, Run, evaluate, fit, seed_everything
@@ -291,23 +291,24 @@ def run_all(
     results = {t: stored for t in trials if (stored := _read(folder / t.file_name)) is not None}
     waiting = {executor.submit(run_trial, t): t for t in trials if t not in results}
     failed = None
-    for done in tqdm(
-        as_completed(waiting), desc=label, total=len(waiting), leave=False, disable=not progress
-    ):
-        trial = waiting[done]
-        if done.exception() is not None:
+    with Bar(len(waiting), label if progress else "", "trial") as bar:
+        for done in as_completed(waiting):
+            bar.advance()
             # What the others have found is kept first.
-            failed = failed or done.exception()
-            continue
-        results[trial] = done.result()
-        text = json.dumps({"trial": asdict(trial), "results": results[trial]})
-        write_whole(
-            folder / trial.file_name,
-            lambda path, text=text: path.write_text(text, encoding="utf-8"),
-        )
+            if done.exception() is not None:
+                failed = failed or done.exception()
+                continue
+            trial = waiting[done]
+            results[trial] = done.result()
+            _keep(folder, trial, results[trial])
     if failed is not None:
         raise failed
     return {trial: results[trial] for trial in trials}
+
+
+def _keep(folder: Path, trial: Trial, results: object) -> None:
+    text = json.dumps({"trial": asdict(trial), "results": results})
+    write_whole(folder / trial.file_name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _read(path: Path) -> Results | None:

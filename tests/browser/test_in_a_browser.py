@@ -137,6 +137,28 @@ def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page)
         kind for c in notebook.cells for o in c.get("outputs", ()) for kind in o.get("data", ())
     }
     assert "image/png" in shown
+    assert_it_looks_the_same_without_its_kernel(page, jupyter, lab, expected)
+
+
+def assert_it_looks_the_same_without_its_kernel(page, jupyter, lab, widgets):
+    """Closed, its kernel ended, and opened again: pictures and sliders are there, and no error."""
+    port, token = jupyter
+    page.goto("about:blank")
+    api = f"http://127.0.0.1:{port}/api/sessions"
+    for session in page.request.get(f"{api}?token={token}").json():
+        page.request.delete(f"{api}/{session['id']}?token={token}")
+    opened(page, jupyter, f"{lab}.ipynb")
+    interactive = page.locator(f"{NOTEBOOK} .widget-interact")
+    for _ in range(100):
+        if interactive.count() == widgets:
+            break
+        time.sleep(0.1)
+    shoot(page, f"{lab}_again")
+    text = page.inner_text(f"{NOTEBOOK} .jp-Notebook")
+    assert "model not found" not in text
+    assert "Loading widget" not in text
+    assert interactive.count() == widgets
+    assert all(other_picture(widget, "") for widget in interactive.all())
 
 
 def test_the_course_opens_on_its_map_and_leads_into_the_first_lab(course, jupyter, page):

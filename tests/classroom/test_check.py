@@ -1,9 +1,11 @@
 """What a learner sees: verdicts, hints, their own line, adoption, progress."""
 
+import _thread
 import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -301,3 +303,18 @@ def test_an_index_out_of_range_in_compiled_code_is_an_error_and_not_a_crash():
     result = judge(answer, exercise("ptq.integer_matmul"))
     assert result.status == "error"
     assert "IndexError" in str(result)
+
+
+def test_an_endless_loop_that_is_interrupted_names_its_line():
+    def endless(parameters, bits):
+        while True:
+            parameters += 1
+
+    ring = threading.Timer(0.5, _thread.interrupt_main)
+    ring.start()
+    result = check(endless, ID)
+    ring.join()
+    assert result.status == "error"
+    facts = dict(result.facts)
+    assert "you stopped it after" in facts["error"]
+    assert "parameters += 1" in facts["your line"] or "while True" in facts["your line"]

@@ -1,0 +1,28 @@
+"""A sentence is text everywhere, and in a notebook a box that shows it as it is."""
+
+import nbformat
+import pytest
+
+from compresslab.classroom.release import client_of
+from compresslab.notice import EDGES, Notice, tell
+
+
+@pytest.mark.parametrize("kind", EDGES)
+def test_it_is_printed_word_for_word_outside_of_a_notebook(kind, capsys):
+    tell("3 < 4 & so on", kind)
+    assert capsys.readouterr().out == "3 < 4 & so on\n"
+
+
+def test_in_a_notebook_it_is_a_box_and_the_words(tmp_path):
+    code = "from compresslab.claims import claim\nclaim('3 < 4 & so on', True)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    client_of(notebook, tmp_path, 120).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.data["text/plain"] == "✔ 3 < 4 & so on"
+    assert "3 &lt; 4 &amp; so on" in output.data["text/html"]
+    assert EDGES["held"] in output.data["text/html"]
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind must be one of held, open, answer, note, got 'x'"):
+        Notice("words", "x")
