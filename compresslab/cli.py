@@ -111,6 +111,50 @@ def grade(
 
 
 @app.command()
+def written(
+    folder: Annotated[Path, typer.Argument(help="submissions, as for grade")],
+    lab: Annotated[str, typer.Option(help="the lab's number or name")],
+    out: Annotated[Path, typer.Option(help="a folder for the pages and the table of marks")],
+) -> None:
+    """Collect the written answers of a class: a page per question, and a table to enter marks in."""
+    from compresslab.classroom.grading import collect
+    from compresslab.classroom.grading import written as reading
+    from compresslab.classroom.grading.grade import lab_name
+
+    try:
+        name = lab_name(lab)
+        asked = reading.questions(_course_folder("labs") / f"{name}.ipynb")
+        found = collect.submissions(folder, name, out / "notebooks")
+        paths = reading.write_pages(reading.collect(found, asked), asked, out)
+    except (OSError, ValueError) as error:
+        typer.echo(f"not collected: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{len(found)} learners, {len(asked)} questions; enter marks in {paths[-1]}")
+
+
+@app.command()
+def feedback(
+    results: Annotated[Path, typer.Argument(help="the JSON that grade wrote")],
+    out: Annotated[Path, typer.Option(help="a folder for the pages and tables")],
+    written: Annotated[
+        Path | None, typer.Option(help="the folder of the written answers, with their marks")
+    ] = None,
+) -> None:
+    """Write a page for each learner, one about the class, and tables of points for Canvas and Moodle."""
+    from compresslab.classroom.grading import feedback as pages
+    from compresslab.classroom.grading import written as reading
+
+    try:
+        found = pages.read_results(results)
+        read = reading.read_folder(written) if written else None
+        paths = pages.write_feedback(found, out, read)
+    except (OSError, ValueError) as error:
+        typer.echo(f"no feedback: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{len(found.learners)} learners, {len(paths)} files in {out}")
+
+
+@app.command()
 def progress() -> None:
     """Show which exercises are done."""
     from compresslab.classroom.progress import progress_file, summary

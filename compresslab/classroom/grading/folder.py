@@ -271,7 +271,7 @@ def _write(marks: Sequence[Mark], out: Path, about: dict) -> None:
             writer.writerow(COLUMNS)
             for mark in marks:
                 row = mark.as_dict()
-                writer.writerow([_harmless(row[column]) for column in COLUMNS])
+                writer.writerow([harmless(row[column]) for column in COLUMNS])
 
     write_whole(out, table)
     content = {"run": about, "marks": [mark.as_dict() for mark in marks]}
@@ -280,7 +280,7 @@ def _write(marks: Sequence[Mark], out: Path, about: dict) -> None:
     _write_text(beside, json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def _harmless(cell: object) -> object:
+def harmless(cell: object) -> object:
     """Text that a spreadsheet would take for a formula, made text."""
     is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{cell}" if is_formula else cell

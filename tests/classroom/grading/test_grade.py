@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shutil
+import tracemalloc
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -74,6 +75,43 @@ def test_an_answer_that_does_nothing_earns_nothing(e):
 def which_are_right(e, cases, function):
     driven = e.driven(function)
     return [verdict(e, [case], [call(driven, case)]).passed for case in cases]
+
+
+ONE_LINERS = {
+    "ptq.best_threshold": lambda values, thresholds, high: int(thresholds.argmax()),
+    "low_rank.rank_for_energy": lambda values, share: int(np.count_nonzero(values)),
+    "binary.best_scale": lambda w: w.max(-1),
+}
+
+
+@pytest.mark.parametrize("id,function", ONE_LINERS.items())
+def test_a_guess_that_fits_the_fixed_cases_earns_nothing(id, function):
+    e = EXERCISES[id]
+    cases, drawn = marking.cases_of(e, seed=7)
+    assert marking._points(e.points, which_are_right(e, cases, function), drawn) == 0
+
+
+def test_two_small_arrays_do_not_fill_the_judges_memory():
+    e = EXERCISES["low_rank.svd_factors"]
+    case = e.cases(np.random.default_rng(1))[-1]
+    thin = np.ones((1, 12_000), np.float32), np.ones((12_000, 1), np.float32)
+    tracemalloc.start()
+    outcome = marking._harnessed(e, case, Outcome(thin))
+    result = verdict(e, [case], [outcome])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not result.passed
+    assert most < 20 * 2**20
+
+
+def test_judging_has_a_clock():
+    def endless():
+        with marking._at_most(0.2):
+            while True:
+                pass
+
+    with pytest.raises(TimeoutError, match=r"longer than 0\.2 seconds"):
+        endless()
 
 
 @pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)

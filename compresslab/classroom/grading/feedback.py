@@ -1,0 +1,265 @@
+"""What comes back from a grading run: a page for each learner, one about the class, tables for a platform.
+
+    OUT/learners/NAME-HASH.html     each exercise: points, what happened, the hint of a recognised mistake,
+                                    and the written answers with their marks, where these were given
+    OUT/class.html                  per exercise: how many passed, which known mistakes were made by how
+                                    many, seconds; who is stuck. What to talk about in the next lecture
+    OUT/canvas.csv  OUT/moodle.csv  total points in the forms that these platforms import
+
+Pages hold no script and load nothing; everything that comes from a notebook or a name is escaped. Left out:
+sending pages, which is the platform's business; a page for one learner shows nothing of the others.
+"""
+
+import csv
+import hashlib
+import html
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compresslab.classroom.exercises import EXERCISES
+from compresslab.classroom.grading.folder import harmless
+from compresslab.classroom.grading.grade import Mark, exercises_of, lab_name
+from compresslab.classroom.grading.written import WrittenAnswer
+from compresslab.data.files import write_whole
+
+STATES = {"passed": "#008A64", "partly": "#B07000", "not done": "#6F6F6F", "missing": "#6F6F6F"}
+STUCK = 0.5
+"""Share of the points below which a learner who has handed something in is named as stuck."""
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse}td,th{padding:4px 12px;text-align:left;vertical-align:baseline}"
+    "tr{border-bottom:1px solid #ddd}.n{text-align:right;white-space:nowrap}"
+    ".bar{background:#0072B2;height:0.8em;display:inline-block}pre{white-space:pre-wrap}"
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a grading run has found: the lab, the seed, and everybody's marks in the order of the class."""
+
+    lab: str
+    seed: int
+    marks: tuple[Mark, ...]
+
+    @property
+    def learners(self) -> dict[str, list[Mark]]:
+        """The marks of each learner."""
+        found: dict[str, list[Mark]] = {}
+        for mark in self.marks:
+            found.setdefault(mark.learner, []).append(mark)
+        return found
+
+
+def read_results(path: Path) -> Results:
+    """The JSON that grading wrote beside its CSV.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is something else, with its name.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        run, marks = content["run"], tuple(Mark(**mark) for mark in content["marks"])
+        unknown = {m.exercise for m in marks} - EXERCISES.keys()
+        if unknown:
+            raise ValueError(f"there is no exercise {sorted(unknown)[0]!r}")
+        return Results(lab_name(run["lab"]), int(run["seed"]), marks)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no result of grading: {error}") from error
+
+
+def write_feedback(
+    results: Results, out: Path, written: Mapping[str, Sequence[WrittenAnswer]] | None = None
+) -> list[Path]:
+    """Write all pages and tables; gives their paths.
+
+    Args:
+        results: of a grading run.
+        out: a folder; what is there under the same names is replaced.
+        written: the written answers of each learner, with their marks.
+    """
+    out, written = Path(out), written or {}
+    pages = {
+        out / "learners" / page_name(learner): learner_page(
+            results, learner, written.get(learner, ())
+        )
+        for learner in results.learners
+    }
+    pages[out / "class.html"] = class_page(results)
+    for path, text in pages.items():
+        write_whole(path, lambda place, text=text: place.write_text(text, encoding="utf-8"))
+    tables = {"canvas.csv": canvas(results, written), "moodle.csv": moodle(results, written)}
+    for name, rows in tables.items():
+        write_whole(out / name, lambda place, rows=rows: _write_csv(place, rows))
+    return [*pages, *(out / name for name in tables)]
+
+
+def page_name(learner: str) -> str:
+    """A file name for anybody's name; two names have two."""
+    plain = re.sub(r"[^\w.-]+", "_", learner)[:60].strip("._") or "learner"
+    digest = hashlib.sha256(learner.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain}-{digest}.html"
+
+
+# ---- a learner -----------------------------------------------------------------------------------
+def learner_page(results: Results, learner: str, written: Sequence[WrittenAnswer] = ()) -> str:
+    """The page of one learner.
+
+    Raises:
+        KeyError: if nobody of that name was graded.
+    """
+    marks = results.learners[learner]
+    rows = "".join(_exercise_row(mark) for mark in marks)
+    points, out_of = sum(m.points for m in marks), sum(m.out_of for m in marks)
+    parts = [
+        f"<h1>{_text(_title(results.lab))}</h1><p>{_text(learner)}: <b>{points:g} of {out_of:g} points</b> "
+        "for the exercises</p>",
+        f"<table><tr><th>exercise</th><th>points</th><th>what happened</th></tr>{rows}</table>",
+        *(_written_part(answer) for answer in written),
+        f"<p><small>Cases were drawn with seed {results.seed}.</small></p>",
+    ]
+    return _page(f"{learner}, {_title(results.lab)}", "".join(parts))
+
+
+def _exercise_row(mark: Mark) -> str:
+    exercise = EXERCISES[mark.exercise]
+    hint = next((m.hint for m in exercise.mistakes if m.name == mark.mistake), "")
+    said = [_text(mark.message)] if mark.message else []
+    said += [f"<b>Hint.</b> {_text(hint)}"] if hint else []
+    colour = STATES.get(mark.status, "#C65200")
+    state = f"<span style='color:{colour}'>{_text(mark.status)}</span>"
+    return (
+        f"<tr><td>{_text(exercise.title)}</td><td class='n'>{mark.points:g} of {mark.out_of:g}</td>"
+        f"<td>{'<br>'.join([state, *said])}</td></tr>"
+    )
+
+
+def _written_part(answer: WrittenAnswer) -> str:
+    mark = "not marked yet" if answer.points is None else f"{answer.points:g} of {answer.out_of:g}"
+    remark = f"<p>{_text(answer.remark)}</p>" if answer.remark else ""
+    return f"<h2>Written question: {mark} points</h2><pre>{_text(answer.text or 'no answer')}</pre>{remark}"
+
+
+# ---- the class -----------------------------------------------------------------------------------
+def class_page(results: Results) -> str:
+    """How the class did at each exercise, and who needs help."""
+    learners = results.learners
+    parts = [
+        f"<h1>{_text(_title(results.lab))}: {len(learners)} learners</h1>",
+        *(_exercise_part(e.id, results) for e in exercises_of(results.lab)),
+        _stuck_part(learners),
+    ]
+    return _page(f"{_title(results.lab)}, the class", "".join(parts))
+
+
+def _exercise_part(id: str, results: Results) -> str:
+    marks = [m for m in results.marks if m.exercise == id]
+    if not marks:
+        return ""
+    tried = [m for m in marks if m.status not in ("missing", "not done")]
+    states = Counter(m.status for m in marks)
+    mistakes = Counter(m.mistake for m in tried if m.mistake)
+    unknown = sum(m.status in ("failed", "partly", "error") and not m.mistake for m in tried)
+    rows = [_bar_row(name, n, len(marks)) for name, n in states.most_common()]
+    rows += [_bar_row(f"mistake: {name}", n, len(marks)) for name, n in mistakes.most_common()]
+    rows += [_bar_row("another mistake", unknown, len(marks))] if unknown else []
+    seconds = statistics.median(m.seconds for m in tried) if tried else 0.0
+    return (
+        f"<h2>{_text(EXERCISES[id].title)}</h2><table>{''.join(rows)}</table>"
+        f"<p><small>processor time of the slowest case: {seconds:.1f} s in the median</small></p>"
+    )
+
+
+def _bar_row(name: str, count: int, of: int) -> str:
+    bar = f"<span class='bar' style='width:{300 * count / of:.0f}px'></span>"
+    return f"<tr><td>{_text(name)}</td><td class='n'>{count}</td><td>{bar}</td></tr>"
+
+
+def _stuck_part(learners: Mapping[str, Sequence[Mark]]) -> str:
+    def share(marks: Sequence[Mark]) -> float:
+        return sum(m.points for m in marks) / max(sum(m.out_of for m in marks), 1)
+
+    nothing = [n for n, marks in learners.items() if all(m.status == "missing" for m in marks)]
+    stuck = sorted((n for n, m in learners.items() if share(m) < STUCK and n not in nothing))
+    parts = [
+        f"<h2>Less than half of the points</h2><p>{_names(stuck)}</p>",
+        f"<h2>Nothing that could be graded</h2><p>{_names(nothing)}</p>",
+    ]
+    return "".join(parts)
+
+
+def _names(names: Sequence[str]) -> str:
+    return _text(", ".join(names)) or "nobody"
+
+
+# ---- platforms -----------------------------------------------------------------------------------
+def _totals(
+    results: Results, written: Mapping[str, Sequence[WrittenAnswer]]
+) -> dict[str, tuple[float, float]]:
+    """Points and what can be had, written answers included as far as they have marks."""
+    totals = {}
+    for learner, marks in results.learners.items():
+        read = [a for a in written.get(learner, ()) if a.points is not None]
+        points = sum(m.points for m in marks) + sum(a.points for a in read)
+        totals[learner] = points, sum(m.out_of for m in marks) + sum(a.out_of for a in read)
+    return totals
+
+
+def canvas(
+    results: Results, written: Mapping[str, Sequence[WrittenAnswer]] | None = None
+) -> list[list[object]]:
+    """Rows of a CSV for Canvas' "Import Grades": who is known by the number in the downloaded file's name."""
+    title = _title(results.lab)
+    totals = _totals(results, written or {})
+    most = max((out_of for _, out_of in totals.values()), default=0)
+    rows: list[list[object]] = [
+        ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", title],
+        ["    Points Possible", "", "", "", "", most],
+    ]
+    return rows + [[*_who(n), "", "", "", points] for n, (points, _) in totals.items()]
+
+
+def moodle(
+    results: Results, written: Mapping[str, Sequence[WrittenAnswer]] | None = None
+) -> list[list[object]]:
+    """Rows of a CSV for Moodle's "Upload grading worksheet"."""
+    rows: list[list[object]] = [["Identifier", "Full name", "Grade", "Maximum grade"]]
+    for learner, (points, out_of) in _totals(results, written or {}).items():
+        name, number = _who(learner)
+        rows.append([f"Participant {number}" if number else "", name, points, out_of])
+    return rows
+
+
+def _who(learner: str) -> tuple[str, str]:
+    """A name, and the platform's number where the submission's name held one (see `collect`)."""
+    found = re.fullmatch(r"(.+)_(\d+)", learner)
+    return (found[1], found[2]) if found else (learner, "")
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([[harmless(cell) for cell in row] for row in rows])
+
+
+# ---- HTML ----------------------------------------------------------------------------------------
+def _title(lab: str) -> str:
+    number, _, words = lab.partition("_")
+    return f"Lab {number}: {words.replace('_', ' ')}"
+
+
+def _text(words: str) -> str:
+    return html.escape(words)
+
+
+def _page(title: str, body: str) -> str:
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
+    )

@@ -1,0 +1,206 @@
+"""The written answers of a class: collected into one page per question, marks read back from a table.
+
+    OUT/QUESTION.html     the question, and every learner's answer under the learner's name
+    OUT/answers.json      the same, to be read by `feedback`
+    OUT/marks.csv         a row for every learner and question; whoever reads the answers fills in two columns
+
+    learner, question, points, out_of, remark
+
+The table is never overwritten: run again, it gets the rows that it lacks. Answers are text; what they hold
+of HTML or Markdown is shown as it was typed. Left out: marking by machine.
+"""
+
+import csv
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from compresslab.classroom.grading import submission
+from compresslab.classroom.grading.collect import Found
+from compresslab.classroom.grading.folder import harmless
+from compresslab.data.files import write_whole
+
+COLUMNS = ("learner", "question", "points", "out_of", "remark")
+PREFIX = "written-"
+LONGEST = 50_000
+
+
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """One learner's answer to one question; `points` is None until somebody has read it."""
+
+    learner: str
+    question: str
+    text: str = ""
+    points: float | None = None
+    out_of: float = 0.0
+    remark: str = ""
+
+
+def questions(lab: Path) -> dict[str, tuple[str, float]]:
+    """A lab's written questions: text and points by id.
+
+    Raises:
+        ValueError: if the notebook cannot be read.
+    """
+    return {id: (text, points) for id, text, points in _cells(submission.content(lab))}
+
+
+def collect(
+    found: Mapping[str, Found], asked: Mapping[str, tuple[str, float]]
+) -> list[WrittenAnswer]:
+    """Everybody's answers, question by question; a notebook that cannot be read gives empty ones."""
+    texts = {learner: _answers(place.path) for learner, place in found.items()}
+    return [
+        WrittenAnswer(learner, id, _without(question, texts[learner].get(id, "")), None, out_of)
+        for id, (question, out_of) in asked.items()
+        for learner in found
+    ]
+
+
+def _answers(path: Path) -> dict[str, str]:
+    try:
+        return {id: text for id, text, _ in _cells(submission.content(path))}
+    except (OSError, ValueError):
+        return {}
+
+
+def _cells(notebook: bytes) -> list[tuple[str, str, float]]:
+    """Id, text and points of the cells that hold written questions.
+
+    Raises:
+        ValueError: for bytes that are no notebook.
+    """
+    try:
+        cells = json.loads(notebook.decode("utf-8-sig"))["cells"]
+        kept = [cell for cell in cells if isinstance(cell, dict)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"the notebook cannot be read: {str(error)[:120]}") from error
+    found = []
+    for cell in kept:
+        about, source = cell.get("metadata"), cell.get("source", "")
+        about = about.get("nbgrader") if isinstance(about, dict) else None
+        id = about.get("grade_id") if isinstance(about, dict) else cell.get("id")
+        if isinstance(source, list):
+            source = "".join(part for part in source if isinstance(part, str))
+        if isinstance(id, str) and id.startswith(PREFIX) and isinstance(source, str):
+            points = about.get("points", 0) if isinstance(about, dict) else 0
+            points = float(points) if isinstance(points, int | float) else 0.0
+            found.append((id, source[:LONGEST], points))
+    return found
+
+
+def _without(question: str, text: str) -> str:
+    """An answer without the question above it, if that is still there."""
+    kept = text.strip()
+    for line in filter(None, question.splitlines()):
+        if kept.startswith(line.strip()):
+            kept = kept[len(line.strip()) :].lstrip()
+    return kept
+
+
+# ---- pages and the table -------------------------------------------------------------------------
+def write_pages(
+    answers: Sequence[WrittenAnswer], asked: Mapping[str, tuple[str, float]], out: Path
+) -> list[Path]:
+    """Write a page for each question, and complete the table of marks; gives their paths.
+
+    Raises:
+        ValueError: if the table that is there is broken.
+    """
+    out = Path(out)
+    written = []
+    for id, (question, points) in asked.items():
+        page = _page(id, question, points, [a for a in answers if a.question == id])
+        path = out / f"{id}.html"
+        write_whole(path, lambda place, page=page: place.write_text(page, encoding="utf-8"))
+        written.append(path)
+    table = out / "marks.csv"
+    before = read_marks(table) if table.is_file() else {}
+    rows = [before.get((a.learner, a.question), a) for a in answers]
+    rows += [a for key, a in before.items() if key not in {(r.learner, r.question) for r in rows}]
+    write_whole(table, lambda place: _write_table(place, rows))
+    kept = out / "answers.json"
+    text = json.dumps([asdict(a) for a in answers], ensure_ascii=False)
+    write_whole(kept, lambda place: place.write_text(text, encoding="utf-8"))
+    return [*written, kept, table]
+
+
+def read_folder(out: Path) -> dict[str, list[WrittenAnswer]]:
+    """Every learner's answers, with the marks that the table holds by now.
+
+    Raises:
+        FileNotFoundError: if nothing was collected there.
+        ValueError: if the files are broken.
+    """
+    kept, marks = Path(out) / "answers.json", read_marks(Path(out) / "marks.csv")
+    try:
+        answers = [WrittenAnswer(**a) for a in json.loads(kept.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{kept} is broken: {error}") from error
+    found: dict[str, list[WrittenAnswer]] = {}
+    for a in answers:
+        mark = marks.get((a.learner, a.question), a)
+        found.setdefault(a.learner, []).append(replace(mark, text=a.text))
+    return found
+
+
+def _write_table(path: Path, rows: Sequence[WrittenAnswer]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for a in rows:
+            points = "" if a.points is None else f"{a.points:g}"
+            cells = (a.learner, a.question, points, f"{a.out_of:g}", a.remark)
+            writer.writerow([harmless(cell) for cell in cells])
+
+
+def read_marks(path: Path) -> dict[tuple[str, str], WrittenAnswer]:
+    """The marks of a table, by learner and question; a row without points is one that was not read yet.
+
+    Raises:
+        ValueError: for a table without the columns, or points that are no number or too many, with the row.
+    """
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = set(COLUMNS) - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
+        found = {}
+        for number, row in enumerate(reader, 2):
+            answer = _of_row(path, number, row)
+            found[answer.learner, answer.question] = answer
+    return found
+
+
+def _of_row(path: Path, number: int, row: Mapping[str, str]) -> WrittenAnswer:
+    learner, remark = (_as_typed(row[name] or "") for name in ("learner", "remark"))
+    try:
+        out_of = float(row["out_of"] or 0)
+        points = float(row["points"]) if (row["points"] or "").strip() else None
+    except ValueError as error:
+        raise ValueError(f"{path}, row {number}: {error}") from error
+    if points is not None and not 0 <= points <= out_of:
+        raise ValueError(f"{path}, row {number}: points must be 0 to {out_of:g}, got {points:g}")
+    return WrittenAnswer(learner, row["question"] or "", "", points, out_of, remark)
+
+
+def _as_typed(cell: str) -> str:
+    """Text without the sign that keeps a spreadsheet from taking it for a formula."""
+    return cell[1:] if cell.startswith("'") and cell[1:2] in ("=", "+", "-", "@") else cell
+
+
+def _page(id: str, question: str, points: float, answers: Sequence[WrittenAnswer]) -> str:
+    parts = [f"<h1>{html.escape(id)} ({points:g} points)</h1><pre>{html.escape(question)}</pre>"]
+    for answer in answers:
+        parts.append(f"<h2>{html.escape(answer.learner)}</h2>")
+        parts.append(f"<pre>{html.escape(answer.text or 'no answer')}</pre>")
+    style = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto}pre{white-space:pre-wrap}"
+    return (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">"
+        f"<title>{html.escape(id)}</title><style>{style}</style></head><body>{''.join(parts)}</body></html>\n"
+    )

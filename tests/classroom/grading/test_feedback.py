@@ -1,0 +1,216 @@
+"""What comes back: pages that hold no script, hints, a class at a glance, tables, written answers."""
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from compresslab.classroom.exercises import EXERCISES
+from compresslab.classroom.grading import feedback, written
+from compresslab.classroom.grading.collect import Found
+from compresslab.classroom.grading.feedback import Results, page_name, read_results
+from compresslab.classroom.grading.grade import Mark, exercises_of
+from compresslab.cli import app
+
+ROOT = Path(__file__).parents[3]
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+LAB = "12_capstone"
+IDS = [e.id for e in exercises_of(LAB)]
+
+
+def mark(learner, id, points, **more):
+    return Mark(learner, id, points, EXERCISES[id].points, **{"status": "failed"} | more)
+
+
+def everything(learner, **more):
+    return [mark(learner, id, EXERCISES[id].points, status="passed", **more) for id in IDS]
+
+
+MISTAKE = EXERCISES["combine.gaps"].mistakes[0]
+
+
+@pytest.fixture
+def results():
+    marks = [
+        *everything("Ada Lovelace_4711", seconds=0.5),
+        *(mark(f"bob{EVIL}", id, 0, message=f"line 1: {EVIL}") for id in IDS),
+        *(mark("carol", id, 0, status="missing", message="no answer cell") for id in IDS),
+        mark("=cmd|' /C calc'!A0", "combine.gaps", 1, mistake=MISTAKE.name, message="got 3"),
+    ]
+    return Results(LAB, 7, tuple(marks))
+
+
+class Reader(HTMLParser):
+    """Tags and text of a page; an unknown or executable tag is an error."""
+
+    ALLOWED = frozenset(
+        ("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "b", "small")
+        + ("table", "tr", "th", "td", "br", "span", "pre")
+    )
+
+    def __init__(self, page):
+        super().__init__()
+        self.words = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        assert tag in self.ALLOWED, tag
+        assert not [name for name, _ in attrs if name.startswith("on") or name in ("href", "src")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(page):
+    return " ".join(Reader(page).words)
+
+
+def test_a_learner_sees_points_what_happened_and_the_hint(results):
+    text = read(feedback.learner_page(results, "=cmd|' /C calc'!A0"))
+    assert "1 of 2" in text
+    assert "got 3" in text
+    assert MISTAKE.hint[:40] in text
+    assert "seed 7" in text
+    assert "Ada" not in text
+
+
+@pytest.mark.parametrize("learner", ["Ada Lovelace_4711", f"bob{EVIL}", "carol"])
+def test_no_page_holds_anything_but_text(results, learner):
+    page = feedback.learner_page(results, learner)
+    read(page)
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+
+
+def test_the_class_is_seen_at_a_glance(results):
+    text = read(feedback.class_page(results))
+    assert "4 learners" in text
+    assert f"mistake: {MISTAKE.name}" in text
+    assert "another mistake" in text
+    stuck, nothing = text.split("Less than half of the points")[1].split("Nothing that could be")
+    assert "bob" in stuck
+    assert "carol" not in stuck
+    assert "carol" in nothing
+    assert "Ada" not in text.split("Less than half of the points")[1]
+
+
+def test_names_become_files_of_their_own():
+    names = ["ada", "Ada", "../../etc/passwd", "a/b", "a_b", "", "é" * 300, "x\ud800"]
+    files = [page_name(name) for name in names]
+    assert len({f.lower() for f in files}) == len(names)
+    assert all("/" not in f and not f.startswith(".") and len(f) < 120 for f in files)
+
+
+def test_tables_have_the_platforms_form_and_no_formulas(results, tmp_path):
+    paths = feedback.write_feedback(results, tmp_path)
+    assert len(paths) == 4 + 1 + 2
+    canvas = list(csv.reader((tmp_path / "canvas.csv").open(encoding="utf-8")))
+    assert canvas[0] == [
+        "Student",
+        "ID",
+        "SIS User ID",
+        "SIS Login ID",
+        "Section",
+        "Lab 12: capstone",
+    ]
+    assert canvas[2][:2] == ["Ada Lovelace", "4711"]
+    assert float(canvas[2][-1]) == sum(EXERCISES[id].points for id in IDS)
+    moodle = list(csv.DictReader((tmp_path / "moodle.csv").open(encoding="utf-8")))
+    assert moodle[0]["Identifier"] == "Participant 4711"
+    assert moodle[3]["Full name"].startswith("'=cmd")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"run": {"lab": "99", "seed": 1}, "marks": []}', '{"run": {}, "marks": 3}']
+)
+def test_what_is_no_result_is_named(tmp_path, text):
+    path = tmp_path / "marks.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"marks\.json is no result of grading"):
+        read_results(path)
+
+
+# ---- written answers -----------------------------------------------------------------------------
+def handed_in(tmp_path, name, answer):
+    lab = json.loads((ROOT / "labs" / f"{LAB}.ipynb").read_text(encoding="utf-8"))
+    for cell in lab["cells"]:
+        if str(cell["metadata"].get("nbgrader", {}).get("grade_id", "")).startswith("written-"):
+            cell["source"] = "".join(cell["source"]) + answer
+    path = tmp_path / f"{name}.ipynb"
+    path.write_text(json.dumps(lab), encoding="utf-8")
+    return Found(path)
+
+
+@pytest.fixture
+def asked():
+    return written.questions(ROOT / "labs" / f"{LAB}.ipynb")
+
+
+def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, results):
+    found = {
+        "Ada Lovelace_4711": handed_in(tmp_path, "ada", "\n\nPrune first."),
+        f"bob{EVIL}": handed_in(tmp_path, "bob", f"\n\n{EVIL}"),
+        "carol": Found(tmp_path / "nothing.ipynb"),
+    }
+    out = tmp_path / "written"
+    answers = written.collect(found, asked)
+    page, *_, table = written.write_pages(answers, asked, out)
+    text = read(page.read_text(encoding="utf-8"))
+    assert "Prune first." in text
+    assert "door locks" in text
+    assert answers[0].text.endswith("Prune first.")
+    assert "door locks" not in answers[0].text
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert [row["points"] for row in rows] == ["", "", ""]
+    rows[0] |= {"points": "1.5", "remark": "-good, but <b>why</b>?"}
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, written.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    written.write_pages(answers, asked, out)  # again: marks stay
+    read_back = written.read_folder(out)
+    (ada,) = read_back["Ada Lovelace_4711"]
+    assert (ada.points, ada.out_of, ada.remark) == (1.5, 2, "-good, but <b>why</b>?")
+    shown = read(feedback.learner_page(results, "Ada Lovelace_4711", [ada]))
+    assert "1.5 of 2" in shown
+    assert "Prune first." in shown
+    assert feedback.canvas(results, read_back)[2][-1] == 9 + 1.5
+    read(feedback.learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))
+
+
+BROKEN = {
+    "learner,question\na,b\n": "has no column out_of, points, remark",
+    "learner,question,points,out_of,remark\na,b,3,2,\n": "row 2: points must be 0 to 2, got 3",
+    "learner,question,points,out_of,remark\na,b,x,2,\n": "row 2: could not convert",
+    "learner,question,points,out_of,remark\na,b,nan,2,\n": "row 2: points must be 0 to 2, got nan",
+}
+
+
+@pytest.mark.parametrize("text,told", BROKEN.items())
+def test_a_broken_table_of_marks_names_its_row(tmp_path, text, told):
+    (tmp_path / "marks.csv").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        written.read_marks(tmp_path / "marks.csv")
+
+
+def test_the_commands_collect_and_give_back(tmp_path, results, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    place = tmp_path / "in"
+    place.mkdir()
+    handed_in(place, "ada", "\n\nPrune.")
+    run = CliRunner().invoke
+    collected = run(app, ["written", str(place), "--lab", "12", "--out", str(tmp_path / "w")])
+    assert collected.exit_code == 0, collected.output
+    marks = {"run": {"lab": "12", "seed": 1}, "marks": [m.as_dict() for m in everything("ada")]}
+    (tmp_path / "marks.json").write_text(json.dumps(marks))
+    options = ["--out", str(tmp_path / "f"), "--written", str(tmp_path / "w")]
+    given = run(app, ["feedback", str(tmp_path / "marks.json"), *options])
+    assert given.exit_code == 0, given.output
+    (page,) = (tmp_path / "f" / "learners").iterdir()
+    assert "Prune." in page.read_text(encoding="utf-8")
+    missing = run(app, ["feedback", str(tmp_path / "no.json"), "--out", str(tmp_path / "g")])
+    assert missing.exit_code == 2
+    assert not (tmp_path / "g").exists()
