@@ -124,8 +124,9 @@ def written(
     try:
         name = lab_name(lab)
         asked = reading.questions(_course_folder("labs") / f"{name}.ipynb")
+        rubrics = reading.read_rubrics(_course_folder("solutions") / "written.toml")
         found = collect.submissions(folder, name, out / "notebooks")
-        paths = reading.write_pages(reading.collect(found, asked), asked, out)
+        paths = reading.write_pages(reading.collect(found, asked), asked, out, rubrics)
     except (OSError, ValueError) as error:
         typer.echo(f"not collected: {error}", err=True)
         raise typer.Exit(2) from error

@@ -121,6 +121,7 @@ def verdict(
     cases: Sequence[Case],
     outcomes: Sequence[Outcome],
     own_line: Callable[[Exception], str | None] = lambda error: None,
+    expected: Sequence[object] | None = None,
 ) -> CheckResult:
     """The verdict on what came of the cases, wherever they were run.
 
@@ -129,13 +130,15 @@ def verdict(
         cases: its calls.
         outcomes: what each call did.
         own_line: from an error to the line of the learner's code that it came from, if that is known.
+        expected: what the cases should give; None: the reference is asked.
     """
     reference = exercise.driven(exercise.reference)
-    expected = [reference(*compare.fresh(case.args)) for case in cases]
+    if expected is None:
+        expected = expected_of(exercise, cases)
     failures = [
         _Failure(case, outcome, want, text)
         for case, outcome, want in zip(cases, outcomes, expected, strict=True)
-        if (text := _complaint(outcome, want, exercise.tolerance))
+        if (text := complaint(outcome, want, exercise.tolerance))
     ]
     if not failures:
         return CheckResult(exercise, "passed")
@@ -148,6 +151,12 @@ def verdict(
         return CheckResult(exercise, "failed", facts)
     hint = mistake.hint if sure else f"Perhaps this: {mistake.hint}"
     return CheckResult(exercise, "failed", facts, mistake.name, hint)
+
+
+def expected_of(exercise: Exercise, cases: Sequence[Case]) -> list[object]:
+    """What the cases should give."""
+    reference = exercise.driven(exercise.reference)
+    return [reference(*compare.fresh(case.args)) for case in cases]
 
 
 def not_compiled(exercise: Exercise) -> CheckResult:
@@ -219,7 +228,8 @@ class _Failure:
     complaint: str = field(compare=False)
 
 
-def _complaint(outcome: Outcome, expected: object, tolerance: float) -> str | None:
+def complaint(outcome: Outcome, expected: object, tolerance: float) -> str | None:
+    """What is wrong with what a call did; None if nothing is."""
     if outcome.error is not None:
         return f"{type(outcome.error).__name__}: {outcome.error}"
     if outcome.changed_input:

@@ -98,6 +98,7 @@ def open_group(mounts: Path = MOUNTS, own: Path = OWN) -> Group | None:
         for controller in CONTROLLERS:
             parent, version = _parent(controller, _mounted(mounts), _member(own))
             made[controller] = parent / name
+            _sweep(parent)
             made[controller].mkdir(exist_ok=version == 2)
         group = Group(made, version)
         group.limit(1000, 2**40)
@@ -113,6 +114,15 @@ def open_group(mounts: Path = MOUNTS, own: Path = OWN) -> Group | None:
     return group
 
 
+def _sweep(parent: Path) -> None:
+    """Remove the groups of graders that were killed."""
+    for folder in parent.glob("grading-*-*"):
+        number = folder.name.split("-")[1]
+        if number.isdecimal() and not Path(f"/proc/{number}").exists():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def _share_time(
     made: dict[str, Path], name: str, mounted: dict[str, tuple[Path, str]], member: dict[str, str]
 ) -> None:
@@ -120,6 +130,7 @@ def _share_time(
     with contextlib.suppress(OSError, LookupError):
         if "cpu" in mounted:
             parent, _ = _parent("cpu", mounted, member)
+            _sweep(parent)
             (parent / name).mkdir()
             made["cpu"] = parent / name
 

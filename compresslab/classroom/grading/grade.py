@@ -11,8 +11,10 @@ submission's: it reads text, and numbers.
 A case that hands back nothing (an endless loop, a crash, too much memory) fails; the others count.
 """
 
+import atexit
 import builtins
 import contextlib
+import functools
 import hashlib
 import inspect
 import math
@@ -30,7 +32,14 @@ from compresslab.classroom.exercises import LABS
 from compresslab.classroom.grading import protocol, submission
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
 from compresslab.classroom.harnesses import AFTERWARDS
-from compresslab.classroom.judge import CheckResult, Outcome, not_compiled, verdict
+from compresslab.classroom.judge import (
+    CheckResult,
+    Outcome,
+    complaint,
+    expected_of,
+    not_compiled,
+    verdict,
+)
 
 JUDGING_SECONDS = 60.0
 ENDINGS = {
@@ -133,8 +142,33 @@ def grade_submission(
     limits: Limits | None = None,
 ) -> list[Mark]:
     """As `grade_notebook`, of a submission that was read."""
-    with Sandbox(unsandboxed) as sandbox:
+    with opened(unsandboxed) as sandbox:
         return [grade_safely(e, found, seed, sandbox, limits or Limits()) for e in exercises]
+
+
+_mine = threading.local()
+
+
+@contextlib.contextmanager
+def opened(unsandboxed: bool) -> Iterator[Sandbox]:
+    """This thread's sandbox, kept open from one submission to the next: most of a start is importing torch.
+
+    Answers of several learners share it as those of one do: each runs in a fork of a process that runs
+    nothing of theirs, and finds nothing of those before it. After an error of the sandbox itself it is
+    given up.
+    """
+    sandbox = getattr(_mine, "sandbox", None)
+    if sandbox is None or sandbox.unsandboxed != unsandboxed:
+        if sandbox is not None:
+            sandbox.__exit__()
+        sandbox = _mine.sandbox = Sandbox(unsandboxed).__enter__()
+        atexit.register(sandbox.__exit__)
+    try:
+        yield sandbox
+    except BaseException:
+        _mine.sandbox = None
+        sandbox.__exit__()
+        raise
 
 
 def grade_safely(
@@ -183,13 +217,16 @@ def grade_exercise(
     if exercise.id not in found.answers:
         message = "; ".join(remarks) or "no answer cell"
         return replace(blank, status="missing", message=printable(message))
-    cases, drawn = cases_of(exercise, seed)
+    cases, drawn, expected = cases_of(exercise, seed)
     ended, said = sandbox.run(_task(exercise, found), [c.args for c in cases], limits)
     outcomes, remark = _outcomes(cases, said, ended, limits)
     if exercise.harness in AFTERWARDS:
         outcomes = [_harnessed(exercise, c, o) for c, o in zip(cases, outcomes, strict=True)]
-    result = verdict(exercise, cases, outcomes)
-    right = [verdict(exercise, [c], [o]).passed for c, o in zip(cases, outcomes, strict=True)]
+    result = verdict(exercise, cases, outcomes, expected=expected)
+    right = [
+        complaint(outcome, want, exercise.tolerance) is None
+        for outcome, want in zip(outcomes, expected, strict=True)
+    ]
     passed, points = sum(right), _points(exercise.points, right, drawn)
     if exercise.compiled and points and not any(s.status == "compiled" for s in said):
         result, points = not_compiled(exercise), 0.0
@@ -217,8 +254,11 @@ def _names_exercise(remark: str) -> bool:
 ENOUGH_DRAWN, DRAWS = 3, 5
 
 
-def cases_of(exercise: Exercise, seed: int) -> tuple[list[Case], list[bool]]:
-    """The cases of a grading run, and which of them nobody can know beforehand.
+@functools.lru_cache(maxsize=200)
+def cases_of(
+    exercise: Exercise, seed: int
+) -> tuple[tuple[Case, ...], tuple[bool, ...], tuple[object, ...]]:
+    """The cases of a grading run, which of them nobody can know beforehand, and what they should give.
 
     Many exercises have one case from the generator among several that are fixed, because ugly numbers teach
     best; they get more of the first kind here, from further draws.
@@ -232,7 +272,7 @@ def cases_of(exercise: Exercise, seed: int) -> tuple[list[Case], list[bool]]:
         if sum(drawn) < ENOUGH_DRAWN:
             cases += [replace(again[n], label=f"{again[n].label}, other numbers") for n in kinds]
             drawn += [True] * len(kinds)
-    return cases, drawn
+    return tuple(cases), tuple(drawn), tuple(expected_of(exercise, cases))
 
 
 def _differ(draws: Sequence[Case], reference: Callable) -> bool:

@@ -117,6 +117,7 @@ class Sandbox:
         self.walls, why = probe()
         if self.walls is None and not unsandboxed:
             raise SandboxError(f"{MISSING} ({why})")
+        self.unsandboxed = unsandboxed
         self.folder: tempfile.TemporaryDirectory | None = None
         self.process: subprocess.Popen | None = None
         self.group: Group | None = None
@@ -130,7 +131,9 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         """End the worker and throw the folder away."""
         self.stop()
-        self.folder.cleanup()
+        if self.folder is not None:
+            self.folder.cleanup()
+            self.folder = None
 
     def start(self) -> None:
         """Start a worker and wait until it is ready.

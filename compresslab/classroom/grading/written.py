@@ -13,6 +13,7 @@ of HTML or Markdown is shown as it was typed. Left out: marking by machine.
 import csv
 import html
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,42 @@ from compresslab.data.files import write_whole
 COLUMNS = ("learner", "question", "points", "out_of", "remark")
 PREFIX = "written-"
 LONGEST = 50_000
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """How a written question is marked.
+
+    Attributes:
+        rubric: four lines, each worth a quarter of the points.
+        model: an answer with everything in it.
+        samples: a good, a middling and a poor answer, with the points that they get.
+        oral: questions that somebody who wrote the answer can answer in a minute.
+    """
+
+    rubric: tuple[str, ...]
+    model: str
+    samples: tuple[tuple[float, str], ...]
+    oral: tuple[str, ...]
+
+
+def read_rubrics(path: Path) -> dict[str, Rubric]:
+    """The rubrics of all written questions, by grade id.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is broken.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return {f"{PREFIX}{name}": _rubric(about) for name, about in content.items()}
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is broken: {error}") from error
+
+
+def _rubric(about: dict) -> Rubric:
+    samples = tuple((float(s["points"]), s["text"]) for s in about["samples"])
+    return Rubric(tuple(about["rubric"]), about["model"].strip(), samples, tuple(about["oral"]))
 
 
 @dataclass(frozen=True)
@@ -103,9 +140,18 @@ def _without(question: str, text: str) -> str:
 
 # ---- pages and the table -------------------------------------------------------------------------
 def write_pages(
-    answers: Sequence[WrittenAnswer], asked: Mapping[str, tuple[str, float]], out: Path
+    answers: Sequence[WrittenAnswer],
+    asked: Mapping[str, tuple[str, float]],
+    out: Path,
+    rubrics: Mapping[str, Rubric] | None = None,
 ) -> list[Path]:
     """Write a page for each question, and complete the table of marks; gives their paths.
+
+    Args:
+        answers: of `collect`.
+        asked: of `questions`.
+        out: a folder.
+        rubrics: shown above the answers where there is one.
 
     Raises:
         ValueError: if the table that is there is broken.
@@ -113,7 +159,8 @@ def write_pages(
     out = Path(out)
     written = []
     for id, (question, points) in asked.items():
-        page = _page(id, question, points, [a for a in answers if a.question == id])
+        of_it = [a for a in answers if a.question == id]
+        page = _page(id, question, points, (rubrics or {}).get(id), of_it)
         path = out / f"{id}.html"
         write_whole(path, lambda place, page=page: place.write_text(page, encoding="utf-8"))
         written.append(path)
@@ -192,8 +239,29 @@ def _as_typed(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:2] in ("=", "+", "-", "@") else cell
 
 
-def _page(id: str, question: str, points: float, answers: Sequence[WrittenAnswer]) -> str:
+def _guide(rubric: Rubric) -> str:
+    """The rubric, the model answer and the samples, as HTML."""
+
+    def listed(lines: Sequence[str], kind: str) -> str:
+        return f"<{kind}>" + "".join(f"<li>{html.escape(x)}</li>" for x in lines) + f"</{kind}>"
+
+    samples = [f"{points:g} points: {text}" for points, text in rubric.samples]
+    return (
+        f"<h2>Rubric: a quarter of the points each</h2>{listed(rubric.rubric, 'ol')}"
+        f"<h2>A model answer</h2><pre>{html.escape(rubric.model)}</pre>"
+        f"<h2>Samples</h2>{listed(samples, 'ul')}<h2>To ask</h2>{listed(rubric.oral, 'ul')}<hr>"
+    )
+
+
+def _page(
+    id: str,
+    question: str,
+    points: float,
+    rubric: Rubric | None,
+    answers: Sequence[WrittenAnswer],
+) -> str:
     parts = [f"<h1>{html.escape(id)} ({points:g} points)</h1><pre>{html.escape(question)}</pre>"]
+    parts += [_guide(rubric)] if rubric else []
     for answer in answers:
         parts.append(f"<h2>{html.escape(answer.learner)}</h2>")
         parts.append(f"<pre>{html.escape(answer.text or 'no answer')}</pre>")

@@ -47,8 +47,12 @@ class Reader(HTMLParser):
     """Tags and text of a page; an unknown or executable tag is an error."""
 
     ALLOWED = frozenset(
-        ("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "b", "small")
-        + ("table", "tr", "th", "td", "br", "span", "pre")
+        tag
+        for tags in (
+            ("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "b", "small"),
+            ("table", "tr", "th", "td", "br", "span", "pre", "ol", "ul", "li", "hr"),
+        )
+        for tag in tags
     )
 
     def __init__(self, page):
@@ -179,6 +183,40 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     assert "Prune first." in shown
     assert feedback.canvas(results, read_back)[2][-1] == 9 + 1.5
     read(feedback.learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))
+
+
+def test_every_written_question_has_its_rubric():
+    rubrics = written.read_rubrics(ROOT / "solutions" / "written.toml")
+    asked = {
+        id: points
+        for lab in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb")
+        for id, (_, points) in written.questions(lab).items()
+    }
+    assert rubrics.keys() == asked.keys()
+    for id, rubric in rubrics.items():
+        assert len(rubric.rubric) == 4
+        assert len(rubric.oral) == 3
+        points = [points for points, _ in rubric.samples]
+        assert points == sorted(points, reverse=True)
+        assert points[0] == asked[id]
+        assert len({*points}) == 3
+        assert len(rubric.model) > 300
+
+
+def test_the_rubric_stands_above_the_answers(tmp_path, asked):
+    rubrics = written.read_rubrics(ROOT / "solutions" / "written.toml")
+    answers = written.collect({"ada": handed_in(tmp_path, "ada", "\n\nPrune.")}, asked)
+    page, *_ = written.write_pages(answers, asked, tmp_path / "w", rubrics)
+    text = read(page.read_text(encoding="utf-8"))
+    (rubric,) = (rubrics[id] for id in asked)
+    assert text.index(rubric.rubric[0]) < text.index(rubric.oral[2]) < text.index("Prune.")
+
+
+def test_a_broken_file_of_rubrics_is_named(tmp_path):
+    for text in ("x = [", "[a]\nrubric = []"):
+        (tmp_path / "written.toml").write_text(text)
+        with pytest.raises(ValueError, match=r"written\.toml is broken"):
+            written.read_rubrics(tmp_path / "written.toml")
 
 
 BROKEN = {
