@@ -131,12 +131,14 @@ class _Experiments(ast.NodeTransformer):
         reveals = (
             isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "reveal"
         )
-        return None if reveals or _calls(node.value, "claim", "print", "check") else node
+        said = reveals or _calls(node.value, "claim", "print", "check")
+        return None if said else self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        return None if _calls(node.value, "predict") else node
+        return None if _calls(node.value, "predict") else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        """What is tracked is what is done."""
         self.generic_visit(node)
         return node.args[0] if _calls(node, "tqdm", "track") else node
 

@@ -436,8 +436,8 @@ for rank in RANKS:
             [with_products(n, min(rank, CLASSES), product) for n in networks]
         )
 claim(
-    "Untuned, the SVD that knows the inputs is better at every rank",
-    min(aware[r, "for the inputs"][0] - aware[r, "plain"][0] for r in RANKS),
+    "Untuned, the SVD that knows the inputs is better, on average over the ranks",
+    float(np.mean([aware[r, "for the inputs"][0] - aware[r, "plain"][0] for r in RANKS])),
     "points",
 )
 Table(
