@@ -38,8 +38,8 @@ from traitlets.config import Config
 
 from compresslab.classroom.exercises import EXERCISES, of_grade_id
 from compresslab.classroom.grading import submission
-from compresslab.classroom.grading.grade import Mark, grade_safely
-from compresslab.classroom.grading.sandbox import Limits, Sandbox
+from compresslab.classroom.grading.grade import Mark, grade_safely, opened
+from compresslab.classroom.grading.sandbox import Limits
 
 
 class Judge(NbGraderPreprocessor):
@@ -58,7 +58,7 @@ class Judge(NbGraderPreprocessor):
         checks = {id: cell for cell in nb.cells if (id := _checked(cell)) is not None}
         seed = secrets.randbelow(2**31) if self.seed < 0 else self.seed
         found = submission.of_cells([_plain(cell) for cell in nb.cells], learner, set(checks))
-        with Sandbox(self.allow_unsandboxed) as sandbox:
+        with opened(self.allow_unsandboxed) as sandbox:
             for id, cell in checks.items():
                 mark = grade_safely(EXERCISES[id], found, seed, sandbox, Limits())
                 # The course may have given the exercise other points than the library does.

@@ -20,7 +20,7 @@ from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import folder as grading
 from compresslab.classroom.grading import grade as marking
 from compresslab.classroom.grading.grade import exercises_of, grade_notebook
-from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
+from compresslab.classroom.grading.sandbox import MISSING, SandboxError, bubblewrap
 from compresslab.classroom.judge import CHECK_SEED, Outcome, call, verdict
 from compresslab.cli import app
 from compresslab.data.files import UMASK
@@ -224,6 +224,28 @@ def test_a_class_is_graded_into_csv_and_json(class_folder, tmp_path):
     assert by_learner == {"'=1+1": 0, "alice": 9, "zoë": 0}
     assert {m["status"] for m in content["marks"]} == {"missing", "passed", "not done"}
     assert {p: p.read_bytes() for p in class_folder.rglob("*") if p.is_file()} == before
+
+
+@needs_walls
+def test_one_sandbox_serves_several_learners_and_a_broken_one_is_given_up():
+    paths = [ROOT / "labs" / "12_capstone.ipynb"] * 2
+    sandboxes = set()
+    for path in paths:
+        grade_notebook(path, "x", "12", seed=1)
+        with marking.opened(False) as sandbox:
+            sandboxes.add(id(sandbox))
+            number = sandbox.process.pid
+    assert len(sandboxes) == 1
+
+    def break_it():
+        with marking.opened(False):
+            raise SandboxError("it is broken")
+
+    with pytest.raises(SandboxError):
+        break_it()
+    grade_notebook(paths[0], "x", "12", seed=1)
+    with marking.opened(False) as sandbox:
+        assert sandbox.process.pid != number
 
 
 @needs_walls
