@@ -130,9 +130,11 @@ def fit(
     run = Run(model, optimizer, steps)
     for hook in hooks:
         hook.before_training(run)
-    if steps:
-        _train(run, data, lr, batch_size, loss, hooks, seed, label, progress)
-    model.eval()
+    try:
+        if steps:
+            _train(run, data, lr, batch_size, loss, hooks, seed, label, progress)
+    finally:
+        model.eval()  # interrupted as well: in training mode answers depend on the batch
     return run
 
 

@@ -38,7 +38,8 @@ def adopt(function: Callable, id: str) -> Callable:
     """
     chosen = exercise(id)
     if not is_the_librarys(function, id) and verdict(function, id).passed:
-        tell(f"From here on the lab runs on your {function.__name__}.", "held")
+        name = getattr(function, "__name__", id.partition(".")[2])
+        tell(f"From here on the lab runs on your {name}.", "held")
         return function
     tell(f"From here on the lab runs on the library's own {chosen.reference.__name__}.")
     return chosen.reference

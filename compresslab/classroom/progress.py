@@ -18,16 +18,14 @@ import filelock
 import platformdirs
 
 from compresslab.classroom.exercises import EXERCISES
-from compresslab.data.files import write_whole
+from compresslab.data.files import named_path, write_whole
 from compresslab.report import Table
 
 
 def progress_file() -> Path:
     """Where progress is kept."""
-    override = os.environ.get("COMPRESSLAB_PROGRESS")
-    if override:
-        return Path(override)
-    return Path(platformdirs.user_data_dir("compresslab")) / "progress.json"
+    override = named_path("COMPRESSLAB_PROGRESS")
+    return override or Path(platformdirs.user_data_dir("compresslab")) / "progress.json"
 
 
 def read() -> dict[str, dict]:

@@ -16,12 +16,27 @@ import pooch
 
 def cache_folder() -> Path:
     """COMPRESSLAB_CACHE, else the user's cache folder for compresslab; not created here."""
-    override = os.environ.get("COMPRESSLAB_CACHE")
-    return Path(override) if override else Path(platformdirs.user_cache_dir("compresslab"))
+    override = named_path("COMPRESSLAB_CACHE")
+    return override or Path(platformdirs.user_cache_dir("compresslab"))
+
+
+def named_path(variable: str) -> Path | None:
+    """The path that an environment variable names, ~ being the user's home; None if it is not set."""
+    text = os.environ.get(variable)
+    return Path(text).expanduser() if text else None
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary path beside `path`, then rename: all of the file or none."""
+    """Call `write` with a temporary path beside `path`, then rename: all of the file or none.
+
+    A link stays a link, and what it leads to is written.
+
+    Raises:
+        PermissionError: if the file is write-protected.
+    """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.stat().st_mode & stat.S_IWUSR:
+        raise PermissionError(f"{path} is write-protected")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -53,8 +68,8 @@ def _mode(path: Path) -> int:
 
 def find(folder: str, names: list[str]) -> Path | None:
     """The folder that holds all `names`: COMPRESSLAB_DATA, its sub-folder, or the cache's."""
-    given = os.environ.get("COMPRESSLAB_DATA")
-    candidates = [Path(given) / folder, Path(given)] if given else []
+    given = named_path("COMPRESSLAB_DATA")
+    candidates = [given / folder, given] if given else []
     for candidate in [*candidates, cache_folder() / folder]:
         if all((candidate / name).is_file() for name in names):
             return candidate

@@ -89,10 +89,24 @@ class _Converter:
 
     def run(self) -> Program:
         for node in self.graph.nodes:
-            if node in self.values or node in self.absorbed or node.op == "output":
-                continue
-            self.visit(node)
+            if node.op == "output":
+                self.check_output(node)
+            elif node not in self.values and node not in self.absorbed:
+                self.visit(node)
         return Program(self.steps, self.layers)
+
+    def check_output(self, node: fx.Node) -> None:
+        """A program hands back what its last step gives: one tensor, and that one."""
+        result = node.args[0]
+        if not isinstance(result, fx.Node):
+            raise ConversionError(
+                f"forward must return one tensor, got {type(result).__name__}: convert each head as a network"
+            )
+        value = self.values.get(result)
+        if value is None or not self.steps or value.step != self.steps[-1].name:
+            raise ConversionError(
+                f"forward must return the last layer's result, got {result.name!r}"
+            )
 
     def visit(self, node: fx.Node) -> None:
         module = self.modules.get(node.target) if node.op == "call_module" else None

@@ -410,7 +410,7 @@ class IntFlatten(IntegerModule):
         count, height, width, channels = x.shape
         if height == width == 1:
             return x.reshape(count, channels)
-        return x.permute(0, 3, 1, 2).reshape(count, -1)
+        return x.permute(0, 3, 1, 2).reshape(count, channels * height * width)
 
     @classmethod
     def build(cls, _about: dict, _tensors: Tensors) -> "IntFlatten":

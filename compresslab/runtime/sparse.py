@@ -8,7 +8,6 @@ A `SparseLinear` computes with one of the forms of `kernels.sparse`. Left out: s
 convolution is stored sparse and computed dense; structured pruning is what makes it faster).
 """
 
-import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -24,8 +23,9 @@ from compresslab.kernels import sparse
 from compresslab.runtime import ops
 from compresslab.runtime.storage import FileError
 from compresslab.runtime.xnor import bits_from_file, bits_to_file
+from compresslab.techniques.layers import replaced
 
-FORMAT = "compresslab.sparse"
+FORMAT, VERSION = "compresslab.sparse", "1"
 FORMS = {"csr": sparse.Csr.of, "2:4": sparse.TwoOfFour.of, "blocks": sparse.Blocks.of}
 
 
@@ -78,16 +78,15 @@ class SparseLinear(nn.Module):
 
 def with_sparse_layers(model: nn.Module, form: str = "csr") -> nn.Module:
     """A copy with every nn.Linear that has the form's pattern as a SparseLinear; others stay."""
-    model = copy.deepcopy(model).eval()
-    for name, module in list(model.named_modules()):
+    new: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
         if type(module) is nn.Linear:
-            parent, _, child = name.rpartition(".")
             try:
-                setattr(model.get_submodule(parent), child, SparseLinear(module, form))
+                new[name] = SparseLinear(module, form)
             except ValueError:
                 if form not in FORMS:
                     raise
-    return model
+    return replaced(model, new).eval()
 
 
 def save(model: nn.Module, path: Path) -> int:
@@ -102,7 +101,7 @@ def save(model: nn.Module, path: Path) -> int:
             tensors[f"{name}/values"] = value[value != 0]
         else:
             tensors[name] = value.clone()
-    metadata = {"format": FORMAT, "version": "1", "shapes": json.dumps(shapes)}
+    metadata = {"format": FORMAT, "version": VERSION, "shapes": json.dumps(shapes)}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path.stat().st_size
 
@@ -120,8 +119,11 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise FileError(f"expected format {FORMAT!r}, found {metadata.get('format')!r}")
+            found = (metadata.get("format"), metadata.get("version", VERSION))
+            if found != (FORMAT, VERSION):
+                raise FileError(
+                    f"expected format {FORMAT!r} version {VERSION!r}, found {found[0]!r} version {found[1]!r}"
+                )
             names = set(file.keys())
             shapes = json.loads(metadata["shapes"])
             state = {}

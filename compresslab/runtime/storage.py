@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -67,6 +68,13 @@ class FileError(ValueError):
     """A file that is not a whole, consistent integer network; names the file and what is wrong."""
 
 
+def _plain(number: object) -> int | float:
+    """A number of NumPy's as Python has it: sizes and strides may have come out of an array."""
+    if isinstance(number, np.generic):
+        return number.item()
+    raise TypeError(f"{type(number).__name__} is not JSON serializable")
+
+
 def save(program: Program, path: Path) -> int:
     """Write a program; returns the bytes on disk."""
     path = Path(path)
@@ -76,7 +84,7 @@ def save(program: Program, path: Path) -> int:
         steps.append({**about, **layer.describe()})
         for name, tensor in layer.tensors().items():
             tensors[f"{step.name}/{name}"] = tensor.contiguous()
-    metadata = {"format": FORMAT, "version": VERSION, "steps": json.dumps(steps)}
+    metadata = {"format": FORMAT, "version": VERSION, "steps": json.dumps(steps, default=_plain)}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path.stat().st_size
 
@@ -111,6 +119,14 @@ def load(path: Path) -> Program:
         raise FileError(f"{path} is no whole compresslab program: {error}") from error
 
 
+def _is_broken(tensor: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether there are NaN or infinities that the model itself has not: a causal mask is full of them."""
+    if not tensor.is_floating_point():
+        return False
+    strange = ~torch.isfinite(tensor)
+    return bool((strange & (tensor != own)).any())
+
+
 def check_fit(tensors: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     """Whether a file's tensors are those that a model's state takes, before any of them is copied.
 
@@ -125,7 +141,7 @@ def check_fit(tensors: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
         if tensor.shape != state[name].shape or tensor.dtype != state[name].dtype:
             wanted = f"{list(state[name].shape)} {state[name].dtype}"
             raise FileError(f"{name} must be {wanted}, found {list(tensor.shape)} {tensor.dtype}")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if _is_broken(tensor, state[name]):
             raise FileError(f"{name} holds NaN or an infinity")
         place = (state[name].data_ptr(), tensor.shape)
         other = first.setdefault(place, name) if tensor.numel() else name

@@ -22,7 +22,6 @@ the last (few outputs) stay float.
 Left out: packed ternary products, more than one bit by residual binarization.
 """
 
-import copy
 import itertools
 from dataclasses import dataclass
 
@@ -31,6 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import Examples
+from compresslab.techniques.layers import replaced
 from compresslab.training import Hook, Run
 
 TERNARY_SHARE = 0.7
@@ -217,15 +217,12 @@ def binarize(model: nn.Module, config: BinaryConfig, edges: bool = False) -> nn.
     Raises:
         ValueError: if there is nothing to replace, or a convolution has groups or dilation.
     """
-    model = copy.deepcopy(model)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     inner = layers if edges else layers[1:-1]
     if not inner:
         raise ValueError(f"model must have a layer to binarize, got layers {layers}")
-    for name in inner:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, _binary_twin(model.get_submodule(name), config))
-    return model
+    # Under every name that a layer has: one that stands in two places is one layer there.
+    return replaced(model, {n: _binary_twin(model.get_submodule(n), config) for n in inner})
 
 
 def _binary_twin(layer: nn.Conv2d | nn.Linear, config: BinaryConfig) -> nn.Module:
@@ -238,7 +235,9 @@ def _binary_twin(layer: nn.Conv2d | nn.Linear, config: BinaryConfig) -> nn.Modul
         options |= {"groups": layer.groups, "padding_mode": layer.padding_mode, "bias": bias}
         twin = BinaryConv2d(*shape, **options, config=config)
     twin.load_state_dict(layer.state_dict())
-    return twin
+    for ours, theirs in zip(twin.parameters(), layer.parameters(), strict=True):
+        ours.requires_grad_(theirs.requires_grad)
+    return twin.train(layer.training)
 
 
 class ClipWeights(Hook):

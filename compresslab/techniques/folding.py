@@ -80,8 +80,9 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
             norm.running_var,
             norm.eps,
         )
-        layer.weight = nn.Parameter(weight.detach())
-        layer.bias = nn.Parameter(bias.detach())
+        trained = layer.weight.requires_grad
+        layer.weight = nn.Parameter(weight.detach(), trained)
+        layer.bias = nn.Parameter(bias.detach(), trained)
         node.replace_all_uses_with(source)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()

@@ -21,9 +21,14 @@ def is_transposed(layer: nn.Module) -> bool:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Linear layers and Conv1D; not the one in nn.MultiheadAttention, which never runs as a module."""
+    """Linear layers and Conv1D that compute what these do.
+
+    Not the one in nn.MultiheadAttention, which never runs as a module, nor a class of somebody's own with a
+    forward of its own, which a plain layer in its place would not compute.
+    """
     read_by_name = isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
-    return (isinstance(layer, nn.Linear) and not read_by_name) or is_transposed(layer)
+    plain = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
+    return (plain and not read_by_name) or is_transposed(layer)
 
 
 def sizes(layer: nn.Module) -> tuple[int, int]:

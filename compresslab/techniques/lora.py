@@ -42,7 +42,9 @@ class LoRA(nn.Module):
         """Freeze the base and add A and B."""
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.rank, self._alpha = rank, float(rank if alpha is None else alpha)
+        self.rank = rank
+        # A buffer, so that a saved network knows how strong its corrections are.
+        self.register_buffer("strength", torch.tensor(float(rank if alpha is None else alpha)))
         if isinstance(base, nn.Conv2d) and base.groups == 1:
             limit = min(base.out_channels, base.weight[0].numel())
             place = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
@@ -73,13 +75,13 @@ class LoRA(nn.Module):
     @property
     def alpha(self) -> float:
         """The correction's strength; it can be changed while unmerged."""
-        return self._alpha
+        return float(self.strength)
 
     @alpha.setter
     def alpha(self, value: float) -> None:
         if self.merged:
             raise ValueError("alpha can be changed only while the layer is unmerged")
-        self._alpha = float(value)
+        self.strength.fill_(float(value))
 
     @property
     def scale(self) -> float:
@@ -256,7 +258,8 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            alphas = {name: float(text) for name, text in (file.metadata() or {}).items()}
+            about = file.metadata() or {}
+            alphas = {name: float(about[name]) for name in layers if name in about}
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file: {error}") from error
     wanted = {
@@ -274,6 +277,8 @@ def load(model: nn.Module, path: Path) -> nn.Module:
             raise ValueError(
                 f"{name} must have shape {list(weight.shape)}, got {list(tensors[name].shape)}"
             )
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise ValueError(f"{name} must be finite, got NaN or an infinity")
     for name, weight in wanted.items():
         weight.copy_(tensors[name])
     for name, layer in layers.items():

@@ -9,6 +9,7 @@ by whoever asked (Dong et al. 2019, https://arxiv.org/abs/1905.03696, argue from
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,8 +65,9 @@ def sensitivity(
             for width in bits:
                 quantizer = WeightQuantizer(kept, width, config)
                 layer.weight.copy_(quantizer(kept))
-                noise, size = sqnr_db(kept, layer.weight), quantizer.scale.numel()
-                size = weight_bytes(kept, width, size)
+                # A layer of zeros is kept exactly, whatever its ratio of signal to noise.
+                noise = sqnr_db(kept, layer.weight) if bool(kept.any()) else math.inf
+                size = weight_bytes(kept, width, quantizer.scale.numel())
                 results.append(Sensitivity(name, width, quality(model), noise, size))
         finally:
             layer.weight.copy_(kept)

@@ -272,6 +272,10 @@ class PruneGradually(Hook):
         self.sparsity, self.every, self.until = sparsity, every, until
         self.mask: Mask | None = None
 
+    def before_training(self, run: Run) -> None:
+        """Begin with no mask: one of an earlier training, or another network, is none of this one."""
+        self.mask = None
+
     def after_step(self, run: Run) -> None:
         """Cut from time to time, hold always."""
         last = max(1, int(self.until * run.steps))

@@ -123,9 +123,10 @@ def _ends(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> Iterator[fx.
 
 
 def is_addition(node: fx.Node) -> bool:
-    """Whether a node adds two tensors."""
+    """Whether a node adds two tensors, each taken once (torch.add has a factor for the second)."""
     both = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args)
-    return node.op == "call_function" and node.target in ADDITIONS and both
+    plain = node.kwargs in ({}, {"alpha": 1})
+    return node.op == "call_function" and node.target in ADDITIONS and both and plain
 
 
 def _end_of_chain(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
@@ -198,7 +199,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, images: torch.Tensor) -
         error = _channel_means(quantized, [name], images)[name] - wanted[name]
         layer = module.layer
         if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros(len(layer.weight)))
+            layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
         layer.bias.sub_(error)
     return quantized
 
@@ -208,12 +209,14 @@ def _channel_means(
 ) -> dict[str, torch.Tensor]:
     """The mean output of each channel of each named layer."""
     sums: dict[str, torch.Tensor] = {}
+    counts = dict.fromkeys(names, 0)
 
     def keep(name: str):  # noqa: ANN202
         def hook(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
             # Channels of an image come second, those of a token last.
             rows = output.flatten(2).mean(2) if output.ndim == 4 else output.flatten(0, -2)
             sums[name] = sums.get(name, 0) + rows.sum(0)
+            counts[name] += len(rows)
 
         return hook
 
@@ -225,4 +228,4 @@ def _channel_means(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: total / len(images) for name, total in sums.items()}
+    return {name: total / counts[name] for name, total in sums.items()}

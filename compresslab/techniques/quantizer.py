@@ -20,7 +20,7 @@ from compresslab.numerics.observers import observer, weight_range
 from compresslab.techniques.layers import arranged_like
 from compresslab.techniques.ste import fake_quantize
 
-SMALLEST = 1e-8
+SMALLEST = float(torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)

@@ -269,9 +269,9 @@ class _Families:
                 self.slice_inputs(self.modules[name], keep)
 
     def slice_outputs(self, layer: nn.Module, keep: torch.Tensor) -> None:
-        layer.weight = nn.Parameter(layer.weight[keep].clone())
+        layer.weight = nn.Parameter(layer.weight[keep].clone(), layer.weight.requires_grad)
         if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias[keep].clone())
+            layer.bias = nn.Parameter(layer.bias[keep].clone(), layer.bias.requires_grad)
         _set_size(layer, "out", int(keep.sum()))
 
     def slice_inputs(self, layer: nn.Module, keep: torch.Tensor) -> None:
@@ -282,7 +282,7 @@ class _Families:
                 f"a layer reads {layer.weight.shape[1]} features of {len(keep)} channels"
             )
         wide = keep.repeat_interleave(repeat)
-        layer.weight = nn.Parameter(layer.weight[:, wide].clone())
+        layer.weight = nn.Parameter(layer.weight[:, wide].clone(), layer.weight.requires_grad)
         _set_size(layer, "in", int(wide.sum()))
 
     def slice_carrier(self, module: nn.Module, keep: torch.Tensor) -> None:
@@ -290,8 +290,8 @@ class _Families:
             self.slice_outputs(module, keep)
             module.in_channels = module.groups = int(keep.sum())
             return
-        module.weight = nn.Parameter(module.weight[keep].clone())
-        module.bias = nn.Parameter(module.bias[keep].clone())
+        module.weight = nn.Parameter(module.weight[keep].clone(), module.weight.requires_grad)
+        module.bias = nn.Parameter(module.bias[keep].clone(), module.bias.requires_grad)
         if module.running_mean is not None:
             module.running_mean = module.running_mean[keep]
             module.running_var = module.running_var[keep]

@@ -178,6 +178,10 @@ class EarlyBird(Hook):
         self.distances: list[float] = []
         self.found: int | None = None
 
+    def before_training(self, run: Run) -> None:
+        """Forget the masks of an earlier training."""
+        self.masks, self.distances, self.found = [], [], None
+
     def after_epoch(self, run: Run) -> None:
         """Draw the mask and compare it with the last."""
         self.masks.append(next_mask(run.model, None, self.remaining))
