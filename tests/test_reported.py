@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -21,7 +22,7 @@ from compresslab.runtime import files
 from compresslab.runtime import sparse as sparse_files
 from compresslab.runtime.convert import ConversionError, convert, convert_dynamic
 from compresslab.techniques import binarize, lora, mixed, prune, scores, tickets
-from compresslab.techniques.folding import fold_batch_norms
+from compresslab.techniques.folding import equalize, fold_batch_norms
 from compresslab.techniques.ptq import calibrate, correct_bias, prepare, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.surgery import shrink, silence
@@ -325,3 +326,165 @@ def test_a_recorded_file_is_json_that_others_can_read(tmp_path, monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(tmp_path / "p.json"))
     progress.record("a.b", "passed", None)
     assert json.loads(Path(tmp_path / "p.json").read_text())["a.b"]["passed"] is True
+
+
+# ---- weights that are computed anew --------------------------------------------------------------
+def convolutional():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+    ).eval()
+
+
+def with_weight_norm(network):
+    for layer in (network[0], network[2], network[6]):
+        nn.utils.parametrizations.weight_norm(layer)
+
+
+def with_spectral_norm(network):
+    for layer in (network[0], network[2]):
+        nn.utils.parametrizations.spectral_norm(layer)
+
+
+def with_old_weight_norm(network):
+    for layer in (network[0], network[2]):
+        torch.nn.utils.weight_norm(layer)
+    network(X)  # its weights are now no leaves, which torch refuses to copy
+
+
+def with_old_spectral_norm(network):
+    torch.nn.utils.spectral_norm(network[2])
+
+
+def masked_by_torch(network):
+    prune.select(scores.magnitude(network), 0.5).to_torch(network)
+    network(X)
+
+
+USES = {
+    "pruned": lambda n: prune.Mask.of_zeros(convolutional()).apply(n),
+    "silenced": lambda n: silence(n, {"0": torch.arange(8) < 4}),
+    "cut": shrink,
+    "folded": fold_batch_norms,
+    "evened out": equalize,
+    "quantized": lambda n: quantize_post_training(n, QuantConfig(), X),
+    "prepared": lambda n: prepare(n, QuantConfig()),
+    "binarized": lambda n: binarize.binarize(n, binarize.XNOR),
+    "corrected": lambda n: lora.add_lora(n, 2),
+    "dynamic": convert_dynamic,
+}
+WAYS = {
+    with_weight_norm: "remove_parametrizations",
+    with_spectral_norm: "remove_parametrizations",
+    with_old_weight_norm: "remove_weight_norm",
+    with_old_spectral_norm: "remove_spectral_norm",
+    masked_by_torch: "prune.remove",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+@pytest.mark.parametrize("change,way", WAYS.items(), ids=lambda v: getattr(v, "__name__", ""))
+def test_a_weight_that_is_computed_anew_is_refused_with_the_way_out(change, way, use):
+    network = convolutional()
+    change(network)
+    before = {name: t.detach().clone() for name, t in network.state_dict().items()}
+    with pytest.raises(ValueError, match=way):
+        use(network)
+    assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
+
+
+def test_once_it_is_plain_again_all_is_well():
+    network = convolutional()
+    with_weight_norm(network)
+    for layer in (network[0], network[2], network[6]):
+        nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    prune.select(scores.magnitude(network), 0.5).apply(network)
+    assert prune.Mask.of_zeros(network).sparsity == pytest.approx(0.5, abs=0.01)
+
+
+# ---- more of them --------------------------------------------------------------------------------
+def test_a_calibrated_state_is_used_not_observed_again():
+    network = convolutional()
+    quantized = simulated(network, activation_bits=3)
+    fresh = prepare(network, QuantConfig(activation_bits=3))
+    fresh.load_state_dict(quantized.state_dict())
+    assert torch.equal(fresh.eval()(X), quantized(X))
+
+
+def test_layers_that_share_a_weight_have_one_mask():
+    network = nn.Sequential(
+        nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+    )
+    network[2].weight = network[0].weight
+    mask = prune.select(scores.random(network), 0.5)
+    mask.apply(network)
+    assert sorted(mask.keep) == ["0", "3"]
+    assert float((network[0].weight == 0).float().mean()) == pytest.approx(0.5, abs=0.2)
+    assert mask.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+def test_activations_of_layers_on_tokens_are_scored_by_channel():
+    network = Net(
+        lambda n, x: n.b(n.r(n.a(x.flatten(1, 2)))).mean(1),
+        a=nn.Linear(16, 8),
+        r=nn.ReLU(),
+        b=nn.Linear(8, 5),
+    )
+    found = scores.activation(network, DATA)
+    with torch.no_grad():
+        wanted = network.a(X.flatten(1, 2)).relu().abs().mean((0, 1))
+    assert torch.allclose(found["a"][:, 0], wanted)
+    assert found["b"].shape == (5, 8)
+
+
+def test_another_default_dtype_does_no_harm():
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = convolutional().float()
+        assert simulated(network)(X).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_bfloat16_weights_are_converted_and_bfloat16_activations_named():
+    network = linear()
+    changed = convert_dynamic(copy.deepcopy(network).bfloat16())
+    x = torch.randn(9, 64)
+    assert torch.allclose(changed(x), network(x), atol=0.1)
+    with pytest.raises(ValueError, match=r"x must be float32, got torch\.bfloat16"):
+        changed(x.bfloat16())
+
+
+def test_a_dropout_that_is_no_module_is_refused_not_dropped():
+    network = Net(
+        lambda n, x: n.b(F.dropout(F.relu(n.a(n.f(x))), 0.5, training=n.training)),
+        f=nn.Flatten(),
+        a=nn.Linear(256, 20),
+        b=nn.Linear(20, 5),
+    )
+    with pytest.raises(ValueError, match="'dropout' is a dropout that is no module"):
+        prepare(network, QuantConfig())
+
+
+@pytest.mark.parametrize("use", [convert_dynamic, lambda n: lora.add_lora(n, 2)])
+def test_torchs_encoder_layer_is_refused_with_the_way_out(use):
+    network = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)).eval()
+    with pytest.raises(ValueError, match="set_fastpath_enabled"):
+        use(network)
+    x = torch.randn(2, 5, 16)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            assert torch.allclose(use(network).eval()(x), network(x), atol=0.1)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tracing_that_would_keep_an_answer_is_refused():
+    network = linear()
+    network[0].weight.data[torch.rand(48, 64) < 0.8] = 0
+    for changed in (convert_dynamic(network), sparse_files.with_sparse_layers(network)):
+        with pytest.raises(RuntimeError, match=r"torch\.jit\.trace cannot record"):
+            torch.jit.trace(changed, torch.rand(6, 64), check_trace=False)

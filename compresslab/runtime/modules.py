@@ -429,13 +429,14 @@ class DynamicInt8Linear(Called):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         codes, scale = affine.quantize_absmax(
-            layer.weight.detach().contiguous().numpy(), 8, layer.in_features
+            layer.weight.detach().float().contiguous().numpy(), 8, layer.in_features
         )
         self.packed = int8.pack_weight(codes)
         self.register_buffer("panels", torch.from_numpy(self.packed.panels))
         self.register_buffer("sums", torch.from_numpy(self.packed.sums))
         self.register_buffer("scale", torch.from_numpy(scale.reshape(-1)))
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        bias = None if layer.bias is None else layer.bias.detach().float().clone()
+        self.register_buffer("bias", bias)
         self._bind()
 
     def _bind(self) -> None:
@@ -450,7 +451,16 @@ class DynamicInt8Linear(Called):
         self._bind()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [..., K] -> float32 [..., N]."""
+        """float32 [..., K] -> float32 [..., N].
+
+        Raises:
+            ValueError: for activations of another dtype.
+        """
+        if x.dtype != torch.float32:
+            raise ValueError(
+                f"x must be float32, got {x.dtype}: convert_dynamic computes with float32 activations, so "
+                "run the model in float32 and without autocast"
+            )
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         if ops.plain(x):
             numbers = (self.packed, self.epilogue, ops.threads())

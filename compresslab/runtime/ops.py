@@ -236,5 +236,14 @@ def _(x, panels, alpha, bias, window, channels, width, positions):  # noqa: ANN0
 
 
 def plain(x: torch.Tensor) -> bool:
-    """Whether x is an ordinary tensor with data, and nobody is tracing."""
+    """Whether x is an ordinary tensor with data, and nobody is tracing.
+
+    Raises:
+        RuntimeError: under `torch.jit.trace`, which would keep the answer to its example.
+    """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace cannot record layers that compute outside of torch, and would keep the answer "
+            "to its example: save the network with compresslab.runtime.files, or export its float original"
+        )
     return type(x) is torch.Tensor and not torch.compiler.is_compiling()

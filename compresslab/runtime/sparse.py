@@ -64,6 +64,7 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., K] -> float32 [..., N]."""
+        ops.plain(x)
         rows = x.detach().reshape(-1, x.shape[-1])
         out = sparse.matmul(self.packed, np.ascontiguousarray(rows.numpy().T), ops.threads())
         out = torch.from_numpy(out.T)

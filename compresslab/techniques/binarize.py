@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import Examples
-from compresslab.techniques.layers import replaced
+from compresslab.techniques.layers import check_weights, replaced
 from compresslab.training import Hook, Run
 
 TERNARY_SHARE = 0.7
@@ -217,6 +217,7 @@ def binarize(model: nn.Module, config: BinaryConfig, edges: bool = False) -> nn.
     Raises:
         ValueError: if there is nothing to replace, or a convolution has groups or dilation.
     """
+    check_weights(model)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     inner = layers if edges else layers[1:-1]
     if not inner:

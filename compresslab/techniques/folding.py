@@ -14,11 +14,10 @@ multiplied by it in the second. With r1, r2 the ranges of channel c in both weig
 makes both ranges sqrt(r1 r2): no channel wastes a scale that all share.
 """
 
-import copy
-
 import torch
 from torch import fx, nn
 
+from compresslab.techniques.layers import plain_copy
 from compresslab.techniques.tracing import trace
 
 
@@ -56,7 +55,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     Raises:
         torch.fx.proxy.TraceError: if the model's forward depends on values and cannot be traced.
     """
-    traced = trace(copy.deepcopy(model).eval())
+    traced = trace(plain_copy(model).eval())
     modules = dict(traced.named_modules())
     again = _used_again(traced, modules)
     for node in list(traced.graph.nodes):
@@ -100,7 +99,7 @@ def equalize(model: nn.Module, rounds: int = 3) -> nn.Module:
         model: without batch norms between the layers (see `fold_batch_norms`).
         rounds: sweeps over all pairs.
     """
-    traced = trace(copy.deepcopy(model).eval())
+    traced = trace(plain_copy(model).eval())
     modules = dict(traced.named_modules())
     pairs = list(_pairs(traced, modules))
     for _ in range(rounds):

@@ -22,14 +22,13 @@ Layers are quantized in the order in which the model runs them, each on what the
 give (`lockstep`: each batch passes the model once).
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from compresslab.numerics.affine import QParams, QTensor
-from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.techniques.layers import linear_layers, matrix, plain_copy, set_matrix
 from compresslab.techniques.lockstep import layer_by_layer
 from compresslab.techniques.weight_only import Codes, WeightConfig
 
@@ -186,7 +185,7 @@ def quantize(
     Raises:
         ValueError: if there are no batches, or a layer is never run.
     """
-    model = copy.deepcopy(model).eval()
+    model = plain_copy(model).eval()
     layers, found = linear_layers(model), {}
 
     def visit(name: str, reaching: list[torch.Tensor]) -> None:

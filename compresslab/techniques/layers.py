@@ -52,12 +52,65 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: if there is none.
     """
+    check_weights(model)
     modules = list(model.named_modules())
+    refuse_fast_path(model)
     uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
     found = {n: m for n, m in modules if is_linear(m) and uses[id(m.weight)] == 1}
     if not found:
         raise ValueError("model must have a linear layer with a weight of its own, got none")
     return found
+
+
+def refuse_fast_path(model: nn.Module) -> None:
+    """Refuse torch's own encoder layers, which read weights by name, past what stands in a layer's place.
+
+    Raises:
+        ValueError: if there is one and the fast path is not switched off.
+    """
+    if not torch.backends.mha.get_fastpath_enabled():
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            raise ValueError(
+                f"{name or 'the model'!r} is an nn.TransformerEncoderLayer, whose fast path reads weights by "
+                "name: call torch.backends.mha.set_fastpath_enabled(False) first"
+            )
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse layers that compute their weight anew whenever they run: what is written into it is lost.
+
+    Raises:
+        ValueError: for weight and spectral norms and masks of torch's own, with the line that ends them.
+    """
+    for name, layer in model.named_modules():
+        kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+        if isinstance(layer, kinds) and "weight" not in layer._parameters:
+            raise ValueError(
+                f"layer {name!r} computes its weight from other parameters: end that first, by "
+                f"{_ending(layer)}"
+            )
+
+
+def _ending(layer: nn.Module) -> str:
+    if nn.utils.parametrize.is_parametrized(layer, "weight"):
+        return 'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")'
+    if hasattr(layer, "weight_mask"):
+        return 'torch.nn.utils.prune.remove(layer, "weight")'
+    if hasattr(layer, "weight_g"):
+        return "torch.nn.utils.remove_weight_norm(layer)"
+    return "torch.nn.utils.remove_spectral_norm(layer)"
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy.
+
+    Raises:
+        ValueError: as `check_weights` does.
+    """
+    check_weights(model)
+    return copy.deepcopy(model)
 
 
 def matrix(layer: nn.Module) -> torch.Tensor:

@@ -12,7 +12,6 @@ anything that computes x -> y with known sizes, packed weights included; such a 
 Left out: dropout in front of A, embeddings.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from compresslab.techniques.layers import is_linear, is_transposed, sizes
+from compresslab.techniques.layers import (
+    is_linear,
+    is_transposed,
+    plain_copy,
+    refuse_fast_path,
+    sizes,
+)
 
 
 class LoRA(nn.Module):
@@ -158,7 +163,8 @@ def add_lora(
     """
     if corrections(model):
         raise ValueError("model must have no LoRA layers yet: merge them into plain layers first")
-    model = copy.deepcopy(model).requires_grad_(False)
+    refuse_fast_path(model)
+    model = plain_copy(model).requires_grad_(False)
     modules = dict(model.named_modules(remove_duplicate=False))
     names = _chosen(modules, layers)
     for name in names:

@@ -22,7 +22,6 @@ budget over all layers. Which of them keeps a network's accuracy is measured, he
 Left out: CP decomposition (unstable to tune) and grouped or transposed convolutions (left as they are).
 """
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.progress_bar import track
+from compresslab.techniques.layers import plain_copy
 from compresslab.training import evaluating
 
 CONVOLUTIONS = ("channel", "spatial", "tucker")
@@ -376,7 +376,7 @@ def factorize(
             does not fit its layer.
     """
     how = how or Factoring()
-    model = copy.deepcopy(model)
+    model = plain_copy(model)
     layers = factorizable(model)
     unknown = sorted(set(ranks) - set(layers))
     if unknown:

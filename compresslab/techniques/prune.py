@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from compresslab.data import Examples
+from compresslab.techniques.layers import check_weights
 from compresslab.techniques.scores import Scores, prunable
 from compresslab.training import Hook, Run, fit
 
@@ -60,8 +61,9 @@ class Mask:
         """Set masked weights to 0, in place.
 
         Raises:
-            ValueError: if a layer is missing or has another shape.
+            ValueError: if a layer is missing, has another shape, or computes its weight anew.
         """
+        check_weights(model)
         for name, keep in self.keep.items():
             weight = _weight(model, name)
             if weight.shape != keep.shape:

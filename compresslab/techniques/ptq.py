@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from compresslab.techniques.layers import as_linear, linear_layers, replaced
+from compresslab.techniques.layers import as_linear, linear_layers, plain_copy, replaced
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.techniques.tracing import trace
 
@@ -36,10 +36,12 @@ def prepare(model: nn.Module, config: QuantConfig) -> fx.GraphModule:
         config: bits, ranges, sharing.
 
     Raises:
-        ValueError: if `config.layers` names a layer that the model does not have.
+        ValueError: if `config.layers` names a layer that the model does not have, or forward calls a
+            dropout that is no module.
         torch.fx.proxy.TraceError: if the model cannot be traced.
     """
-    traced = trace(copy.deepcopy(model).eval())
+    traced = trace(plain_copy(model).eval())
+    _refuse_functional_dropout(traced)
     names = [name for name, module in traced.named_modules() if isinstance(module, LAYERS)]
     unknown = set(config.layers) - set(names)
     if unknown:
@@ -54,6 +56,18 @@ def prepare(model: nn.Module, config: QuantConfig) -> fx.GraphModule:
         _replace(traced, name, Quantized(layer, config.layers.get(name, bits), config))
     traced.recompile()
     return traced
+
+
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout)
+
+
+def _refuse_functional_dropout(traced: fx.GraphModule) -> None:
+    for node in traced.graph.nodes:
+        if node.op == "call_function" and node.target in DROPOUTS:
+            raise ValueError(
+                f"node {node.name!r} is a dropout that is no module: the network is traced in evaluation "
+                "mode, so it would be gone in training as well; use nn.Dropout"
+            )
 
 
 def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:

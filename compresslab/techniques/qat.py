@@ -10,13 +10,12 @@ requantization without touching a code.
 A float teacher may help (quantization-aware distillation): `toward_teacher` mixes its soft targets in.
 """
 
-import copy
-
 import torch
 from torch import fx, nn
 
 from compresslab.data import Examples
 from compresslab.techniques.distill import Distillation, cached
+from compresslab.techniques.layers import plain_copy
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.techniques.ste import quantize_gradient
@@ -78,7 +77,7 @@ def toward_teacher(
 
 def with_quantized_gradients(model: nn.Module, bits: int, stochastic: bool = True) -> nn.Module:
     """A copy whose layers receive gradients rounded to `bits` bits, as low-precision training does."""
-    model = copy.deepcopy(model)
+    model = plain_copy(model)
 
     def round_on_the_way_back(
         _module: nn.Module, _inputs: tuple, output: torch.Tensor

@@ -141,12 +141,18 @@ class ActivationQuantizer(nn.Module):
         self.grid = IntGrid(bits, signed=False)
         self.dynamic, self.learned = config.dynamic, config.learned
         self.observer = None if config.dynamic else observer(config.activation_range, self.grid)
-        self.register_buffer("zero_point", torch.tensor(0.0))
+        self.register_buffer("zero_point", torch.tensor(0.0, dtype=torch.float32))
         self.register_buffer("ready", torch.tensor(config.dynamic))
         if self.learned:
-            self.scale = nn.Parameter(torch.tensor(1.0))
+            self.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float32))
         else:
-            self.register_buffer("scale", torch.tensor(1.0))
+            self.register_buffer("scale", torch.tensor(1.0, dtype=torch.float32))
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        super()._load_from_state_dict(*arguments)
+        # Whoever reads a range that was found does not look for one.
+        if bool(self.ready):
+            self.observer = None
 
     def freeze(self) -> None:
         """Stop observing: from here on the range is what was seen.

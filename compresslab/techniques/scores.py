@@ -35,10 +35,19 @@ SOURCES = nn.Conv2d | nn.Linear
 def prunable(model: nn.Module, last: bool = True) -> dict[str, nn.Module]:
     """Convolutions and linear layers by name; without the last one if `last` is False.
 
+    Of layers that share their weight only the first is named: one tensor has one mask.
+
     GPT-2's Conv1D counts as linear. Its weight lies [inputs, outputs]: weights may be pruned as they are,
     rows and columns once it is `layers.as_linear`.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, SOURCES) or is_transposed(m)}
+    layers, seen = {}, set()
+    for name, layer in model.named_modules():
+        if not (isinstance(layer, SOURCES) or is_transposed(layer)):
+            continue
+        weight = layer._parameters.get("weight")
+        if weight is None or id(weight) not in seen:
+            seen.add(id(weight))
+            layers[name] = layer
     return layers if last else dict(list(layers.items())[:-1])
 
 
@@ -115,7 +124,9 @@ def _by_channel(
 
     def watch(name: str) -> Callable:
         def record(_module: nn.Module, _inputs: tuple, out: torch.Tensor) -> None:
-            axes = (0, *range(2, out.ndim))
+            # Channels of an image come second, those of a token last.
+            tokens = out.ndim > 2 and isinstance(layers[name], nn.Linear)
+            axes = tuple(range(out.ndim - 1)) if tokens else (0, *range(2, out.ndim))
             # A ReLU may serve several layers; the first call after the layer is its own.
             values.setdefault(name, statistic(out).mean(axes))
 

@@ -21,14 +21,13 @@ https://arxiv.org/abs/2306.00978. [3] Dettmers et al. 2022, https://arxiv.org/ab
 Left out: scales between two linear layers with no norm between them (attention's values and output).
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from compresslab.techniques.layers import first_of, linear_layers, matrix, set_matrix
+from compresslab.techniques.layers import first_of, linear_layers, matrix, plain_copy, set_matrix
 from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
 
 SMALLEST = 1e-5
@@ -226,7 +225,7 @@ def plant_outliers(
 
 @torch.no_grad()
 def _migrated(model: nn.Module, inputs: Sequence[torch.Tensor], scale_of) -> nn.Module:  # noqa: ANN001
-    model = copy.deepcopy(model).eval()
+    model = plain_copy(model).eval()
     found = feeds(model, inputs)
     before = _output(model, inputs[0])
     for feed in found:

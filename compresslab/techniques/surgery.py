@@ -13,7 +13,6 @@ Left out: grouped convolutions other than depthwise ones, concatenation, attenti
 """
 
 import collections
-import copy
 import operator
 from dataclasses import dataclass, field
 
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from compresslab.techniques.layers import check_weights, plain_copy
 from compresslab.techniques.prune import Mask
 from compresslab.techniques.tracing import trace
 
@@ -49,6 +49,7 @@ def silence(model: nn.Module, keep: dict[str, torch.Tensor]) -> nn.Module:
     Raises:
         ValueError: if a mask does not fit its layer.
     """
+    check_weights(model)
     families = _Families(model)
     for name, mask in keep.items():
         layer = model.get_submodule(name)
@@ -75,7 +76,7 @@ def shrink(model: nn.Module) -> nn.Module:
     Raises:
         SurgeryError: if a silent channel reaches something that may not keep it 0.
     """
-    model = copy.deepcopy(model).eval()
+    model = plain_copy(model).eval()
     families = _Families(model)
     kept = {}
     for family in families.all():

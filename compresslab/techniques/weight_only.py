@@ -12,7 +12,6 @@ is a `Codes`: the model with its weights replaced by what the codes mean, to be 
 to be packed (`runtime.weight_only`).
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from compresslab.numerics.affine import QParams, QTensor
 from compresslab.numerics.affine import quantize as quantize_tensor
 from compresslab.numerics.grid import IntGrid
 from compresslab.numerics.observers import weight_range
-from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.techniques.layers import linear_layers, matrix, plain_copy, set_matrix
 
 SCALE_BITS = 16
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-24, 65504.0
@@ -113,7 +112,7 @@ def round_to_nearest(weight: torch.Tensor, config: WeightConfig) -> QTensor:
 
 def quantize(model: nn.Module, config: WeightConfig) -> Codes:
     """Round every linear layer of a model to nearest; the model given is not changed."""
-    model = copy.deepcopy(model).eval()
+    model = plain_copy(model).eval()
     return with_codes(
         model, {n: round_to_nearest(matrix(m), config) for n, m in linear_layers(model).items()}
     )
