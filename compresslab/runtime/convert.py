@@ -34,7 +34,7 @@ from compresslab.runtime.modules import (
 )
 from compresslab.runtime.program import IMAGE, Program, Step
 from compresslab.techniques.folding import fold_batch_norm
-from compresslab.techniques.layers import as_linear, linear_layers, replaced
+from compresslab.techniques.layers import as_linear, linear_layers, refuse_fast_path, replaced
 from compresslab.techniques.ptq import is_addition
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 
@@ -74,6 +74,7 @@ def convert_dynamic(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if there is no linear layer.
     """
+    refuse_fast_path(model)
     new = {name: DynamicInt8Linear(as_linear(m)) for name, m in linear_layers(model).items()}
     return replaced(model, new).eval()
 

@@ -54,7 +54,6 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     check_weights(model)
     modules = list(model.named_modules())
-    refuse_fast_path(model)
     uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
     found = {n: m for n, m in modules if is_linear(m) and uses[id(m.weight)] == 1}
     if not found:

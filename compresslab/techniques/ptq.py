@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from compresslab.techniques.layers import as_linear, linear_layers, plain_copy, replaced
+from compresslab.techniques.layers import (
+    as_linear,
+    linear_layers,
+    plain_copy,
+    refuse_fast_path,
+    replaced,
+)
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.techniques.tracing import trace
 
@@ -83,6 +89,7 @@ def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:
     Raises:
         ValueError: if `config.layers` names other layers, or edge_bits is set.
     """
+    refuse_fast_path(model)
     layers = linear_layers(model)
     unknown = set(config.layers) - set(layers)
     if unknown or config.edge_bits is not None:
