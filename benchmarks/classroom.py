@@ -17,7 +17,6 @@ the same as of a run that was left alone.
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Annotated
 
 import nbformat
+import psutil
 import typer
 
 from compresslab.classroom.grading.grade import exercises_of, lab_name
@@ -106,16 +106,30 @@ def wrong_marks(results: dict, made: dict[str, dict[str, str]]) -> list[str]:
     return found
 
 
-def grade(folder: Path, lab: str, out: Path, workers: int, kill_after: float | None = None) -> bool:
-    """Run the command; whether it ended by itself."""
+def grade(
+    folder: Path, lab: str, out: Path, workers: int, kill_after: float = float("inf")
+) -> tuple[bool, int]:
+    """Run the command; whether it ended by itself, and the largest memory of one of its processes."""
     command = [sys.executable, "-m", "compresslab.cli", "grade", str(folder), "--lab", lab]
     command += ["--out", str(out), "--workers", str(workers), "--seed", "11"]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
-        try:
-            return process.wait(kill_after) == 0
-        except subprocess.TimeoutExpired:
+        end, most = time.monotonic() + kill_after, 0
+        while process.poll() is None and time.monotonic() < end:
+            most = max(most, _largest(process.pid))
+            time.sleep(0.2)
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            return False
+            return False, most
+        return process.returncode == 0, most
+
+
+def _largest(number: int) -> int:
+    """Bytes of the largest process among one and what it started."""
+    try:
+        of = psutil.Process(number)
+        return max(p.memory_info().rss for p in (of, *of.children(recursive=True)))
+    except psutil.Error:
+        return 0
 
 
 def main(
@@ -131,15 +145,15 @@ def main(
         folder, out = Path(scratch) / "class", Path(scratch) / "marks.csv"
         made = make_class(folder, lab, learners, seed)
         start = time.perf_counter()
-        if not grade(folder, lab, out, workers):
+        ended, most = grade(folder, lab, out, workers)
+        if not ended:
             raise typer.Exit(1)
         seconds = time.perf_counter() - start
         results = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
         wrong = wrong_marks(results, made)
-        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         typer.echo(
             f"{learners} submissions of lab {lab}, {len(exercises_of(lab))} exercises, {workers} workers: "
-            f"{60 * learners / seconds:.0f} a minute, largest process {most:.0f} MB, "
+            f"{60 * learners / seconds:.0f} a minute, largest process {most / 2**20:.0f} MB, "
             f"{len(wrong)} marks other than they had to be"
         )
         for line in wrong[:20]:
@@ -154,7 +168,7 @@ def _killed(
     generator, out = random.Random(times), scratch / "killed.csv"
     for _ in range(times):
         grade(folder, lab, out, workers, generator.uniform(3, max(4.0, 2 * seconds / times)))
-    ended = grade(folder, lab, out, workers)
+    ended, _ = grade(folder, lab, out, workers)
     found = json.loads(out.with_suffix(".json").read_text(encoding="utf-8")) if ended else None
     plain = ("learner", "exercise", "points", "status", "mistake")
     same = found is not None and [{k: m[k] for k in plain} for m in found["marks"]] == [
