@@ -215,12 +215,11 @@ class Sandbox:
         if said is None or type(why) is not dict or why.get("task") != task["id"]:
             self.stop()
             return "lost", []
-        if why.get("spent"):  # the next answer gets a sandbox that holds nothing of this one's
-            self.stop()
-            return str(why.get("ended")), _parse(said, len(inputs), limits)
         ended = str(why.get("ended"))
         if ended == "ended" and self.group is not None and self.group.refused() > before:
             ended = "refused"
+        if why.get("spent"):  # the next answer gets a sandbox that holds nothing of this one's
+            self.stop()
         return ended, _parse(said, len(inputs), limits)
 
     def _start_at_last(self) -> None:

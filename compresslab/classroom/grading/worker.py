@@ -339,20 +339,24 @@ def _kill_all(child: int, alone: bool) -> None:
         time.sleep(0.005)
 
 
-def _emptied(folder: str) -> bool:
+def _emptied(folder: str, before: set[str]) -> bool:
     """What one answer has left, the next must not find; whether that is so.
 
     It is not where a path is too long to be named, or memory lies in segments that outlive a process.
+
+    Args:
+        folder: where answers may write.
+        before: what was there at first and stays: Python itself may be mounted below it.
     """
-    _empty(folder)
+    _empty(folder, before)
     with contextlib.suppress(OSError), open("/proc/sysvipc/shm", encoding="ascii") as file:
         if len(file.readlines()) > 1:
             return False
-    return not os.listdir(folder)
+    return set(os.listdir(folder)) <= before
 
 
-def _empty(folder: str) -> None:
-    """Remove all that is in a folder, closed folders too."""
+def _empty(folder: str, kept: set[str]) -> None:
+    """Remove all that is in a folder, closed folders too, but for some names at its top."""
     with contextlib.suppress(OSError):
         os.chmod(folder, 0o700)
     waiting, folders = [folder], []
@@ -361,6 +365,8 @@ def _empty(folder: str) -> None:
         with contextlib.suppress(OSError):
             os.chmod(inside, 0o700)
             for entry in os.scandir(inside):
+                if inside == folder and entry.name in kept:
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                     folders.append(entry.path)
@@ -416,6 +422,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source, sink = os.fdopen(0, "rb", closefd=False), os.fdopen(os.dup(1), "wb")
     os.set_inheritable(sink.fileno(), False)
+    at_first = set(os.listdir("/tmp")) if alone else set()
     write_frame(sink, b"ready")
     while (content := read_frame(source)) is not None:
         task = json.loads(content)
@@ -435,7 +442,7 @@ def main() -> None:
         said = []
         why = _supervise(child, pipe, task["limits"], said.append, alone)
         _kill_all(child, alone)
-        spent = alone and not _emptied("/tmp")
+        spent = alone and not _emptied("/tmp", at_first)
         os.close(pipe)
         about = {"task": task["id"], "ended": why, "spent": spent}
         write_frame(sink, json.dumps(about).encode())

@@ -330,13 +330,15 @@ LEFTOVERS = {
 
 @pytest.mark.parametrize("code", LEFTOVERS.values(), ids=LEFTOVERS.keys())
 def test_what_one_answer_leaves_the_next_does_not_find(graded, code):
-    assert graded(body(code)).points == 0
     look = """
         import os
         segments = open('/proc/sysvipc/shm').read().count(chr(10)) - 1
-        raise RuntimeError(repr((os.listdir('/tmp'), segments)))
+        raise RuntimeError(repr((sorted(os.listdir('/tmp')), segments)))
         """
-    assert "RuntimeError: ([], 0)" in graded(body(textwrap.dedent(look))).message
+    before = graded(body(textwrap.dedent(look))).message
+    assert "], 0)" in before
+    assert graded(body(code)).points == 0
+    assert graded(body(textwrap.dedent(look))).message == before
 
 
 @pytest.fixture
@@ -360,7 +362,8 @@ def test_memory_that_belongs_to_no_process_is_counted(graded, counted):
             library.shmdt(ctypes.c_void_p(place))
         raise RuntimeError("all of it")
         """
-    mark = graded(body(textwrap.dedent(segments)))
+    limits = Limits(wall=60, cpu=40, memory=2**29, processes=30)
+    mark = graded(body(textwrap.dedent(segments)), limits=limits)
     assert mark.points == 0
     assert "all of it" not in mark.message
     assert "memory" in mark.message or "brought the sandbox down" in mark.message
@@ -498,7 +501,7 @@ def test_half_of_the_cases_is_part_of_the_points(graded):
     assert mark.status == "partly"
     assert 0 < mark.points < mark.out_of
     assert mark.mistake == "a lone symbol without a bit"
-    assert "of 6 cases" in mark.message
+    assert "of 8 cases" in mark.message  # six, and two with other numbers
 
 
 def test_the_same_seed_gives_the_same_mark(graded):
@@ -570,8 +573,9 @@ def test_honest_answers_in_odd_company_get_full_marks(graded, before):
 
 
 def test_without_walls_nothing_is_graded_unless_that_is_said(monkeypatch):
-    monkeypatch.setattr("compresslab.classroom.grading.sandbox.bubblewrap", lambda: None)
-    with pytest.raises(SandboxError, match=r"bubblewrap .* is not installed"):
+    missing = "compresslab.classroom.grading.sandbox.probe"
+    monkeypatch.setattr(missing, lambda: (None, "there is no bwrap"))
+    with pytest.raises(SandboxError, match=r"bubblewrap .* is not installed.*there is no bwrap"):
         Sandbox()
     with Sandbox(unsandboxed=True) as open_air:
         found = Submission("x", {"combine.code_lengths": RIGHT}, IMPORTS)
