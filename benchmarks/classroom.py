@@ -4,7 +4,7 @@ Submissions are made from what is known of each exercise, so that every mark is 
 
     kind              what a cell holds                                       points
     model             the model answer                                        all
-    mistake           a known mistake's numbers, by its source where it has   less than all
+    wrong             a function that hands back its first argument           less than all
     stub              as it was handed out                                    0
     broken            a syntax error                                          0
     hostile           a fork bomb, an endless loop, sys.exit, much memory     0
@@ -39,7 +39,7 @@ HOSTILE = (
     "import sys\nsys.exit(0)",
     "x = [bytearray(10**8) for _ in range(10**4)]",
 )
-KINDS = ("model", "model", "model", "mistake", "mistake", "stub", "broken", "hostile")
+KINDS = ("model", "model", "model", "wrong", "wrong", "stub", "broken", "hostile")
 
 
 def answers(lab: str) -> dict[str, str]:
@@ -70,13 +70,12 @@ def _source(kind: str, stub: str, model: str, generator: random.Random) -> str:
         return model + "\nreturn ("
     head = next(line for line in stub.splitlines() if line.startswith("def "))
     names = head[head.index("(") + 1 : head.rindex(")")]
-    decorator = "@njit\n" if "@njit" in stub else ""
-    if kind == "mistake":  # right in form, wrong in substance
+    if kind == "wrong":
         return f"{head}\n    return {names.split(',')[0].split(':')[0].strip()}\n"
     if kind == "hostile":
         body = "\n".join(f"    {line}" for line in generator.choice(HOSTILE).splitlines())
         return f"{head}\n{body}\n"
-    return decorator + stub if decorator and not stub.startswith("@") else stub
+    return stub
 
 
 def make_class(folder: Path, lab: str, learners: int, seed: int) -> dict[str, dict[str, str]]:
@@ -98,7 +97,7 @@ def wrong_marks(results: dict, made: dict[str, dict[str, str]]) -> list[str]:
     for mark in results["marks"]:
         kind = made[mark["learner"]][mark["exercise"]]
         full = mark["points"] == mark["out_of"]
-        right = full if kind == "model" else not full if kind == "mistake" else mark["points"] == 0
+        right = full if kind == "model" else not full if kind == "wrong" else mark["points"] == 0
         if not right:
             found.append(f"{mark['learner']}, {mark['exercise']}, {kind}: {mark}")
     if len(results["marks"]) != sum(map(len, made.values())):

@@ -24,18 +24,13 @@ from pathlib import Path
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading.folder import harmless
 from compresslab.classroom.grading.grade import Mark, exercises_of, lab_name
+from compresslab.classroom.grading.html_page import html_page
 from compresslab.classroom.grading.written import WrittenAnswer
 from compresslab.data.files import write_whole
 
 STATES = {"passed": "#008A64", "partly": "#B07000", "not done": "#6F6F6F", "missing": "#6F6F6F"}
 STUCK = 0.5
 """Share of the points below which a learner who has handed something in is named as stuck."""
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse}td,th{padding:4px 12px;text-align:left;vertical-align:baseline}"
-    "tr{border-bottom:1px solid #ddd}.n{text-align:right;white-space:nowrap}"
-    ".bar{background:#0072B2;height:0.8em;display:inline-block}pre{white-space:pre-wrap}"
-)
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ def learner_page(results: Results, learner: str, written: Sequence[WrittenAnswer
         *(_written_part(answer) for answer in written),
         f"<p><small>Cases were drawn with seed {results.seed}.</small></p>",
     ]
-    return _page(f"{learner}, {_title(results.lab)}", "".join(parts))
+    return html_page(f"{learner}, {_title(results.lab)}", "".join(parts))
 
 
 def _exercise_row(mark: Mark) -> str:
@@ -154,7 +149,7 @@ def class_page(results: Results) -> str:
         *(_exercise_part(e.id, results) for e in exercises_of(results.lab)),
         _stuck_part(learners),
     ]
-    return _page(f"{_title(results.lab)}, the class", "".join(parts))
+    return html_page(f"{_title(results.lab)}, the class", "".join(parts))
 
 
 def _exercise_part(id: str, results: Results) -> str:
@@ -254,12 +249,3 @@ def _title(lab: str) -> str:
 
 def _text(words: str) -> str:
     return html.escape(words)
-
-
-def _page(title: str, body: str) -> str:
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
-    )

@@ -234,7 +234,15 @@ class Sandbox:
         if self.group is None:
             return 0
         # A little above what the worker stops at, which says better what happened.
-        self.group.limit(limits.processes + 8, limits.memory * 3 // 2 + 3 * 2**29)
+        bounds = limits.processes + 8, limits.memory * 3 // 2 + 3 * 2**29
+        try:
+            self.group.limit(*bounds)
+        except OSError:  # more is held than is allowed now, and cannot be given back
+            self.stop()
+            self._start_at_last()
+            if self.group is None:
+                return 0
+            self.group.limit(*bounds)
         return self.group.refused()
 
     def read(self, seconds: float, largest: int = protocol.LARGEST) -> bytes | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from compresslab.classroom.grading import submission
 from compresslab.classroom.grading.collect import Found
 from compresslab.classroom.grading.folder import harmless
+from compresslab.classroom.grading.html_page import html_page
 from compresslab.data.files import write_whole
 
 COLUMNS = ("learner", "question", "points", "out_of", "remark")
@@ -265,10 +266,4 @@ def _page(
     for answer in answers:
         parts.append(f"<h2>{html.escape(answer.learner)}</h2>")
         parts.append(f"<pre>{html.escape(answer.text or 'no answer')}</pre>")
-    style = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto}pre{white-space:pre-wrap}"
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{html.escape(id)}</title><style>{style}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
+    return html_page(id, "".join(parts))
