@@ -33,7 +33,7 @@ from compresslab.kernels.simd import (
 )
 from compresslab.runtime import peers
 from compresslab.runtime.convert import convert
-from compresslab.runtime.modules import DynamicInt8Linear
+from compresslab.runtime.dynamic import DynamicInt8Linear
 from compresslab.techniques.folding import fold_batch_norms
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig

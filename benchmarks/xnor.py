@@ -25,7 +25,7 @@ from compresslab.kernels.simd import (
     store,
     u32x16,
 )
-from compresslab.runtime.convert_xnor import convert_xnor
+from compresslab.runtime.bits import convert_xnor
 from compresslab.techniques.binarize import XnorNet
 
 CHAINS, LANES = Static(12), Static(16)

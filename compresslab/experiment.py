@@ -86,7 +86,7 @@ def side_by_side(
 
     Args:
         function: what is done; it must not draw from torch's global generator, nor trace a network
-            (see `techniques.tracing`).
+            (see `network.graph`).
         columns: its arguments, of equal length.
         label: of the progress bar, which counts the calls; none is shown for "".
         workers: Python threads; if None, one a core.

@@ -29,10 +29,11 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from compresslab.data import Examples
+from compresslab.network.select import is_transposed
+from compresslab.network.taps import tapped
 from compresslab.runtime import storage, weight_only
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
-from compresslab.techniques.layers import is_transposed
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.sharing import Shared
 from compresslab.training import evaluate, evaluating
@@ -136,22 +137,22 @@ def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> lis
     """
     counts, seen = [], set()
 
-    def record(layer: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+    def record(name: str, layer: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
         new = [p for p in layer.parameters(recurse=layer in whole) if p not in seen]
         seen.update(new)
         parameters = sum(p.numel() for p in new)
         bits = getattr(layer, "weight_bits", 32), getattr(layer, "activation_bits", 32)
         macs = layer_macs(layer, output)
         if macs or parameters:
-            counts.append(LayerCount(names[layer], type(layer).__name__, parameters, macs, *bits))
+            counts.append(LayerCount(name, type(layer).__name__, parameters, macs, *bits))
 
     names = {layer: name for name, layer in model.named_modules()}
     # Layers that compute with their inner layer's numbers, and never call it.
     whole = {m for m in names if isinstance(m, Quantized | Shared) or is_parametrized(m)}
     inside = {inner for layer in whole for inner in layer.modules() if inner is not layer}
-    hooks = [
-        layer.register_forward_hook(record)
-        for layer in names
+    counted = {
+        name: layer
+        for layer, name in names.items()
         if layer not in inside
         and (
             layer in whole
@@ -159,16 +160,12 @@ def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> lis
             or hasattr(layer, "macs")
             or isinstance(layer, UNCOUNTED)
         )
-    ]
-    try:
-        parameter = next(model.parameters(), None)
-        device = parameter.device if parameter is not None else "cpu"
-        with torch.no_grad(), evaluating(model):
-            example = shape if isinstance(shape, torch.Tensor) else torch.zeros(shape)
-            model(example[None].to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    }
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else "cpu"
+    with tapped(counted, after=record), torch.no_grad(), evaluating(model):
+        example = shape if isinstance(shape, torch.Tensor) else torch.zeros(shape)
+        model(example[None].to(device))
     return counts
 
 
@@ -221,20 +218,15 @@ def working_bytes(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> in
     """
     largest = 0
 
-    def record(_layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+    def record(_name: str, _layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         nonlocal largest
         held = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
         largest = max(largest, sum(t.numel() * t.element_size() for t in held))
 
-    layers = model.layers if isinstance(model, Program) else model.modules()
-    leaves = [m for m in layers if isinstance(model, Program) or not list(m.children())]
-    hooks = [layer.register_forward_hook(record) for layer in leaves]
-    try:
-        with torch.no_grad(), evaluating(model):
-            model((shape if isinstance(shape, torch.Tensor) else torch.zeros(shape))[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    named = model.layers.named_children() if isinstance(model, Program) else model.named_modules()
+    leaves = {n: m for n, m in named if isinstance(model, Program) or not list(m.children())}
+    with tapped(leaves, after=record), torch.no_grad(), evaluating(model):
+        model((shape if isinstance(shape, torch.Tensor) else torch.zeros(shape))[None])
     return largest
 
 

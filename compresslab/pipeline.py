@@ -27,8 +27,8 @@ from torch import fx, nn
 from compresslab.data import Examples
 from compresslab.measure import latency
 from compresslab.runtime import files
+from compresslab.runtime.bits import convert_xnor
 from compresslab.runtime.convert import convert
-from compresslab.runtime.convert_xnor import convert_xnor
 from compresslab.runtime.export import export_int8
 from compresslab.runtime.peers import OnnxModel
 from compresslab.techniques import lowrank, qat, scores, sharing

@@ -40,7 +40,7 @@ from compresslab.kernels.simd import instruction_set, popcount
 from compresslab.measure import disk_bytes, time_call
 from compresslab.report import Table, in_bytes, mean_sd, plain_log_ticks, use_style
 from compresslab.runtime import storage
-from compresslab.runtime.convert_xnor import convert_xnor
+from compresslab.runtime.bits import convert_xnor
 from compresslab.techniques.binarize import (
     BINARY_CONNECT,
     BINARY_WEIGHTS,

@@ -35,10 +35,10 @@ from compresslab.kernels.simd import instruction_set
 from compresslab.measure import disk_bytes, machine_limits, race
 from compresslab.report import Table, in_bytes, mean_sd, use_style
 from compresslab.runtime import weight_only as packed_files
-from compresslab.runtime.convert import convert_dynamic
+from compresslab.runtime.dynamic import convert_dynamic
 from compresslab.runtime.weight_only import convert_weights
 from compresslab.techniques import gptq, lora, ptq, smoothing, weight_only
-from compresslab.techniques.layers import linear_layers, matrix, set_matrix
+from compresslab.network.select import linear_layers, matrix, set_matrix
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.weight_only import WeightConfig
 from compresslab.training import fit, seed_everything

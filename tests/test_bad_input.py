@@ -24,7 +24,7 @@ from compresslab.numerics import codebook, entropy, formats
 from compresslab.runtime import files
 from compresslab.runtime import sparse as sparse_runtime
 from compresslab.runtime.convert import ConversionError, convert
-from compresslab.runtime.modules import DynamicInt8Linear
+from compresslab.runtime.dynamic import DynamicInt8Linear
 from compresslab.techniques import lora, mixed, prune, scores, sharing, ste, tickets, weight_only
 from compresslab.techniques.folding import equalize, fold_batch_norms
 from compresslab.techniques.ptq import correct_bias, quantize_post_training

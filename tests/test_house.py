@@ -21,7 +21,7 @@ LAYERS = [
         "gpt",
         "training",
     ),
-    *("claims", "experiment", "baselines", "pretrained", "published"),
+    *("claims", "experiment", "baselines", "pretrained", "published", "network"),
     *(
         "techniques",
         "runtime",

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from compresslab.network.select import linear_layers, matrix
 from compresslab.runtime import weight_only
-from compresslab.runtime.convert import convert_dynamic
+from compresslab.runtime.dynamic import convert_dynamic
 from compresslab.techniques import gptq, lora, prune, ptq, scores, smoothing
 from compresslab.techniques import weight_only as technique
-from compresslab.techniques.layers import linear_layers, matrix
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.weight_only import WeightConfig
 from compresslab.training import seed_everything

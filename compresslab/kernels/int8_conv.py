@@ -199,6 +199,26 @@ def depthwise_requantize(
     return out
 
 
+def patches(x: np.ndarray, zero_point: int, window: Window) -> np.ndarray:
+    """What each output pixel reads, as rows: uint8 [batch, h', w', kh * kw * c], in the order (kh, kw, c).
+
+    Raises:
+        ValueError: if x is not uint8 [batch, h, w, c] or smaller than the kernel.
+    """
+    x = _checks.array_of("x", x, np.uint8)
+    if x.ndim != 4:
+        raise ValueError(f"x must have shape [batch, h, w, c], got {x.shape}")
+    height, width = window.output_size(*x.shape[1:3])
+    if window.pointwise:
+        return x
+    border, s = window.padding, window.stride
+    sides = ((0, 0), (border, border), (border, border), (0, 0))
+    x = np.pad(x, sides, constant_values=np.uint8(zero_point))
+    size = (window.height, window.width)
+    views = np.lib.stride_tricks.sliding_window_view(x, size, (1, 2))[:, ::s, ::s]
+    return views.transpose(0, 1, 2, 4, 5, 3).reshape(len(x), height, width, -1)
+
+
 def _image(x: np.ndarray, inputs: int, window: Window) -> np.ndarray:
     x = _checks.array_of("x", x, np.uint8)
     if x.ndim != 4 or x.shape[3] * window.height * window.width != inputs:

@@ -1,12 +1,17 @@
-"""What stands between integer layers: pooling and adding codes.
+"""What stands between integer layers: pooling, adding, multiplying and looking up codes.
 
     max       codes keep their order, so the largest code is the largest number: same scale, exact
-    mean      rint((sum(q) - n z) * f) + z'      with f = s / (n s')
+    mean      rint((sum(q) - n z) * f) + z'      with f = s / (n s'); over all pixels or over windows
     add       rint((a - z_a) f_a + (b - z_b) f_b) + z',   f_a = s_a / s'
+    multiply  rint((a - z_a) (b - z_b) f) + z',           f = s_a s_b / s'
+    look up   table[q]: any function of one number has 256 results
 
 All on uint8 images [batch, height, width, channels]; results saturate to low..high. Plain loops: the
 channels are innermost and LLVM vectorises them.
 """
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +19,49 @@ from compresslab.kernels import _checks
 from compresslab.kernels._jit import kernel
 
 f32 = np.float32
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where pooling looks: the windows' height and width, their strides, padding, and whether a rest counts.
+
+    Args:
+        height: pixels of a window from top to bottom.
+        width: from left to right.
+        down: from one window to the next below it.
+        across: to the next on its right.
+        top: rows of padding above and below, at most half of `height`.
+        left: columns of padding on both sides.
+        ceil: 1 for windows that begin inside and end outside, as torch's ceil_mode has them.
+    """
+
+    height: int
+    width: int
+    down: int
+    across: int
+    top: int = 0
+    left: int = 0
+    ceil: int = 0
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the result.
+
+        Raises:
+            ValueError: if the image is smaller than a window.
+        """
+        sizes = []
+        for n, k, s, p in (
+            (height, self.height, self.down, self.top),
+            (width, self.width, self.across, self.left),
+        ):
+            steps = (n + 2 * p - k) / s
+            count = (math.ceil(steps) if self.ceil else math.floor(steps)) + 1
+            # A window must begin inside of the image or its padding in front.
+            count -= 1 if self.ceil and (count - 1) * s >= n + p else 0
+            sizes.append(count)
+        if min(sizes) < 1:
+            raise ValueError(f"x must be at least as large as {self}, got {height}x{width} pixels")
+        return sizes[0], sizes[1]
 
 
 def max_pool(x: np.ndarray, size: int) -> np.ndarray:
@@ -28,6 +76,120 @@ def max_pool(x: np.ndarray, size: int) -> np.ndarray:
         raise ValueError(f"size must be 1 to {min(height, width)} for this image, got {size}")
     out = np.zeros((batch, height // size, width // size, channels), np.uint8)
     _max_pool(x, size, out)
+    return out
+
+
+def max_pool_windows(x: np.ndarray, windows: Windows) -> np.ndarray:
+    """The largest code of every window; padding never wins.
+
+    Raises:
+        ValueError: if x is not uint8 [batch, h, w, c] or smaller than a window.
+    """
+    x = _images("x", x)
+    size = windows.output_size(*x.shape[1:3])
+    out = np.zeros((x.shape[0], *size, x.shape[3]), np.uint8)
+    _max_pool_windows(x, *_numbers(windows), out)
+    return out
+
+
+def mean_pool_windows(
+    x: np.ndarray,
+    windows: Windows,
+    zero_point: int,
+    multiplier: float,
+    padded: bool,
+    out_zero: int,
+    low: int,
+    high: int,
+) -> np.ndarray:
+    """The mean of every window, as codes of another scale.
+
+    Args:
+        x: uint8 [batch, h, w, c].
+        windows: where to look.
+        zero_point: of x.
+        multiplier: s / s'; the number of pixels is divided by here.
+        padded: whether padding counts as pixels of 0 (torch's count_include_pad).
+        out_zero: zero point of the result.
+        low: smallest code.
+        high: largest code.
+
+    Raises:
+        ValueError: as `mean_pool` does, or if x is smaller than a window.
+    """
+    x = _images("x", x)
+    size = windows.output_size(*x.shape[1:3])
+    numbers = (_factor(multiplier), *_checks.output_codes(out_zero, low, high))
+    out = np.empty((x.shape[0], *size, x.shape[3]), np.uint8)
+    totals = np.zeros(x.shape[3], np.int32)
+    _mean_pool_windows(x, *_numbers(windows), zero_point, padded, *numbers, totals, out)
+    return out
+
+
+def _numbers(windows: Windows) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    w = windows
+    return (w.height, w.width), (w.down, w.across), (w.top, w.left)
+
+
+def multiply(
+    a: np.ndarray,
+    b: np.ndarray,
+    zero_points: tuple[int, int],
+    multiplier: float,
+    out_zero: int,
+    low: int,
+    high: int,
+) -> np.ndarray:
+    """The product of two uint8 arrays, each with its own scale, as codes of a third.
+
+    Args:
+        a: [batch, h, w, c] or [batch, n].
+        b: of a's shape, or [batch, 1, 1, c]: a factor for each channel, as squeeze and excitation has it.
+        zero_points: of a and b.
+        multiplier: s_a s_b / s'.
+        out_zero: zero point of the result.
+        low: smallest code.
+        high: largest code.
+
+    Raises:
+        ValueError: if the shapes do not fit, for codes outside 0..255 or a multiplier that is not finite.
+    """
+    a, b = _checks.array_of("a", a, np.uint8), _checks.array_of("b", b, np.uint8)
+    per_channel = a.ndim == 4 and b.shape == (a.shape[0], 1, 1, a.shape[3])
+    if a.shape != b.shape and not per_channel:
+        raise ValueError(f"b must have a's shape {a.shape} or one pixel, got {b.shape}")
+    channels = a.shape[-1]
+    pixels = a.size // max(1, len(a) * channels)
+    out = np.empty(a.shape, np.uint8)
+    numbers = (_factor(multiplier), *_checks.output_codes(out_zero, low, high))
+    each = 1 if a.shape != b.shape else pixels
+    shape, other = (len(a), pixels, channels), (len(a), each, channels)
+    zeros = (f32(zero_points[0]), f32(zero_points[1]))
+    _multiply(a.reshape(shape), b.reshape(other), *zeros, *numbers, out.reshape(shape))
+    return out
+
+
+def look_up(x: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """table[x], or table[c, x] for each channel c (the last axis).
+
+    Args:
+        x: uint8 codes.
+        table: uint8 [256], or [channels, 256].
+
+    Raises:
+        ValueError: for other dtypes or shapes.
+    """
+    x = _checks.array_of("x", x, np.uint8)
+    table = _checks.array_of("table", table, np.uint8)
+    if table.shape == (256,):
+        return np.take(table, x)
+    if table.shape != (x.shape[-1], 256):
+        raise ValueError(
+            f"table must have shape [256] or [{x.shape[-1]}, 256], got {list(table.shape)}"
+        )
+    out = np.empty(x.shape, np.uint8)
+    shape = (-1, x.shape[-1])
+    _look_up(x.reshape(shape), table, out.reshape(shape))
     return out
 
 
@@ -131,3 +293,66 @@ def _add(a, b, zero_a, zero_b, factor_a, factor_b, out_zero, low, high, out):
         total = (f32(a[i]) - zero_a) * factor_a + (f32(b[i]) - zero_b) * factor_b
         code = np.rint(total) + out_zero
         out[i] = np.uint8(np.int32(min(max(code, low), high)))
+
+
+@kernel
+def _max_pool_windows(x, size, stride, padding, out):
+    batch, height, width, channels = out.shape
+    for b in range(batch):
+        for y in range(height):
+            top = y * stride[0] - padding[0]
+            for xx in range(width):
+                left = xx * stride[1] - padding[1]
+                for i in range(max(top, 0), min(top + size[0], x.shape[1])):
+                    for j in range(max(left, 0), min(left + size[1], x.shape[2])):
+                        for c in range(channels):
+                            out[b, y, xx, c] = max(out[b, y, xx, c], x[b, i, j, c])
+
+
+@kernel
+def _mean_pool_windows(
+    x, size, stride, padding, zero_point, padded, multiplier, out_zero, low, high, totals, out
+):
+    batch, height, width, channels = out.shape
+    for b in range(batch):
+        for y in range(height):
+            top = y * stride[0] - padding[0]
+            first, last = max(top, 0), min(top + size[0], x.shape[1])
+            for xx in range(width):
+                left = xx * stride[1] - padding[1]
+                begin, end = max(left, 0), min(left + size[1], x.shape[2])
+                inside = (last - first) * (end - begin)
+                count = inside
+                if padded:
+                    # A window that ends behind the padding is as small as what is there.
+                    rows = min(top + size[0], x.shape[1] + padding[0]) - top
+                    count = rows * (min(left + size[1], x.shape[2] + padding[1]) - left)
+                for c in range(channels):
+                    totals[c] = -inside * zero_point
+                for i in range(first, last):
+                    for j in range(begin, end):
+                        for c in range(channels):
+                            totals[c] += x[b, i, j, c]
+                for c in range(channels):
+                    code = np.rint(f32(totals[c]) * (multiplier / f32(count))) + out_zero
+                    out[b, y, xx, c] = np.uint8(np.int32(min(max(code, low), high)))
+
+
+@kernel
+def _multiply(a, b, zero_a, zero_b, multiplier, out_zero, low, high, out):
+    batch, pixels, channels = a.shape
+    for n in range(batch):
+        for p in range(pixels):
+            q = p if b.shape[1] > 1 else 0
+            for c in range(channels):
+                product = (f32(a[n, p, c]) - zero_a) * (f32(b[n, q, c]) - zero_b)
+                code = np.rint(product * multiplier) + out_zero
+                out[n, p, c] = np.uint8(np.int32(min(max(code, low), high)))
+
+
+@kernel
+def _look_up(x, table, out):
+    rows, channels = x.shape
+    for r in range(rows):
+        for c in range(channels):
+            out[r, c] = table[c, x[r, c]]

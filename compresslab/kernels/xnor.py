@@ -190,7 +190,13 @@ def panels_of(halves: np.ndarray, inputs: int) -> PackedSigns:
 def scales(
     weight: PackedSigns, alpha: np.ndarray | None = None, bias: np.ndarray | None = None
 ) -> Scales:
-    """The epilogue that gives real numbers; alpha and bias are float32 [N], 1 and 0 if None."""
+    """The epilogue that gives real numbers; alpha and bias are float32 [N], 1 and 0 if None.
+
+    Raises:
+        ValueError: for another shape or dtype, or numbers that are not finite.
+    """
+    alpha = alpha if alpha is None else _checks.parameter("alpha", alpha, weight.outputs)
+    bias = bias if bias is None else _checks.parameter("bias", bias, weight.outputs)
     full = np.zeros(weight.padded, np.float32), np.zeros(weight.padded, np.float32)
     full[0][: weight.outputs] = 1 if alpha is None else alpha
     full[1][: weight.outputs] = 0 if bias is None else bias

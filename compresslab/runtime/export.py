@@ -37,15 +37,15 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from compresslab.data.files import write_whole
+from compresslab.network.edit import replaced
+from compresslab.network.graph import NORMS, module_at
 from compresslab.numerics.affine import quantize
-from compresslab.runtime.convert import ConversionError, folded, largest_sum
+from compresslab.runtime.integers import ConversionError, folded, largest_sum
+from compresslab.techniques.ptq import PASSING
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 from compresslab.training import evaluating
 
 OPSET = 20
-PASSING = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
-PASSING_CALLS = (torch.flatten, F.max_pool2d, "flatten")
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @contextlib.contextmanager
@@ -198,17 +198,17 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
     Raises:
         ConversionError: naming the node that has no such form.
     """
-    network = copy.deepcopy(prepared).eval()
+    network = replaced(prepared, {}).eval()
     modules, graph = dict(network.named_modules()), network.graph
     scales: dict[fx.Node, tuple[torch.Tensor, torch.Tensor]] = {}
     for node in list(graph.nodes):
-        module = modules.get(node.target) if node.op == "call_module" else None
+        module = module_at(node, modules)
         if isinstance(module, ActivationQuantizer):
             scales[node] = _parameters(module, node)
             network.set_submodule(str(node.target), _RoundTrip(*scales[node]))
         elif isinstance(module, Quantized):
             _on_codes(network, node, module, scales, modules)
-        elif _passes(node, module) and node.args[0] in scales:
+        elif isinstance(module, PASSING) and node.args[0] in scales:
             parameters, name = scales[node.args[0]], f"{node.name}_codes"
             network.add_submodule(name, _RoundTrip(*parameters))
             with graph.inserting_after(node):
@@ -219,11 +219,6 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
     graph.lint()
     network.recompile()
     return network
-
-
-def _passes(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether what comes out of a node are codes that went in."""
-    return isinstance(module, PASSING) or (module is None and node.target in PASSING_CALLS)
 
 
 def _parameters(quantizer: ActivationQuantizer, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
@@ -248,7 +243,7 @@ def _on_codes(
     norms = []
     while len(node.users) == 1:
         user = next(iter(node.users))
-        norm = modules.get(user.target) if user.op == "call_module" else None
+        norm = module_at(user, modules)
         if not isinstance(norm, NORMS):
             break
         norms.append(norm)

@@ -1,12 +1,13 @@
-"""An integer network as a list of steps: which module, on which earlier results.
+"""A deployed network as a list of steps: which step, on which earlier results.
 
-    name        module            inputs
-    x           quantize          (the image)
+    name        step              inputs
+    x           quantize          image
     0_0         conv2d            x
     1           max_pool          0_0
     ...
 
-It is a torch module like any other; `forward` walks the list and forgets results nobody needs any more.
+It is a torch module like any other; `forward` walks the list and forgets results nobody needs any more. A
+network with several inputs has "image", "image_1", ...; one with several outputs answers with a tuple.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,18 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from compresslab.runtime.modules import IntegerModule
+from compresslab.runtime.steps.step import Numbers, Step
 
 IMAGE = "image"
 
 
+def image_name(index: int) -> str:
+    """What the input at a place is called."""
+    return IMAGE if index == 0 else f"{IMAGE}_{index}"
+
+
 @dataclass(frozen=True)
-class Step:
+class Line:
     """One line: its name, and the names of the results it takes."""
 
     name: str
@@ -30,37 +36,69 @@ class Step:
 
 
 class Program(nn.Module):
-    """An integer network.
+    """A deployed network.
+
+    Args:
+        lines: in the order of execution.
+        steps: what each line computes.
+        outputs: names of the results that are handed back; if empty, the last one.
+        images: how many inputs it takes.
 
     Raises:
-        ValueError: if a step takes a result that no earlier step gives, or a name comes twice.
+        ValueError: if a line takes a result that no earlier line gives, a name comes twice, or an output is
+            no line.
     """
 
-    def __init__(self, steps: Sequence[Step], modules: Sequence[IntegerModule]) -> None:
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        steps: Sequence[Step],
+        outputs: Sequence[str] = (),
+        images: int = 1,
+    ) -> None:
         super().__init__()
-        known = {IMAGE}
-        for step in steps:
-            missing = [name for name in step.inputs if name not in known]
-            if missing or step.name in known:
+        self.images = tuple(image_name(i) for i in range(images))
+        known = set(self.images)
+        for line in lines:
+            missing = [name for name in line.inputs if name not in known]
+            if missing or line.name in known:
                 raise ValueError(
-                    f"steps must build on earlier ones, got {step} after {', '.join(known)}"
+                    f"lines must build on earlier ones, got {line} after {', '.join(sorted(known))}"
                 )
-            known.add(step.name)
-        if not steps:
-            raise ValueError("steps must not be empty")
-        self.steps = tuple(steps)
-        self.layers = nn.ModuleList(modules)
-        last_use = {name: i for i, step in enumerate(steps) for name in step.inputs}
-        # For each step: its name, what it takes, and what nobody needs after it.
+            known.add(line.name)
+        if not lines:
+            raise ValueError("lines must not be empty")
+        self.steps = tuple(lines)
+        self.outputs = tuple(outputs) or (lines[-1].name,)
+        unknown = sorted(set(self.outputs) - known)
+        if unknown:
+            raise ValueError(f"outputs must be names of lines, got {', '.join(unknown)}")
+        self.layers = nn.ModuleList(steps)
+        last_use = {name: i for i, line in enumerate(lines) for name in line.inputs}
+        last_use |= {name: len(lines) for name in self.outputs}
+        # For each line: its name, what it takes, and what nobody needs after it.
         self.plan = tuple(
-            (step.name, step.inputs, [n for n in {*step.inputs} if last_use[n] == i])
-            for i, step in enumerate(steps)
+            (line.name, line.inputs, [n for n in {*line.inputs} if last_use[n] == i])
+            for i, line in enumerate(lines)
         )
 
+    def numbers(self) -> Numbers:
+        """Weights and biases of all steps, and how many are not 0."""
+        total = Numbers()
+        for step in self.layers:
+            total += step.numbers()
+        return total
+
     @torch.inference_mode()
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Float images [b, c, h, w] -> float logits [b, classes]."""
-        results = {IMAGE: image}
+    def forward(self, *images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Float images [b, c, h, w] -> float logits [b, classes].
+
+        Raises:
+            ValueError: for another number of inputs.
+        """
+        if len(images) != len(self.images):
+            raise ValueError(f"expected {len(self.images)} inputs, got {len(images)}")
+        results = dict(zip(self.images, images, strict=True))
         # Small networks take a tenth of a millisecond: what is done here for every step shows.
         layers = self.layers._modules.values()
         watched = _has_any_global_hook() or torch.compiler.is_compiling()
@@ -73,4 +111,6 @@ class Program(nn.Module):
                 results[name] = run(*[results[one] for one in inputs])
             for one in finished:
                 del results[one]
-        return results[name]
+        if len(self.outputs) == 1:
+            return results[self.outputs[0]]
+        return tuple(results[name] for name in self.outputs)

@@ -20,10 +20,10 @@ from torch import nn
 
 from compresslab.data.files import write_whole
 from compresslab.kernels import sparse
+from compresslab.network.edit import replaced
 from compresslab.runtime import ops
+from compresslab.runtime.steps.step import bits_from_file, bits_to_file
 from compresslab.runtime.storage import FileError
-from compresslab.runtime.xnor import bits_from_file, bits_to_file
-from compresslab.techniques.layers import replaced
 
 FORMAT, VERSION = "compresslab.sparse", "1"
 FORMS = {"csr": sparse.Csr.of, "2:4": sparse.TwoOfFour.of, "blocks": sparse.Blocks.of}

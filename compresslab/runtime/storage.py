@@ -10,7 +10,6 @@ What a `Measurement` calls bytes on disk is the size of this file.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,48 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from compresslab.data.files import write_whole
-from compresslab.runtime.kinds import KINDS
-from compresslab.runtime.modules import IntegerModule
-from compresslab.runtime.program import Program, Step
+from compresslab.runtime import steps as every_kind  # noqa: F401  (it makes them known)
+from compresslab.runtime.program import Line, Program
+from compresslab.runtime.steps.step import KINDS, Step
 
 FORMAT, VERSION = "compresslab.program", "1"
 MOST_STEPS = 10_000
-LIMITS = {
-    "bits": (2, 8),
-    "zero_point": (0, 255),
-    "zero_point_b": (0, 255),
-    "out_zero_point": (0, 255),
-    "low": (0, 255),
-    "out_low": (0, 255),
-    "high": (1, 255),
-    "out_high": (1, 255),
-    "stride": (1, 1024),
-    "padding": (0, 1024),
-    "size": (1, 1024),
-    "pool": (1, 1024),
-    "positions": (0, 1),
-    "channels": (1, 2**31 - 1),
-}
-SCALES = ("scale", "scale_b", "out_scale", "eps")
-DTYPES = {
-    "weight": torch.uint8,
-    "multiplier": torch.float32,
-    "scale": torch.float32,
-    "signs": torch.uint8,
-    "flip": torch.uint8,
-    "alpha": torch.float32,
-}
-PACKED = ("weight", "signs", "flip")
-DIMENSIONS = {
-    "linear": 2,
-    "logits": 2,
-    "conv2d": 4,
-    "depthwise": 3,
-    "xnor_linear": 2,
-    "xnor_linear_signs": 2,
-    "xnor_conv2d": 4,
-    "xnor_conv2d_signs": 4,
-}
+MOST_INPUTS = 64
 
 
 class FileError(ValueError):
@@ -79,12 +43,15 @@ def save(program: Program, path: Path) -> int:
     """Write a program; returns the bytes on disk."""
     path = Path(path)
     steps, tensors = [], {}
-    for step, layer in zip(program.steps, program.layers, strict=True):
-        about = {"name": step.name, "kind": layer.kind, "inputs": list(step.inputs)}
-        steps.append({**about, **layer.describe()})
-        for name, tensor in layer.tensors().items():
-            tensors[f"{step.name}/{name}"] = tensor.contiguous()
+    for line, step in zip(program.steps, program.layers, strict=True):
+        about = {"name": line.name, "kind": step.kind, "inputs": list(line.inputs)}
+        steps.append({**about, **step.describe()})
+        for name, tensor in step.tensors().items():
+            tensors[f"{line.name}/{name}"] = tensor.contiguous()
     metadata = {"format": FORMAT, "version": VERSION, "steps": json.dumps(steps, default=_plain)}
+    if program.outputs != (program.steps[-1].name,) or len(program.images) > 1:
+        ends = {"outputs": list(program.outputs), "images": len(program.images)}
+        metadata["ends"] = json.dumps(ends)
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path.stat().st_size
 
@@ -101,22 +68,33 @@ def load(path: Path) -> Program:
         raise FileNotFoundError(f"no file {path}")
     try:
         with safe_open(path, "pt") as file:
-            steps = _steps(file.metadata() or {})
+            metadata = file.metadata() or {}
+            steps = _steps(metadata)
             names = set(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
         layers = [_build(about, tensors) for about in steps]
         if tensors:
             raise FileError(f"tensors that no step uses: {', '.join(sorted(tensors))}")
-        return Program([Step(a["name"], tuple(a["inputs"])) for a in steps], layers)
+        lines = [Line(a["name"], tuple(a["inputs"])) for a in steps]
+        return Program(lines, layers, **_ends(metadata))
     except (
-        SafetensorError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        RecursionError,
+        *(SafetensorError, ValueError, KeyError, TypeError),
+        *(OverflowError, RecursionError, IndexError),
     ) as error:
         raise FileError(f"{path} is no whole compresslab program: {error}") from error
+
+
+def _ends(metadata: Mapping[str, str]) -> dict:
+    """Outputs and the number of inputs, where they are not the last step and one."""
+    if "ends" not in metadata:
+        return {}
+    found = json.loads(metadata["ends"])
+    outputs, images = found["outputs"], found["images"]
+    if not isinstance(outputs, list) or not all(isinstance(name, str) for name in outputs):
+        raise FileError(f"outputs must be names, found {outputs!r}")
+    if type(images) is not int or not 1 <= images <= MOST_INPUTS:
+        raise FileError(f"images must be 1 to {MOST_INPUTS}, found {images!r}")
+    return {"outputs": outputs, "images": images}
 
 
 def _is_broken(tensor: torch.Tensor, own: torch.Tensor) -> bool:
@@ -164,53 +142,23 @@ def _steps(metadata: dict[str, str]) -> list[dict]:
 
 
 def _check(about: dict) -> None:
-    """Every value of a step's description is of its kind and within its limits."""
+    """Name, kind and inputs of a step's description; its fields are checked when it is built."""
     if not isinstance(about, dict) or about.get("kind") not in KINDS:
         raise FileError(f"unknown kind of step: {str(about)[:80]}")
-    if not isinstance(about.get("name"), str) or not isinstance(about.get("inputs"), list):
+    inputs = about.get("inputs")
+    if not isinstance(about.get("name"), str) or not isinstance(inputs, list):
         raise FileError("a step needs a name and a list of inputs")
-    for key, value in about.items():
-        if key in LIMITS:
-            low, high = LIMITS[key]
-            if type(value) is not int or not low <= value <= high:
-                raise FileError(f"{about['name']}: {key} must be {low} to {high}, found {value!r}")
-        elif key in SCALES:
-            if type(value) not in (int, float) or not (0 < value < math.inf):
-                raise FileError(f"{about['name']}: {key} must be positive, found {value!r}")
-        elif key == "shape":
-            good = isinstance(value, list) and all(type(n) is int and 0 < n < 2**31 for n in value)
-            if not good or not 2 <= len(value) <= 4:
-                raise FileError(f"{about['name']}: impossible shape {value!r}")
-        elif key == "inputs":
-            if not all(isinstance(name, str) for name in value):
-                raise FileError(f"{about['name']}: inputs must be names")
-        elif key not in ("name", "kind"):
-            raise FileError(f"{about['name']}: unknown entry {key!r}")
+    if not all(isinstance(name, str) for name in inputs):
+        raise FileError(f"{about['name']}: inputs must be names")
 
 
-def _build(about: dict, tensors: dict[str, torch.Tensor]) -> IntegerModule:
+def _build(about: dict, tensors: dict[str, torch.Tensor]) -> Step:
     """Build a step from its own tensors, taking them out of `tensors`."""
     prefix = f"{about['name']}/"
     own = {k[len(prefix) :]: tensors.pop(k) for k in sorted(tensors) if k.startswith(prefix)}
-    for name, tensor in own.items():
-        expected = torch.float32 if about["kind"].startswith("float") else DTYPES.get(name)
-        if expected is not None and tensor.dtype != expected:
-            raise FileError(f"{prefix}{name} must be {expected}, found {tensor.dtype}")
-    if "shape" in about:
-        _check_channels(about, own)
-    return KINDS[about["kind"]].build(about, own)
-
-
-def _check_channels(about: dict, own: dict[str, torch.Tensor]) -> None:
-    shape = about["shape"]
-    channels = shape[-1] if about["kind"] == "depthwise" else shape[0]
-    dimensions = DIMENSIONS[about["kind"]]
-    if len(shape) != dimensions:
-        raise FileError(f"{about['name']}: expected {dimensions} dimensions, found {shape}")
-    for name, tensor in own.items():
-        if name not in PACKED and tuple(tensor.shape) != (channels,):
-            raise FileError(
-                f"{about['name']}/{name} must have shape [{channels}], found {list(tensor.shape)}"
-            )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise FileError(f"{about['name']}/{name} holds NaN or an infinity")
+    try:
+        return KINDS[about["kind"]].read(about, own)
+    except KeyError as error:
+        raise FileError(f"{about['name']}: {error.args[0]} is missing") from error
+    except ValueError as error:
+        raise FileError(f"{about['name']}: {error}") from error

@@ -28,10 +28,11 @@ from torch import nn
 
 from compresslab.data.files import write_whole
 from compresslab.kernels import bitpack, lowbit
+from compresslab.network.edit import replaced
+from compresslab.network.select import linear_layers, sizes
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.runtime import ops
 from compresslab.runtime.storage import FileError
-from compresslab.techniques.layers import linear_layers, replaced, sizes
 from compresslab.techniques.weight_only import Codes, WeightConfig
 
 FORMAT, VERSION = "compresslab.weights", "1"

@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import Examples
-from compresslab.techniques.layers import check_weights, replaced
+from compresslab.network.edit import replaced
+from compresslab.network.select import check_weights
 from compresslab.training import Hook, Run
 
 TERNARY_SHARE = 0.7

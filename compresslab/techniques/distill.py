@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compresslab.network.taps import Tap
 from compresslab.training import Batch, Hook, Loss, Run, logits
 
 DISTANCES = ("kl", "cross_entropy", "mse")
@@ -378,35 +379,3 @@ def kept(features: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     if features.ndim == 4:
         keep = keep[:, :, None] & keep[:, None, :]
     return features.movedim(1, -1)[keep]
-
-
-class Tap:
-    """What named layers put out while the block is open: `with Tap(model, names) as found: model(x)`.
-
-    Raises:
-        ValueError: if the model has no such layer.
-    """
-
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        """Args: the network, dotted layer names."""
-        self.modules = dict(model.named_modules())
-        unknown = [name for name in names if name not in self.modules]
-        if unknown:
-            raise ValueError(f"layers must name layers of the model, got {', '.join(unknown)}")
-        self.names = list(names)
-
-    def __enter__(self) -> dict[str, torch.Tensor]:
-        """Listen."""
-        found: dict[str, torch.Tensor] = {}
-        self.handles = [
-            self.modules[name].register_forward_hook(
-                lambda _m, _i, output, name=name: found.__setitem__(name, output)
-            )
-            for name in self.names
-        ]
-        return found
-
-    def __exit__(self, *_exception: object) -> None:
-        """Listen no more."""
-        for handle in self.handles:
-            handle.remove()

@@ -17,8 +17,8 @@ makes both ranges sqrt(r1 r2): no channel wastes a scale that all share.
 import torch
 from torch import fx, nn
 
-from compresslab.techniques.layers import plain_copy
-from compresslab.techniques.tracing import trace
+from compresslab.network.graph import LAYERS, NORMS, module_at
+from compresslab.network.normal import normal_form
 
 
 def fold_batch_norm(
@@ -55,18 +55,16 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     Raises:
         torch.fx.proxy.TraceError: if the model's forward depends on values and cannot be traced.
     """
-    traced = trace(plain_copy(model).eval())
+    traced = normal_form(model)
     modules = dict(traced.named_modules())
     again = _used_again(traced, modules)
     for node in list(traced.graph.nodes):
-        norm = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_mean is None:
+        norm = module_at(node, modules)
+        if not isinstance(norm, NORMS) or norm.running_mean is None:
             continue
         source = node.args[0]
-        layer = modules.get(source.target) if source.op == "call_module" else None
-        if not isinstance(layer, nn.Conv2d | nn.Linear) or len(source.users) != 1:
-            continue
-        if layer in again:
+        layer = module_at(source, modules)
+        if not isinstance(layer, LAYERS) or len(source.users) != 1 or layer in again:
             continue
         gain = torch.ones(norm.num_features) if norm.weight is None else norm.weight
         shift = torch.zeros(norm.num_features) if norm.bias is None else norm.bias
@@ -99,7 +97,7 @@ def equalize(model: nn.Module, rounds: int = 3) -> nn.Module:
         model: without batch norms between the layers (see `fold_batch_norms`).
         rounds: sweeps over all pairs.
     """
-    traced = trace(plain_copy(model).eval())
+    traced = normal_form(model)
     modules = dict(traced.named_modules())
     pairs = list(_pairs(traced, modules))
     for _ in range(rounds):
@@ -119,13 +117,13 @@ def _pairs(traced: fx.GraphModule, modules: dict[str, nn.Module]):  # noqa: ANN2
     passing = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Identity)
     again = _used_again(traced, modules)
     for node in traced.graph.nodes:
-        first = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(first, nn.Conv2d | nn.Linear) or first in again:
+        first = module_at(node, modules)
+        if not isinstance(first, LAYERS) or first in again:
             continue
         while len(node.users) == 1:
             node = next(iter(node.users))
-            module = modules.get(node.target) if node.op == "call_module" else None
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            module = module_at(node, modules)
+            if isinstance(module, LAYERS):
                 if module not in again and _input_channels(module) == len(first.weight):
                     yield first, module
                 break

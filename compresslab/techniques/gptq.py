@@ -27,8 +27,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from compresslab.network.edit import plain_copy
+from compresslab.network.select import linear_layers, matrix, set_matrix
 from compresslab.numerics.affine import QParams, QTensor
-from compresslab.techniques.layers import linear_layers, matrix, plain_copy, set_matrix
 from compresslab.techniques.lockstep import layer_by_layer
 from compresslab.techniques.weight_only import Codes, WeightConfig
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from compresslab.techniques.layers import first_of
+from compresslab.network.taps import tapped
 
 Visit = Callable[[str, list[torch.Tensor]], None]
 
@@ -82,16 +82,8 @@ def run_order(
     if len(inputs) == 0:
         raise ValueError("inputs must hold at least one batch, got 0")
     order: dict[str, None] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
-        for name, layer in layers.items()
-    ]
-    try:
-        with torch.no_grad():
-            model(inputs[0][:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with tapped(layers, before=lambda name, *_: order.setdefault(name)), torch.no_grad():
+        model(inputs[0][:1])
     missing = [name for name in layers if name not in order]
     if missing:
         raise ValueError(f"inputs must reach every linear layer, got none at {', '.join(missing)}")
@@ -120,28 +112,21 @@ def layer_by_layer(
     visited: set[str] = set()
     batches = {batch.name: batch for batch in (_Batch(model, x) for x in inputs)}
 
-    def stop(name: str, arguments: tuple, named: dict) -> None:
+    def stop(name: str, _layer: nn.Module, arguments: tuple) -> None:
         batch = batches.get(threading.current_thread().name)
         if batch is not None and name not in visited:
-            batch.wait_at(name, first_of(arguments, named))
+            batch.wait_at(name, arguments[0])
 
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda _m, arguments, named, name=name: stop(name, arguments, named), with_kwargs=True
-        )
-        for name, layer in layers.items()
-    ]
-    for batch in batches.values():
-        batch.start()
-    try:
-        _walk(list(batches.values()), order, visited, visit)
-    finally:
+    with tapped(layers, before=stop):
         for batch in batches.values():
-            batch.abandoned = True
-            batch.go.release()
-            batch.join()
-        for hook in hooks:
-            hook.remove()
+            batch.start()
+        try:
+            _walk(list(batches.values()), order, visited, visit)
+        finally:
+            for batch in batches.values():
+                batch.abandoned = True
+                batch.go.release()
+                batch.join()
 
 
 def _walk(batches: Sequence[_Batch], order: list[str], visited: set[str], visit: Visit) -> None:

@@ -21,13 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from compresslab.techniques.layers import (
-    is_linear,
-    is_transposed,
-    plain_copy,
-    refuse_fast_path,
-    sizes,
-)
+from compresslab.network.edit import plain_copy, replace_
+from compresslab.network.select import is_linear, is_transposed, refuse_fast_path, sizes
 
 
 class LoRA(nn.Module):
@@ -169,10 +164,7 @@ def add_lora(
     names = _chosen(modules, layers)
     for name in names:
         new = LoRA(modules[name], _thin(modules[name], rank), alpha)
-        if not name:
-            return new
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, new)
+        model = replace_(model, {name: new})
     return model
 
 

@@ -31,8 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compresslab.network.edit import plain_copy, replace_
+from compresslab.network.taps import tapped
 from compresslab.progress_bar import track
-from compresslab.techniques.layers import plain_copy
 from compresslab.training import evaluating
 
 CONVOLUTIONS = ("channel", "spatial", "tucker")
@@ -386,10 +387,7 @@ def factorize(
         pair = factored(layer, rank, how.convolution, _moment(how, name, layer), how.svd)
         if _size(pair) >= _size(layer):
             continue
-        if not name:
-            return pair
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, pair)
+        model = replace_(model, {name: pair})
     return model
 
 
@@ -482,17 +480,9 @@ def input_moments(
         sums[name] = sums.get(name, 0) + rows.T @ rows
         counts[name] = counts.get(name, 0) + len(rows)
 
-    hooks = [
-        layer.register_forward_pre_hook(lambda m, i, name=name: record(name, m, i))
-        for name, layer in factorizable(model).items()
-    ]
-    try:
-        with evaluating(model):
-            for part in x.split(batch_size):
-                model(part)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with tapped(factorizable(model), before=record), evaluating(model):
+        for part in x.split(batch_size):
+            model(part)
     return {name: total / counts[name] for name, total in sums.items()}
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from compresslab.data import Examples
-from compresslab.techniques.layers import check_weights
+from compresslab.network.select import check_weights
 from compresslab.techniques.scores import Scores, prunable
 from compresslab.training import Hook, Run, fit
 

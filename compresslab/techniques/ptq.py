@@ -11,69 +11,93 @@ torch.fx can trace; a layer kind that is not known stays in floats here and is r
 """
 
 import copy
+import math
 import operator
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from compresslab.techniques.layers import (
-    as_linear,
-    linear_layers,
-    plain_copy,
-    refuse_fast_path,
-    replaced,
+from compresslab.network.edit import replace_, replaced
+from compresslab.network.graph import LAYERS, NORMS, chain_behind, limits_of, module_at
+from compresslab.network.normal import (
+    Affine,
+    ChannelsFirst,
+    ChannelsLast,
+    Scale,
+    Select,
+    Spread,
+    normal_form,
 )
+from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
+from compresslab.network.taps import by_name, tapped
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
-from compresslab.techniques.tracing import trace
+from compresslab.training import evaluating
 
-LAYERS = (nn.Conv2d, nn.Linear)
-FOLLOWERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU)
-ADDITIONS = (operator.add, operator.iadd, torch.add)
 BATCH = 250
+PASSING = (
+    *(
+        nn.MaxPool2d,
+        nn.Flatten,
+        nn.Identity,
+        nn.Dropout,
+        nn.Dropout1d,
+        nn.Dropout2d,
+        nn.AlphaDropout,
+    ),
+    *(nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, Spread, Select, nn.Unflatten),
+    *(ChannelsFirst, ChannelsLast),
+)
+"""Modules that hand codes on: no number of theirs comes from computing with several."""
+TABLES = (
+    *(nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU),
+    *(nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink),
+    *(nn.Hardshrink, nn.Softshrink, nn.Threshold, Affine, Scale, *NORMS),
+)
+"""Functions of one number, for each channel perhaps another, which for codes are tables of 256 codes; norms
+that belong to no layer are such functions as well."""
+FLOAT_ISLANDS = (nn.GroupNorm, nn.LayerNorm, nn.Softmax, nn.LogSoftmax, nn.Upsample)
+"""Modules that compute in floats between integer layers; nearest upsampling hands codes on instead."""
+AT_THE_END = (
+    *(nn.Flatten, nn.Identity, nn.Dropout, nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.Tanh, nn.SiLU),
+    *(nn.GELU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign),
+)
+"""What may follow the last layer in floats."""
+FLOAT_CUTS = ((0.0, math.inf), (0.0, 6.0))
+"""Cuts of the last layer's results that stay in floats: ReLU and ReLU6."""
 
 
-def prepare(model: nn.Module, config: QuantConfig) -> fx.GraphModule:
-    """A copy of the model with quantizers in place, still to be calibrated.
+def prepare(
+    model: nn.Module, config: QuantConfig, example: torch.Tensor | None = None
+) -> fx.GraphModule:
+    """A copy of the model in normal form with quantizers in place, still to be calibrated.
 
     Args:
         model: the trained network; it is not changed.
         config: bits, ranges, sharing.
+        example: a batch that the network takes, see `network.normal`.
 
     Raises:
-        ValueError: if `config.layers` names a layer that the model does not have, or forward calls a
-            dropout that is no module.
-        torch.fx.proxy.TraceError: if the model cannot be traced.
+        ValueError: if `config.layers` names a layer that the model does not have, or a dropout is active in
+            evaluation.
+        TracingError: if the model's forward cannot be followed.
     """
-    traced = trace(plain_copy(model).eval())
-    _refuse_functional_dropout(traced)
-    names = [name for name, module in traced.named_modules() if isinstance(module, LAYERS)]
-    unknown = set(config.layers) - set(names)
+    traced = normal_form(model, example)
+    modules = dict(traced.named_modules())
+    used = [str(n.target) for n in traced.graph.nodes if isinstance(module_at(n, modules), LAYERS)]
+    unknown = set(config.layers) - set(used)
     if unknown:
-        raise ValueError(f"layers must name {', '.join(names)}; got {', '.join(sorted(unknown))}")
-    used = [n.target for n in traced.graph.nodes if n.op == "call_module" and n.target in names]
+        names = ", ".join(dict.fromkeys(used))
+        raise ValueError(f"layers must name {names}; got {', '.join(sorted(unknown))}")
     edges = {used[0], used[-1]} if used else set()
     if config.activation_bits is not None:
         _insert_activation_quantizers(traced, config, edges)
-    for name in names:
+    for name in dict.fromkeys(used):
         bits = config.edge_bits if config.edge_bits and name in edges else config.weight_bits
         layer = traced.get_submodule(name)
-        _replace(traced, name, Quantized(layer, config.layers.get(name, bits), config))
+        replace_(traced, {name: Quantized(layer, config.layers.get(name, bits), config)})
     traced.recompile()
     return traced
-
-
-DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout)
-
-
-def _refuse_functional_dropout(traced: fx.GraphModule) -> None:
-    for node in traced.graph.nodes:
-        if node.op == "call_function" and node.target in DROPOUTS:
-            raise ValueError(
-                f"node {node.name!r} is a dropout that is no module: the network is traced in evaluation "
-                "mode, so it would be gone in training as well; use nn.Dropout"
-            )
 
 
 def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:
@@ -107,20 +131,12 @@ def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:
     return replaced(model, new).eval()
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
-
-
 def _insert_activation_quantizers(
     traced: fx.GraphModule, config: QuantConfig, edges: set[str]
 ) -> None:
     modules = dict(traced.named_modules())
-    last = next(n for n in reversed(traced.graph.nodes) if n.op == "output")
-    ends = dict.fromkeys(_ends(traced, modules))
-    for end in ends:
-        if set(end.users) <= {last}:
-            continue
+    tail = _tail(traced, modules)
+    for end in dict.fromkeys(_ends(traced, modules, tail)):
         # The last layer's input is an edge as well as the image itself.
         feeds_edge = end.op == "placeholder" or any(
             u.op == "call_module" and u.target in edges for u in _consumers(end, modules)
@@ -133,39 +149,74 @@ def _insert_activation_quantizers(
         end.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user is not node)
 
 
-def _ends(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
+def _tail(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> set[fx.Node]:
+    """The output, and what leads to nothing else and may compute in floats."""
+    tail: set[fx.Node] = set()
+    for node in reversed(traced.graph.nodes):
+        kind = isinstance(module_at(node, modules), AT_THE_END)
+        if node.op == "output" or (kind and node.users and set(node.users) <= tail):
+            tail.add(node)
+    return tail
+
+
+def _ends(
+    traced: fx.GraphModule, modules: dict[str, nn.Module], tail: set[fx.Node]
+) -> Iterator[fx.Node]:
     """The nodes whose results become codes."""
+    absorbed: set[fx.Node] = set()
     for node in traced.graph.nodes:
-        module = modules.get(node.target) if node.op == "call_module" else None
-        if node.op == "placeholder" or isinstance(module, nn.AdaptiveAvgPool2d | nn.AvgPool2d):
-            yield node
-        elif isinstance(module, LAYERS) or is_addition(node):
-            yield _end_of_chain(node, modules)
+        module = module_at(node, modules)
+        mean = isinstance(module, nn.AdaptiveAvgPool2d | nn.AvgPool2d)
+        layer = isinstance(module, LAYERS)
+        alone = isinstance(module, TABLES) or limits_of(module) is not None
+        table = alone and node not in absorbed
+        joined = is_addition(node) or is_product(node) or is_concatenation(node)
+        if not (node.op == "placeholder" or mean or layer or table or joined or _island(module)):
+            continue
+        if node in tail and not layer:
+            continue
+        chain = chain_behind(node, modules)
+        absorbed.update(chain.nodes)
+        last = bool(node.users) and set(chain.end.users) <= tail
+        plain = not chain.cuts or (chain.low, chain.high) in FLOAT_CUTS
+        # The last layer's results stay floats; a network's other results are codes that are turned back.
+        if last and ((layer and plain) or node.op == "placeholder"):
+            continue
+        if node.users:
+            yield chain.end
+
+
+def _island(module: nn.Module | None) -> bool:
+    nearest = isinstance(module, nn.Upsample) and module.mode == "nearest"
+    return isinstance(module, FLOAT_ISLANDS) and not nearest
 
 
 def is_addition(node: fx.Node) -> bool:
-    """Whether a node adds two tensors, each taken once (torch.add has a factor for the second)."""
+    """Whether a node adds two tensors."""
+    return _is_function(node, operator.add)
+
+
+def is_product(node: fx.Node) -> bool:
+    """Whether a node multiplies two tensors."""
+    return _is_function(node, operator.mul)
+
+
+def _is_function(node: fx.Node, target: object) -> bool:
     both = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args)
-    plain = node.kwargs in ({}, {"alpha": 1})
-    return node.op == "call_function" and node.target in ADDITIONS and both and plain
+    return node.op == "call_function" and node.target is target and both and not node.kwargs
 
 
-def _end_of_chain(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
-    """Past the norm and the ReLU that follow, which become part of the layer."""
-    while len(node.users) == 1:
-        user = next(iter(node.users))
-        module = modules.get(user.target) if user.op == "call_module" else None
-        if not isinstance(module, FOLLOWERS) and user.target not in (F.relu, torch.relu):
-            break
-        node = user
-    return node
+def is_concatenation(node: fx.Node) -> bool:
+    """Whether a node puts channels side by side."""
+    return node.op == "call_function" and node.target is torch.cat
 
 
 def _consumers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
     """The layers that a value reaches through pooling and reshaping."""
     for user in node.users:
-        module = modules.get(user.target) if user.op == "call_module" else None
-        if isinstance(module, nn.MaxPool2d | nn.Flatten | nn.Dropout | nn.Identity):
+        module = module_at(user, modules)
+        nearest = isinstance(module, nn.Upsample) and module.mode == "nearest"
+        if isinstance(module, PASSING) or nearest:
             yield from _consumers(user, modules)
         else:
             yield user
@@ -197,7 +248,9 @@ def quantize_post_training(
     model: nn.Module, config: QuantConfig, images: torch.Tensor
 ) -> fx.GraphModule:
     """`prepare` and `calibrate` in one."""
-    return calibrate(prepare(model, config), images)
+    if not isinstance(images, torch.Tensor) or len(images) == 0:
+        raise ValueError("images must be a tensor of at least one example, got none")
+    return calibrate(prepare(model, config, images[:1]), images)
 
 
 @torch.no_grad()
@@ -232,21 +285,13 @@ def _channel_means(
     sums: dict[str, torch.Tensor] = {}
     counts = dict.fromkeys(names, 0)
 
-    def keep(name: str):  # noqa: ANN202
-        def hook(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-            # Channels of an image come second, those of a token last.
-            rows = output.flatten(2).mean(2) if output.ndim == 4 else output.flatten(0, -2)
-            sums[name] = sums.get(name, 0) + rows.sum(0)
-            counts[name] += len(rows)
+    def keep(name: str, _module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        # Channels of an image come second, those of a token last.
+        rows = output.flatten(2).mean(2) if output.ndim == 4 else output.flatten(0, -2)
+        sums[name] = sums.get(name, 0) + rows.sum(0)
+        counts[name] += len(rows)
 
-        return hook
-
-    hooks = [model.get_submodule(n).register_forward_hook(keep(n)) for n in names]
-    model.eval()
-    try:
+    with tapped(by_name(model, names), after=keep), evaluating(model):
         for part in images.split(BATCH):
             model(part)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {name: total / counts[name] for name, total in sums.items()}

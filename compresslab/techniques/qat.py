@@ -14,8 +14,8 @@ import torch
 from torch import fx, nn
 
 from compresslab.data import Examples
+from compresslab.network.edit import plain_copy
 from compresslab.techniques.distill import Distillation, cached
-from compresslab.techniques.layers import plain_copy
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.techniques.ste import quantize_gradient

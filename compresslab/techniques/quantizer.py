@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compresslab.network.select import arranged_like
 from compresslab.numerics.affine import QParams, choose_qparams
 from compresslab.numerics.grid import IntGrid
 from compresslab.numerics.observers import observer, weight_range
-from compresslab.techniques.layers import arranged_like
 from compresslab.techniques.ste import fake_quantize
 
 SMALLEST = float(torch.finfo(torch.float32).tiny)

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import Examples
-from compresslab.techniques.layers import is_transposed
+from compresslab.network.select import is_transposed
+from compresslab.network.taps import tapped
 from compresslab.training import evaluating
 
 Scores = dict[str, torch.Tensor]
@@ -122,23 +123,16 @@ def _by_channel(
     layers, relus = prunable(model), following(model, nn.ReLU)
     values: dict[str, torch.Tensor] = {}
 
-    def watch(name: str) -> Callable:
-        def record(_module: nn.Module, _inputs: tuple, out: torch.Tensor) -> None:
-            # Channels of an image come second, those of a token last.
-            tokens = out.ndim > 2 and isinstance(layers[name], nn.Linear)
-            axes = tuple(range(out.ndim - 1)) if tokens else (0, *range(2, out.ndim))
-            # A ReLU may serve several layers; the first call after the layer is its own.
-            values.setdefault(name, statistic(out).mean(axes))
+    def record(name: str, _module: nn.Module, _inputs: tuple, out: torch.Tensor) -> None:
+        # Channels of an image come second, those of a token last.
+        tokens = out.ndim > 2 and isinstance(layers[name], nn.Linear)
+        axes = tuple(range(out.ndim - 1)) if tokens else (0, *range(2, out.ndim))
+        # A ReLU may serve several layers; the first call after the layer is its own.
+        values.setdefault(name, statistic(out).mean(axes))
 
-        return record
-
-    hooks = [relus.get(n, m).register_forward_hook(watch(n)) for n, m in layers.items()]
-    try:
-        with evaluating(model):
-            model(data.x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    watched = {n: relus.get(n, m) for n, m in layers.items()}
+    with tapped(watched, after=record), evaluating(model):
+        model(data.x)
     return {n: _spread(values[n], m) for n, m in layers.items()}
 
 

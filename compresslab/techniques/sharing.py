@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compresslab.network.edit import replaced
+from compresslab.network.select import arranged_like
 from compresslab.numerics.codebook import Palette, share
-from compresslab.techniques.layers import arranged_like, replaced
 
 
 class _LookUp(torch.autograd.Function):

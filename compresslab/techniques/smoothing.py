@@ -27,7 +27,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compresslab.techniques.layers import first_of, linear_layers, matrix, plain_copy, set_matrix
+from compresslab.network.edit import plain_copy
+from compresslab.network.select import linear_layers, matrix, set_matrix
+from compresslab.network.taps import tapped
 from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
 
 SMALLEST = 1e-5
@@ -62,37 +64,23 @@ def feeds(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[Feed]:
     seen: dict[str, list[torch.Tensor]] = {}
     alive: list[torch.Tensor] = []
 
-    def after_norm(name: str):  # noqa: ANN202
-        def hook(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-            # Kept alive, so that no other tensor of this run gets its identity.
-            alive.append(output)
-            source[id(output)] = name
-            rows = output.reshape(-1, output.shape[-1])
-            seen.setdefault(name, []).append(rows.float())
+    def after_norm(name: str, _norm: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        # Kept alive, so that no other tensor of this run gets its identity.
+        alive.append(output)
+        source[id(output)] = name
+        seen.setdefault(name, []).append(output.reshape(-1, output.shape[-1]).float())
 
-        return hook
+    def before_linear(name: str, _layer: nn.Module, arguments: tuple) -> None:
+        norm = source.get(id(arguments[0]))
+        if norm is not None:
+            readers.setdefault(norm, {})[name] = None
 
-    def before_linear(name: str):  # noqa: ANN202
-        def hook(_module: nn.Module, arguments: tuple, named: dict) -> None:
-            norm = source.get(id(first_of(arguments, named)))
-            if norm is not None:
-                readers.setdefault(norm, {})[name] = None
-
-        return hook
-
-    hooks = [m.register_forward_hook(after_norm(n)) for n, m in model.named_modules() if is_norm(m)]
-    hooks += [
-        m.register_forward_pre_hook(before_linear(n), with_kwargs=True)
-        for n, m in linear_layers(model).items()
-    ]
-    try:
+    norms = {n: m for n, m in model.named_modules() if is_norm(m)}
+    with tapped(norms, after=after_norm), tapped(linear_layers(model), before=before_linear):
         for batch in inputs:
             model(batch)
             source.clear()
             alive.clear()
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not readers:
         raise ValueError("model must have a norm that linear layers read, got none")
     return [Feed(n, tuple(names), torch.cat(seen[n])) for n, names in readers.items()]

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from compresslab.techniques.layers import check_weights, plain_copy
+from compresslab.network.edit import plain_copy
+from compresslab.network.graph import trace
+from compresslab.network.select import check_weights
 from compresslab.techniques.prune import Mask
-from compresslab.techniques.tracing import trace
 
 KEEP_ZERO = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Identity),

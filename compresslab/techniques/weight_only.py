@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compresslab.network.edit import plain_copy
+from compresslab.network.select import linear_layers, matrix, set_matrix
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.numerics.affine import quantize as quantize_tensor
 from compresslab.numerics.grid import IntGrid
 from compresslab.numerics.observers import weight_range
-from compresslab.techniques.layers import linear_layers, matrix, plain_copy, set_matrix
 
 SCALE_BITS = 16
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-24, 65504.0

@@ -14,14 +14,14 @@ from compresslab.data import load
 from compresslab.kernels import int8
 from compresslab.runtime import ops, storage
 from compresslab.runtime.convert import ConversionError, convert, convert_dynamic
-from compresslab.runtime.modules import (
-    DynamicInt8Linear,
+from compresslab.runtime.dynamic import DynamicInt8Linear
+from compresslab.runtime.program import Line, Program
+from compresslab.runtime.steps.integer import (
     IntConv2d,
     IntDepthwiseConv2d,
     IntLinear,
     IntLogits,
 )
-from compresslab.runtime.program import Program, Step
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig
 from compresslab.training import fit, logits, seed_everything
@@ -130,24 +130,24 @@ class Odd(nn.Module):
     [
         (
             lambda: nn.Sequential(
-                nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(784, 10)
+                nn.Conv2d(1, 4, 3), nn.Softmax2d(), nn.Flatten(), nn.Linear(784, 10)
             ),
-            "Sigmoid",
+            "node '_1' .Softmax2d.",
         ),
-        (lambda: Odd(nn.ReLU()), "flatten"),
+        (lambda: Odd(nn.LocalResponseNorm(2)), "layer"),
         (
             lambda: nn.Sequential(
-                nn.Conv2d(1, 4, 3, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)
+                nn.Conv2d(1, 4, 3), nn.MaxPool2d(3, 1, 0, 2), nn.Flatten(), nn.Linear(400, 10)
             ),
             "dilation",
         ),
         (
             lambda: nn.Sequential(
-                nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(144, 10)
+                nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.LPPool2d(2, 2), nn.Flatten()
             ),
-            "pooling without overlap",
+            "InstanceNorm2d.*LPPool2d",
         ),
-        (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), "is not quantized"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Linear(14, 10)), "rows of an image"),
     ],
 )
 def test_what_has_no_integer_form_is_refused_by_name(model, words, data):
@@ -379,7 +379,7 @@ def test_other_formats_are_refused(tmp_path):
 
 def test_programs_must_build_on_earlier_steps():
     with pytest.raises(ValueError, match="build on earlier ones"):
-        Program([Step("a", ("b",))], [nn.Identity()])
+        Program([Line("a", ("b",))], [nn.Identity()])
     with pytest.raises(ValueError, match="must not be empty"):
         Program([], [])
 

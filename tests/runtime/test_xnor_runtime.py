@@ -14,14 +14,15 @@ from torch import nn
 from compresslab import models
 from compresslab.data import load
 from compresslab.measure import count_layers, disk_bytes
-from compresslab.runtime import ops, storage, xnor
-from compresslab.runtime.convert import ConversionError
-from compresslab.runtime.convert_xnor import (
+from compresslab.runtime import ops, storage
+from compresslab.runtime.bits import (
     convert_xnor,
     float_thresholds,
     integer_thresholds,
     with_xnor_layers,
 )
+from compresslab.runtime.convert import ConversionError
+from compresslab.runtime.steps import binary as xnor
 from compresslab.techniques import binarize as b
 from compresslab.training import fit, logits, seed_everything
 
@@ -160,7 +161,7 @@ def test_a_saved_network_is_the_same_network(network, digits, tmp_path):
     "kind,key,value,words",
     [
         ("xnor_conv2d", "shape", [70, 3, 3, 41], "does not fit"),
-        ("xnor_conv2d", "shape", [71, 3, 3, 40], "must have shape"),
+        ("xnor_conv2d", "shape", [71, 3, 3, 40], "does not fit"),
         ("xnor_conv2d", "shape", [70, 360], "expected 4 dimensions"),
         ("xnor_conv2d_signs", "pool", 0, "pool must be 1"),
         ("take_signs", "channels", 2**40, "channels must be"),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compresslab.gpt import GPT
+from compresslab.network.select import as_linear, linear_layers, matrix
 from compresslab.techniques import gptq, smoothing, weight_only
-from compresslab.techniques.layers import as_linear, linear_layers, matrix
 from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
 from compresslab.training import seed_everything
 

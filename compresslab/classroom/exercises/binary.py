@@ -8,7 +8,7 @@ import torch
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.classroom.harnesses import with_gradient
 from compresslab.kernels import xnor
-from compresslab.runtime.convert_xnor import integer_thresholds
+from compresslab.runtime.bits import integer_thresholds
 from compresslab.techniques import binarize
 
 f32 = np.float32

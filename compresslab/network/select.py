@@ -8,7 +8,6 @@ A layer whose weight is also somebody else's (a language model's head and its wo
 alone, and is left out of `linear_layers`.
 """
 
-import copy
 from collections import Counter
 
 import torch
@@ -102,16 +101,6 @@ def _ending(layer: nn.Module) -> str:
     return "torch.nn.utils.remove_spectral_norm(layer)"
 
 
-def plain_copy(model: nn.Module) -> nn.Module:
-    """A deep copy.
-
-    Raises:
-        ValueError: as `check_weights` does.
-    """
-    check_weights(model)
-    return copy.deepcopy(model)
-
-
 def matrix(layer: nn.Module) -> torch.Tensor:
     """The weight as [outputs, inputs], float32 and contiguous; a copy where it must be."""
     weight = layer.weight.detach()
@@ -124,11 +113,6 @@ def set_matrix(layer: nn.Module, weight: torch.Tensor) -> None:
     layer.weight.copy_(weight.T if is_transposed(layer) else weight)
 
 
-def first_of(arguments: tuple, named: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A layer's input, as a hook sees it: by place or by name."""
-    return arguments[0] if arguments else next(iter(named.values()))
-
-
 def as_linear(layer: nn.Module) -> nn.Linear:
     """The layer itself if it is nn.Linear, else an nn.Linear that computes the same."""
     if not is_transposed(layer):
@@ -138,12 +122,6 @@ def as_linear(layer: nn.Module) -> nn.Linear:
     new.weight = nn.Parameter(layer.weight.detach().T.contiguous())
     new.bias = nn.Parameter(layer.bias.detach().clone())
     return new.train(layer.training)
-
-
-def replaced(model: nn.Module, new: dict[str, nn.Module]) -> nn.Module:
-    """A copy of the model with other modules under some names; the old ones are not copied."""
-    memo = {id(model.get_submodule(name)): module for name, module in new.items()}
-    return copy.deepcopy(model, memo)
 
 
 def arranged_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

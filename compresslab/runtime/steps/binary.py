@@ -13,32 +13,23 @@ each weight as one bit, whatever the padding of the words.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from compresslab.kernels import bitpack, xnor, xnor_conv
+from compresslab.kernels import xnor, xnor_conv
 from compresslab.kernels.int8_conv import Window
 from compresslab.runtime import ops
-from compresslab.runtime.modules import IntegerModule, Tensors
+from compresslab.runtime.steps.integer import PADDING, STRIDE
+from compresslab.runtime.steps.step import Flags, Numbers, Signs, Step, Vector, Whole, numbers_in
 from compresslab.techniques.binarize import Binary, BinaryConv2d, BinaryLinear
 
 SIXTEEN = 16
-
-
-# ---- bits in files -------------------------------------------------------------------------------
-def bits_to_file(bits: np.ndarray) -> torch.Tensor:
-    """Booleans of any shape as bytes, eight in one."""
-    return torch.from_numpy(bitpack.pack(np.ascontiguousarray(bits).view(np.uint8), 1))
-
-
-def bits_from_file(packed: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse; refuses a number of bytes that the shape does not take."""
-    count = int(np.prod(shape, dtype=object))
-    if packed.dtype != torch.uint8 or packed.numel() != bitpack.packed_size(count, 1):
-        raise ValueError(f"shape {list(shape)} does not fit {packed.numel()} bytes of bits")
-    return bitpack.unpack(packed.numpy().reshape(-1), 1, count).astype(bool).reshape(shape)
+POOL = Whole(1, 1024)
+SCALES = {"positions": Whole(0, 1), "alpha": Vector(), "bias": Vector()}
+THRESHOLDS = {"at_least": Vector(torch.int32), "flip": Flags()}
 
 
 def signs_of(layer: Binary) -> np.ndarray:
@@ -65,7 +56,7 @@ def scales_of(layer: Binary) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---- what the layers share -----------------------------------------------------------------------
-class _XnorLayer(IntegerModule):
+class _XnorLayer(Step):
     weight_bits, activation_bits = 1, 1
 
     def __init__(self, signs: np.ndarray) -> None:
@@ -90,13 +81,13 @@ class _XnorLayer(IntegerModule):
         taps = bits[:, : height * width * across].reshape(outputs, height, width, across)
         return np.ascontiguousarray(taps[..., :channels])
 
-    def describe(self) -> dict:
-        """The weight's shape."""
-        return {"shape": list(self.shape)}
-
-    def tensors(self) -> Tensors:
-        """The weight's bits."""
-        return {"signs": bits_to_file(self.signs())}
+    def numbers(self) -> Numbers:
+        """Signs, none of which is 0, and whatever the epilogue holds."""
+        return Numbers(int(np.prod(self.shape)), int(np.prod(self.shape))) + numbers_in(
+            getattr(self, "alpha", None),
+            getattr(self, "bias", None),
+            getattr(self, "at_least", None),
+        )
 
     def macs(self, output: torch.Tensor) -> int:
         """Bit products of one example."""
@@ -131,14 +122,6 @@ class _Scaled(_XnorLayer):
         nn.Module._load_from_state_dict(self, *arguments)
         self._bind()
 
-    def describe(self) -> dict:
-        """Shape, and whether inputs are weighed."""
-        return {**super().describe(), "positions": int(self.positions)}
-
-    def tensors(self) -> Tensors:
-        """Bits and scales."""
-        return {**super().tensors(), "alpha": self.alpha, "bias": self.bias}
-
 
 class _Thresholded(_XnorLayer):
     """An epilogue of thresholds."""
@@ -147,22 +130,6 @@ class _Thresholded(_XnorLayer):
         super().__init__(signs)
         self.register_buffer("at_least", torch.from_numpy(at_least.astype(np.int32)))
         self.flip = np.asarray(flip, bool)
-
-    def tensors(self) -> Tensors:
-        """Bits, thresholds, flips."""
-        flip = bits_to_file(self.flip)
-        return {**super().tensors(), "at_least": self.at_least, "flip": flip}
-
-
-def _signs_of_file(about: dict, tensors: Tensors) -> np.ndarray:
-    return bits_from_file(tensors["signs"], tuple(about["shape"]))
-
-
-def _thresholds_of_file(about: dict, tensors: Tensors) -> tuple[np.ndarray, ...]:
-    signs = _signs_of_file(about, tensors)
-    if tensors["at_least"].dtype != torch.int32:
-        raise ValueError(f"at_least must be torch.int32, found {tensors['at_least'].dtype}")
-    return signs, tensors["at_least"].numpy(), bits_from_file(tensors["flip"], signs.shape[:1])
 
 
 # ---- convolutions --------------------------------------------------------------------------------
@@ -183,9 +150,11 @@ class XnorConv2d(_Scaled):
     """
 
     kind = "xnor_conv2d"
+    fields: ClassVar = {"signs": Signs(4), **SCALES, "stride": STRIDE, "padding": PADDING}
 
-    def __init__(self, *arguments: object, stride: int, padding: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: object, stride: int, padding: int, **named: object) -> None:
+        super().__init__(*arguments, **named)
+        self.stride, self.padding = stride, padding
         self.window = Window(*self.shape[1:3], stride, padding)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -209,11 +178,6 @@ class XnorConv2d(_Scaled):
         arguments = (signs, self.channels, self.packed, self.window, self.epilogue, scale)
         return xnor_conv.conv2d_scaled(*arguments, ops.threads())
 
-    def describe(self) -> dict:
-        """Shape, stride, padding."""
-        window = {"stride": self.window.stride, "padding": self.window.padding}
-        return {**super().describe(), **window}
-
     @classmethod
     def of(cls, layer: BinaryConv2d) -> "XnorConv2d":
         """The same layer on bits."""
@@ -225,21 +189,24 @@ class XnorConv2d(_Scaled):
         window = {"stride": layer.stride[0], "padding": layer.padding[0]}
         return cls(signs_of(layer), *scales_of(layer), layer.config.positions, **window)
 
-    @classmethod
-    def build(cls, about: dict, tensors: Tensors) -> "XnorConv2d":
-        """From a description."""
-        numbers = (tensors["alpha"].numpy(), tensors["bias"].numpy(), bool(about["positions"]))
-        window = {"stride": about["stride"], "padding": about["padding"]}
-        return cls(_signs_of_file(about, tensors), *numbers, **window)
-
 
 class XnorConv2dSigns(_Thresholded):
     """A binary convolution with what follows it: signs -> signs, max pooling by `pool` included."""
 
     kind = "xnor_conv2d_signs"
+    fields: ClassVar = {
+        "signs": Signs(4),
+        **THRESHOLDS,
+        "stride": STRIDE,
+        "padding": PADDING,
+        "pool": POOL,
+    }
 
-    def __init__(self, *arguments: object, stride: int, padding: int, pool: int) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self, *arguments: object, stride: int, padding: int, pool: int, **named: object
+    ) -> None:
+        super().__init__(*arguments, **named)
+        self.stride, self.padding = stride, padding
         self.window, self.pool = Window(*self.shape[1:3], stride, padding), pool
         # A square's flips come after its or.
         inner = np.zeros_like(self.flip) if pool > 1 else self.flip
@@ -259,23 +226,13 @@ class XnorConv2dSigns(_Thresholded):
         """Positions before pooling, of the last image seen."""
         return self.positions_seen
 
-    def describe(self) -> dict:
-        """Shape, stride, padding, pooling."""
-        window = {"stride": self.window.stride, "padding": self.window.padding, "pool": self.pool}
-        return {**super().describe(), **window}
-
-    @classmethod
-    def build(cls, about: dict, tensors: Tensors) -> "XnorConv2dSigns":
-        """From a description."""
-        window = {name: about[name] for name in ("stride", "padding", "pool")}
-        return cls(*_thresholds_of_file(about, tensors), **window)
-
 
 # ---- linear layers -------------------------------------------------------------------------------
 class XnorLinear(_Scaled):
     """A binary linear layer: float [..., K] or signs [b, words] -> float [..., N]."""
 
     kind = "xnor_linear"
+    fields: ClassVar = {"signs": Signs(2), **SCALES}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Sign, pack, multiply, scale."""
@@ -294,20 +251,15 @@ class XnorLinear(_Scaled):
         """The same layer on bits."""
         return cls(signs_of(layer), *scales_of(layer), layer.config.positions)
 
-    @classmethod
-    def build(cls, about: dict, tensors: Tensors) -> "XnorLinear":
-        """From a description."""
-        numbers = (tensors["alpha"].numpy(), tensors["bias"].numpy(), bool(about["positions"]))
-        return cls(_signs_of_file(about, tensors), *numbers)
-
 
 class XnorLinearSigns(_Thresholded):
     """A binary linear layer with what follows it: signs [b, words] -> signs [b, words']."""
 
     kind = "xnor_linear_signs"
+    fields: ClassVar = {"signs": Signs(2), **THRESHOLDS}
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: object, **named: object) -> None:
+        super().__init__(*arguments, **named)
         self.epilogue = xnor.thresholds(self.packed, self.at_least.numpy(), self.flip)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -315,22 +267,20 @@ class XnorLinearSigns(_Thresholded):
         arguments = (x.numpy(), self.packed, self.epilogue, ops.threads())
         return torch.from_numpy(xnor.matmul_signs(*arguments))
 
-    @classmethod
-    def build(cls, about: dict, tensors: Tensors) -> "XnorLinearSigns":
-        """From a description."""
-        return cls(*_thresholds_of_file(about, tensors))
 
-
-class TakeSigns(IntegerModule):
+class TakeSigns(Step):
     """Floats to signs, (x >= t) xor flip of each channel, max pooling by `pool` included.
 
     Float [b, c, h, w] -> [b, h', w', words], or [b, n] -> [b, words].
     """
 
     kind = "take_signs"
+    fields: ClassVar = {"at_least": Vector(finite=False), "flip": Flags(), "pool": POOL}
 
     def __init__(self, at_least: np.ndarray, flip: np.ndarray, pool: int = 1) -> None:
         super().__init__()
+        if len(at_least) != len(flip):
+            raise ValueError(f"at_least must hold {len(flip)} thresholds, got {len(at_least)}")
         self.register_buffer("at_least", torch.from_numpy(at_least.astype(np.float32)))
         self.flip, self.pool = np.asarray(flip, bool), pool
         self.flips = xnor.flip_words(self.flip)
@@ -344,23 +294,6 @@ class TakeSigns(IntegerModule):
             signs = xnor_conv.or_pool(signs, self.pool, self.flips)
         signs = torch.from_numpy(signs)
         return signs if x.ndim == 4 else signs[:, 0, 0]
-
-    def describe(self) -> dict:
-        """Channels and pooling."""
-        return {"channels": len(self.flip), "pool": self.pool}
-
-    def tensors(self) -> Tensors:
-        """Thresholds and flips."""
-        return {"at_least": self.at_least, "flip": bits_to_file(self.flip)}
-
-    @classmethod
-    def build(cls, about: dict, tensors: Tensors) -> "TakeSigns":
-        """From a description."""
-        flip = bits_from_file(tensors["flip"], (about["channels"],))
-        at_least = tensors["at_least"]
-        if at_least.shape != (about["channels"],) or bool(torch.isnan(at_least).any()):
-            raise ValueError(f"at_least must hold {about['channels']} thresholds")
-        return cls(at_least.numpy(), flip, about["pool"])
 
 
 XNOR_LAYERS: dict[type[nn.Module], type[_Scaled]] = {

@@ -19,25 +19,21 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compresslab.runtime import floats, xnor
-from compresslab.runtime.convert import ConversionError, pool_size
-from compresslab.runtime.modules import IntegerModule
-from compresslab.runtime.program import IMAGE, Program, Step
+from compresslab.network.edit import replaced
+from compresslab.network.graph import trace
+from compresslab.runtime.integers import ConversionError, pool_size
+from compresslab.runtime.program import IMAGE, Line, Program
+from compresslab.runtime.steps import binary, floating
+from compresslab.runtime.steps.step import Step
 from compresslab.techniques.binarize import Binary, BinaryConv2d
-from compresslab.techniques.tracing import trace
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 def with_xnor_layers(model: nn.Module) -> nn.Module:
     """A copy of any network with every binary layer computing on bits, floats in between."""
-    model = copy.deepcopy(model).eval()
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Binary):
-            parent, _, child = name.rpartition(".")
-            twin = xnor.XNOR_LAYERS[type(module)].of(module)
-            setattr(model.get_submodule(parent), child, twin)
-    return model
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, Binary)}
+    return replaced(model, {n: binary.XNOR_LAYERS[type(m)].of(m) for n, m in layers.items()}).eval()
 
 
 def convert_xnor(model: nn.Module) -> Program:
@@ -53,13 +49,13 @@ def convert_xnor(model: nn.Module) -> Program:
         ConversionError: naming the node, if the network is no such chain.
     """
     chain = _chain(copy.deepcopy(model).eval())
-    layers: list[IntegerModule] = []
+    layers: list[Step] = []
     place = 0
     while place < len(chain):
         place += _convert_next(chain[place:], layers)
     names = [str(i) for i in range(len(layers))]
     inputs = [IMAGE, *names[:-1]]
-    steps = [Step(name, (source,)) for name, source in zip(names, inputs, strict=True)]
+    steps = [Line(name, (source,)) for name, source in zip(names, inputs, strict=True)]
     return Program(steps, layers)
 
 
@@ -86,26 +82,26 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return chain
 
 
-def _convert_next(chain: list[tuple[str, nn.Module]], layers: list[IntegerModule]) -> int:
+def _convert_next(chain: list[tuple[str, nn.Module]], layers: list[Step]) -> int:
     """Append what the next modules become; returns how many they were."""
-    pool, norm, binary = _signs_ahead(chain)
-    if binary is None:
+    pool, norm, found = _signs_ahead(chain)
+    if found is None:
         name, module = chain[0]
         if isinstance(module, Binary):
-            layers.append(_with_name(name, xnor.XNOR_LAYERS[type(module)].of, module))
+            layers.append(_with_name(name, binary.XNOR_LAYERS[type(module)].of, module))
         else:
             layers.append(_float_step(name, module))
         return 1
     used = (pool is not None) + (norm is not None) + 1
     size = 1 if pool is None else pool_size(*pool)
-    name, layer = binary
+    name, layer = found
     previous = layers[-1] if layers else None
-    of = xnor.XNOR_LAYERS[type(layer)].of
-    if isinstance(previous, xnor.XnorConv2d | xnor.XnorLinear):
+    of = binary.XNOR_LAYERS[type(layer)].of
+    if isinstance(previous, binary.XnorConv2d | binary.XnorLinear):
         layers[-1] = _thresholded(previous, norm, size)
     else:
         channels = layer.in_channels if isinstance(layer, BinaryConv2d) else layer.in_features
-        layers.append(xnor.TakeSigns(*float_thresholds(norm, channels), size))
+        layers.append(binary.TakeSigns(*float_thresholds(norm, channels), size))
     layers.append(_with_name(name, of, layer))
     return used
 
@@ -122,48 +118,48 @@ def _signs_ahead(chain: list[tuple[str, nn.Module]]) -> tuple:
     return None, None, None
 
 
-def _with_name(name: str, build: Callable, module: nn.Module) -> IntegerModule:
+def _with_name(name: str, build: Callable, module: nn.Module) -> Step:
     try:
         return build(module)
     except ValueError as error:
         raise ConversionError(f"node {name!r}: {error}") from error
 
 
-def _float_step(name: str, module: nn.Module) -> IntegerModule:
+def _float_step(name: str, module: nn.Module) -> Step:
     if isinstance(module, nn.Conv2d):
         window = {*module.stride} | {0}, {*module.padding} if module.padding != "same" else {0, 1}
         plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
         if plain and len(window[0]) == 2 and len(window[1]) == 1:
-            return floats.FloatConv2d(module)
+            return floating.FloatConv2d(module)
     elif isinstance(module, nn.Linear):
-        return floats.FloatLinear(module)
+        return floating.FloatLinear(module)
     elif isinstance(module, Norm):
-        return floats.FloatNorm(module)
+        return floating.FloatNorm(module)
     elif isinstance(module, nn.ReLU):
-        return floats.FloatRelu()
+        return floating.FloatRelu()
     elif isinstance(module, nn.MaxPool2d):
-        return floats.FloatMaxPool(pool_size(name, module))
+        return floating.FloatMaxPool(pool_size(name, module))
     elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-        return floats.FloatMeanPool()
+        return floating.FloatMeanPool()
     elif isinstance(module, nn.Flatten) and module.start_dim == 1:
-        return floats.FloatFlatten()
+        return floating.FloatFlatten()
     raise ConversionError(f"node {name!r} ({type(module).__name__}) has no counterpart")
 
 
 # ---- thresholds ----------------------------------------------------------------------------------
 def _thresholded(
-    layer: xnor.XnorConv2d | xnor.XnorLinear, norm: Norm | None, pool: int
-) -> IntegerModule:
+    layer: binary.XnorConv2d | binary.XnorLinear, norm: Norm | None, pool: int
+) -> Step:
     inputs = layer.packed.inputs
 
     def after(dot: torch.Tensor) -> torch.Tensor:
         return normalized(dot * layer.alpha + layer.bias, norm)
 
     at_least, flip = integer_thresholds(after, inputs, layer.packed.outputs)
-    if isinstance(layer, xnor.XnorLinear):
-        return xnor.XnorLinearSigns(layer.signs(), at_least, flip)
+    if isinstance(layer, binary.XnorLinear):
+        return binary.XnorLinearSigns(layer.signs(), at_least, flip)
     window = {"stride": layer.window.stride, "padding": layer.window.padding, "pool": pool}
-    return xnor.XnorConv2dSigns(layer.signs(), at_least, flip, **window)
+    return binary.XnorConv2dSigns(layer.signs(), at_least, flip, **window)
 
 
 @torch.no_grad()
@@ -171,7 +167,7 @@ def normalized(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
     """The norm in evaluation mode on rows [n, channels]; x itself without one."""
     if norm is None:
         return x
-    return floats.FloatNorm(norm)(x[:, :, None, None])[:, :, 0, 0]
+    return floating.FloatNorm(norm)(x[:, :, None, None])[:, :, 0, 0]
 
 
 def integer_thresholds(

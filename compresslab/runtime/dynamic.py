@@ -1,0 +1,93 @@
+"""Linear layers on int8 products in any float model: activations become codes as they come.
+
+    y = s_w s_row q_w (q_x - z_row) + b        one scale per output, one scale and zero point per row
+
+Nothing is calibrated and nothing is traced, so it takes what `convert` cannot: transformers, recurrent
+networks with linear layers, forwards that decide by values. What lies between the layers stays in floats.
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from compresslab.kernels import affine, int8
+from compresslab.network.edit import replaced
+from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
+from compresslab.runtime import ops
+from compresslab.runtime.steps.step import Called, Numbers, numbers_in
+
+
+class DynamicInt8Linear(Called):
+    """An nn.Linear on int8 products; activations stay float and are quantized row by row as they come.
+
+    Weights: symmetric int8, one scale an output. For float networks of any kind: see `convert_dynamic`.
+    """
+
+    weight_bits, activation_bits = 8, 8
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        codes, scale = affine.quantize_absmax(
+            layer.weight.detach().float().contiguous().numpy(), 8, layer.in_features
+        )
+        self.packed = int8.pack_weight(codes)
+        self.register_buffer("panels", torch.from_numpy(self.packed.panels))
+        self.register_buffer("sums", torch.from_numpy(self.packed.sums))
+        self.register_buffer("scale", torch.from_numpy(scale.reshape(-1)))
+        bias = None if layer.bias is None else layer.bias.detach().float().clone()
+        self.register_buffer("bias", bias)
+        self._bind()
+
+    def _bind(self) -> None:
+        """What the kernel reads is what the buffers hold, also after loading into a copy."""
+        arrays = {"panels": self.panels.numpy(), "sums": self.sums.numpy()}
+        self.packed = dataclasses.replace(self.packed, **arrays)
+        bias = None if self.bias is None else self.bias.numpy()
+        self.epilogue = self.packed.dequantize(int8.SIGN, self.scale.numpy(), bias)
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._bind()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., K] -> float32 [..., N].
+
+        Raises:
+            ValueError: for activations of another dtype.
+        """
+        if x.dtype != torch.float32:
+            raise ValueError(
+                f"x must be float32, got {x.dtype}: convert_dynamic computes with float32 activations, so "
+                "run the model in float32 and without autocast"
+            )
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        if ops.plain(x):
+            numbers = (self.packed, self.epilogue, ops.threads())
+            array = rows.detach().numpy() if rows.requires_grad else rows.numpy()
+            out = torch.from_numpy(int8.dynamic_linear(array, *numbers))
+        else:
+            arguments = (self.panels, self.sums, self.scale, self.bias, self.packed.width)
+            out = ops.dynamic_int8_linear(rows, *arguments)
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], -1)
+
+    def numbers(self) -> Numbers:
+        """Weights and biases."""
+        return numbers_in(self.packed.unpacked(), self.bias)
+
+    def macs(self, output: torch.Tensor) -> int:
+        """Multiply-accumulates of one example."""
+        return self.packed.inputs * output[0].numel()
+
+
+def convert_dynamic(model: nn.Module) -> nn.Module:
+    """A copy of any model with its linear layers on int8 products, activations quantized at run time.
+
+    GPT-2's Conv1D counts as linear; a layer that shares its weight with another module stays as it is.
+
+    Raises:
+        ValueError: if there is no linear layer.
+    """
+    refuse_fast_path(model)
+    new = {name: DynamicInt8Linear(as_linear(m)) for name, m in linear_layers(model).items()}
+    return replaced(model, new).eval()
