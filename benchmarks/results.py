@@ -26,13 +26,21 @@ import typer
 from torch import nn
 from tqdm import tqdm
 
-from compresslab import models, pipeline
+from compresslab import models
 from compresslab.data import Split, load
 from compresslab.kernels.simd import instruction_set
-from compresslab.measure import count_layers, race_networks
-from compresslab.pipeline import Material
+from compresslab.measure import count_layers, deployed, race_networks
 from compresslab.runtime import files
 from compresslab.runtime.program import Program
+from compresslab.stages import (
+    Binary,
+    CutChannels,
+    LowRank,
+    Material,
+    Prune,
+    Quantize,
+    Share,
+)
 from compresslab.techniques import sharing
 from compresslab.techniques.binarize import XnorNet
 from compresslab.techniques.distill import Distillation, cached
@@ -84,7 +92,7 @@ class Bench:
     @functools.cached_property
     def halved(self) -> nn.Module:
         """Half of every layer's channels, tuned; two rows begin with it."""
-        return pipeline.cut_channels(self.material(), 0.5)(self.network)
+        return CutChannels(0.5)(self.network, self.material())
 
     @functools.cached_property
     def ticket(self) -> tuple[dict, object, nn.Module]:
@@ -116,7 +124,8 @@ class Technique:
 
 def _quantized(epochs: float = 0, **config: object) -> Callable[[Bench], nn.Module]:
     def make(bench: Bench) -> nn.Module:
-        return pipeline.quantize(bench.material(), QuantConfig(**config), epochs)(bench.network)
+        stage = Quantize(config=QuantConfig(**config), epochs=epochs)
+        return stage(bench.network, bench.material())
 
     return make
 
@@ -139,15 +148,15 @@ def _student(bench: Bench) -> nn.Module:
 
 
 def _shared(bench: Bench) -> nn.Module:
-    pruned = pipeline.prune(bench.material(), 0.85)(bench.network)
-    return pipeline.share(bench.material(), 15)(pruned)
+    pruned = Prune(0.85)(bench.network, bench.material())
+    return Share(15)(pruned, bench.material())
 
 
 def _binary(bench: Bench) -> nn.Module:
     def build() -> nn.Module:
         return XnorNet(bench.data.shape, len(bench.data.classes))
 
-    return pipeline.binary(bench.material(), build, EPOCHS + TUNING)(bench.network)
+    return Binary(build, EPOCHS + TUNING)(bench.network, bench.material())
 
 
 FOUR = {"weight_bits": 4, "activation_bits": 4, "edge_bits": 8, "weight_range": "mse"}
@@ -189,7 +198,7 @@ TECHNIQUES = [
     Technique(
         "85 % of the weights pruned, tuned",
         4,
-        lambda b: pipeline.prune(b.material(), 0.85)(b.network),
+        lambda b: Prune(0.85)(b.network, b.material()),
         "92 % without loss (LeNet-300-100; Han et al. 2015, table 1)",
     ),
     Technique("half the channels cut, tuned", 4, lambda b: b.halved),
@@ -211,7 +220,7 @@ TECHNIQUES = [
     Technique(
         "low rank, half of the parameters, tuned",
         6,
-        lambda b: pipeline.low_rank(b.material(rate=THIN_RATE), 0.5)(b.network),
+        lambda b: LowRank(0.5)(b.network, b.material(rate=THIN_RATE)),
     ),
     Technique(
         "depthwise-separable network, from scratch",
@@ -244,7 +253,7 @@ TECHNIQUES = [
     Technique(
         "half the channels, then int8",
         12,
-        lambda b: pipeline.quantize(b.material(), QuantConfig())(b.halved),
+        lambda b: Quantize(8)(b.halved, b.material()),
     ),
 ]
 
@@ -265,7 +274,7 @@ class Row:
 
 def _deployed(network: nn.Module) -> tuple[nn.Module, int]:
     """What would run, and the bytes of its file."""
-    runs = pipeline.deployed(network)
+    runs = deployed(network)
     if not isinstance(runs, Program):
         runs = runs.to(memory_format=torch.channels_last)
     return runs, files.size(network if sharing.shared_layers(network) else runs)

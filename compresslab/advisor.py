@@ -29,24 +29,32 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from compresslab import models, pipeline
+from compresslab import models, stages
 from compresslab.data import Split
-from compresslab.measure import race_networks, working_bytes
-from compresslab.pipeline import Material, Report, Stage
+from compresslab.measure import deployed, race_networks, working_bytes
 from compresslab.progress_bar import track
 from compresslab.report import Table, in_bytes
 from compresslab.runtime import files, peers
 from compresslab.runtime.program import Program
+from compresslab.stages import (
+    Binary,
+    CutChannels,
+    Distill,
+    Material,
+    Once,
+    OnnxRuntime,
+    Prune,
+    Quantize,
+    Report,
+    Share,
+    Stage,
+)
 from compresslab.techniques.binarize import XnorNet
-from compresslab.techniques.quantizer import QuantConfig
 from compresslab.training import evaluate
 
 HARDWARE = ("cpu", "microcontroller")
 FOURFOLD, EIGHTFOLD = 4, 8
 QUALITY = 0.25
-INT8 = QuantConfig()
-W4 = QuantConfig(weight_bits=4, weight_range="mse", edge_bits=8)
-W2 = QuantConfig(weight_bits=2, weight_range="mse", edge_bits=8)
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Candidate:
 
     name: str
     why: str
-    stages: Mapping[str, Stage]
+    stages: Sequence[Stage | Once]
 
 
 @dataclass(frozen=True)
@@ -202,11 +210,11 @@ class Advisor:
         self.float_bytes = files.size(self.network)
         self.float_accuracy = evaluate(self.network, data.val)
         self.built: dict[tuple[str, bool, bool], Built] = {}
-        self.halves: dict[tuple[bool, bool], Stage] = {}
+        self.halves: dict[tuple[bool, bool], Once] = {}
 
     def material(self, scenario: Scenario) -> Material:
         """What the scenario lets a pipeline use."""
-        train = self.few if scenario.labels else pipeline.own_answers(self.network, self.few.x)
+        train = self.few if scenario.labels else stages.own_answers(self.network, self.few.x)
         train = train if scenario.may_train else None
         return Material(self.few.x[:500], train, self.epochs, seed=self.seed)
 
@@ -215,20 +223,20 @@ class Advisor:
         material, epochs = self.material(scenario), self.epochs
         half = self.halves.setdefault(
             (scenario.labels, scenario.may_train),
-            pipeline.once(pipeline.cut_channels(material, 0.5)),
+            Once(CutChannels(0.5)),
         )
         pressure = self.float_bytes / scenario.max_bytes
-        proposed = [*_always(scenario, material)]
+        proposed = [*_always(scenario)]
         if material.train is None:
-            return proposed + (_untrained(scenario, material) if pressure > FOURFOLD else [])
+            return proposed + (_untrained(scenario) if pressure > FOURFOLD else [])
         if pressure > FOURFOLD:
-            proposed += _for_memory(scenario, material, half)
+            proposed += _for_memory(scenario, half)
         if pressure > EIGHTFOLD:
-            proposed += _for_little_memory(scenario, material, half, self.data, epochs)
+            proposed += _for_little_memory(scenario, half, self.data, epochs)
         if scenario.min_speedup > 1:
-            proposed += _for_speed(material, half, self.data, self.widths, epochs)
+            proposed += _for_speed(half, self.data, self.widths, epochs)
         if scenario.max_points_lost <= QUALITY:
-            proposed += _for_quality(material, self.data, self.widths, epochs)
+            proposed += _for_quality(self.data, self.widths, epochs)
         return list({c.name: c for c in proposed}.values())
 
     def advise(self, scenario: Scenario, also: Sequence[Candidate] = ()) -> Advice:
@@ -255,10 +263,11 @@ class Advisor:
         for candidate in track((*candidates, *also), scenario.name, "candidate"):
             key = (candidate.name, scenario.labels, scenario.may_train)
             if candidate in also:
-                built[candidate.name] = self.build(candidate, copy.deepcopy(self.network))
+                own = copy.deepcopy(self.network)
+                built[candidate.name] = self.build(candidate, own, self.material(scenario))
             else:
                 if key not in self.built:
-                    self.built[key] = self.build(candidate, self.network)
+                    self.built[key] = self.build(candidate, self.network, self.material(scenario))
                 built[candidate.name] = self.built[key]
         runs = {n: b.network for n, b in built.items() if b.network is not None}
         speeds = self.speeds(scenario, runs)
@@ -269,11 +278,11 @@ class Advisor:
         verdicts.sort(key=lambda v: (v.network is None, len(v.failed), v.points_lost, v.bytes))
         return Advice(scenario, tuple(verdicts))
 
-    def build(self, candidate: Candidate, network: nn.Module) -> "Built":
+    def build(self, candidate: Candidate, network: nn.Module, material: Material) -> "Built":
         """Run a candidate's stages; a stage that refuses the network makes it a failure, with the reason."""
         try:
-            reports = pipeline.run(candidate.stages, network, self.data.val)
-            return Built(pipeline.deployed(reports[-1].network), tuple(reports))
+            reports = stages.run(candidate.stages, network, material, self.data.val)
+            return Built(deployed(reports[-1].network), tuple(reports))
         except (ValueError, RuntimeError) as error:
             return Built(None, (), f"cannot be built: {error}")
 
@@ -298,7 +307,8 @@ class Advisor:
             why = (built.failure,)
             return Verdict(candidate.name, candidate.why, 0, math.nan, math.nan, why, None)
         network, last = built.network, built.reports[-1]
-        size, lost = last.bytes_disk, self.float_accuracy - last.accuracy
+        row = last.measurement
+        size, lost = row.bytes_disk, self.float_accuracy - row.accuracy
         failed = []
         if scenario.hardware == "microcontroller":
             if not _integers_only(network):
@@ -330,107 +340,74 @@ def _integers_only(network: nn.Module) -> bool:
 
 
 # ---- the rules -----------------------------------------------------------------------------------
-def _always(scenario: Scenario, material: Material) -> list[Candidate]:
-    quantized = {"int8": pipeline.quantize(material, INT8)}
-    stages = {**quantized, "integers": pipeline.integers()}
-    found = [Candidate("int8", "a few images, no training: the first thing to try", stages)]
+def _always(scenario: Scenario) -> list[Candidate]:
+    why = "a few images, no training: the first thing to try"
+    found = [Candidate("int8", why, [Quantize(8)])]
     if scenario.hardware == "cpu" and peers.onnxruntime_available():
-        stages = {**quantized, "ONNX": pipeline.onnxruntime(material)}
+        stages = [Quantize(8), OnnxRuntime()]
         found.append(Candidate("int8 in ONNX Runtime", "the same codes in a C++ engine", stages))
     return found
 
 
-def _untrained(scenario: Scenario, material: Material) -> list[Candidate]:
-    stages = {"4 bits": pipeline.quantize(material, W4), "integers": pipeline.integers()}
-    found = [Candidate("4 bits", "MSE ranges stand in for training", stages)]
+def _untrained(scenario: Scenario) -> list[Candidate]:
+    found = [Candidate("4 bits", "MSE ranges stand in for training", [Quantize(4)])]
     if scenario.hardware == "cpu":
-        stages = {"prune": pipeline.prune(material, 0.3), "share": pipeline.share(material, 31)}
+        stages = [Prune(0.3), Share(31)]
         found.append(Candidate("pruned a little, shared", "what bears it untuned", stages))
     return found
 
 
-def _for_memory(scenario: Scenario, material: Material, half: Stage) -> list[Candidate]:
-    four = {
-        "4 bits": pipeline.quantize(material, W4, epochs=2),
-        "integers": pipeline.integers(),
-    }
+def _for_memory(scenario: Scenario, half: Once) -> list[Candidate]:
     found = [
-        Candidate("4 bits, trained", "an eighth of the weights' bytes", four),
-        _half_the_channels(material, half, "int8", INT8),
+        Candidate("4 bits, trained", "an eighth of the weights' bytes", [Quantize(4)]),
+        _half_the_channels(half, 8),
     ]
     if scenario.hardware == "cpu":
-        stages = {
-            "prune": pipeline.prune(material, 0.85),
-            "share": pipeline.share(material, 15),
-        }
-        found.append(Candidate("pruned, shared", "a file of a few bits a weight", stages))
+        stages = [Prune(0.85), Share(15)]
+        found.append(Candidate("pruned, shared", "a file of a few bits per weight", stages))
     return found
 
 
 def _for_little_memory(
-    scenario: Scenario, material: Material, half: Stage, data: Split, epochs: float
+    scenario: Scenario, half: Once, data: Split, epochs: float
 ) -> list[Candidate]:
-    two = {
-        "2 bits": pipeline.quantize(material, W2, epochs=2),
-        "integers": pipeline.integers(),
-    }
     found = [
-        Candidate("2 bits, trained", "a sixteenth of the weights' bytes", two),
-        _half_the_channels(material, half, "4 bits", W4),
+        Candidate("2 bits, trained", "a sixteenth of the weights' bytes", [Quantize(2)]),
+        _half_the_channels(half, 4),
     ]
     if scenario.hardware == "cpu":
 
         def build() -> nn.Module:
             return XnorNet(data.shape, len(data.classes))
 
-        stages = {"binary": pipeline.binary(material, build, 2 * epochs)}
-        found.append(Candidate("binary", "one bit a weight", stages))
+        found.append(Candidate("binary", "one bit per weight", [Binary(build, 2 * epochs)]))
     return found
 
 
 def _for_speed(
-    material: Material, half: Stage, data: Split, widths: Sequence[int] | None, epochs: float
+    half: Once, data: Split, widths: Sequence[int] | None, epochs: float
 ) -> list[Candidate]:
-    found = [_half_the_channels(material, half, "int8", INT8)]
+    found = [_half_the_channels(half, 8)]
     if widths:
-        half = tuple(w // 2 for w in widths)
-        stages = {
-            "student": pipeline.student(material, _vgg(data, half), 2 * epochs),
-            "int8": pipeline.quantize(material, INT8),
-            "integers": pipeline.integers(),
-        }
+        small = tuple(w // 2 for w in widths)
+        stages = [Distill(_vgg(data, small), 2 * epochs), Quantize(8)]
         found.append(Candidate("student of half the width, int8", "distil, then round", stages))
     return found
 
 
-def _for_quality(
-    material: Material, data: Split, widths: Sequence[int] | None, epochs: float
-) -> list[Candidate]:
-    tuned = {
-        "int8": pipeline.quantize(material, INT8, epochs=epochs),
-        "integers": pipeline.integers(),
-    }
-    found = [Candidate("int8, trained", "toward the float network's answers", tuned)]
+def _for_quality(data: Split, widths: Sequence[int] | None, epochs: float) -> list[Candidate]:
+    why = "toward the float network's answers"
+    found = [Candidate("int8, trained", why, [Quantize(8, epochs=epochs)])]
     if widths:
-        stages = {
-            "student": pipeline.student(material, _vgg(data, widths), 2 * epochs),
-            "int8": pipeline.quantize(material, INT8),
-            "integers": pipeline.integers(),
-        }
+        stages = [Distill(_vgg(data, widths), 2 * epochs), Quantize(8)]
         found.append(Candidate("student of its own width, int8", "born again", stages))
     return found
 
 
-def _half_the_channels(
-    material: Material, half: Stage, name: str, config: QuantConfig
-) -> Candidate:
-    stages = {
-        "cut": half,
-        name: pipeline.quantize(material, config, epochs=0 if config is INT8 else 2),
-        "integers": pipeline.integers(),
-    }
+def _half_the_channels(half: Once, bits: int) -> Candidate:
+    name = "int8" if bits == 8 else f"{bits} bits"
     why = "a quarter of the weights, and kernels that stay full"
-    return Candidate(f"half the channels, {name}", why, stages)
+    return Candidate(f"half the channels, {name}", why, [half, Quantize(bits)])
 
 
 def _vgg(data: Split, widths: Sequence[int]) -> Callable[[], nn.Module]:

@@ -19,14 +19,32 @@ import math
 import torch
 from torch import nn
 
+from compresslab.data import Split
+
+Shape = tuple[int, int, int]
+
+
+def sizes_of(shape: Shape | Split, classes: int | None) -> tuple[Shape, int]:
+    """Image shape and number of classes, as they were given or as a data set has them.
+
+    Raises:
+        ValueError: for a shape without a number of classes.
+    """
+    if isinstance(shape, Split):
+        return shape.shape, len(shape.classes) if classes is None else classes
+    if classes is None:
+        raise ValueError("classes must be given with a shape; a data set knows both")
+    return tuple(shape), classes
+
 
 class MLP(nn.Sequential):
     """A multi-layer perceptron after LeNet-300-100 (LeCun et al. 1998)."""
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, hidden: tuple[int, ...] = (300, 100)
+        self, shape: Shape | Split, classes: int | None = None, hidden: tuple[int, ...] = (300, 100)
     ) -> None:
-        """Args: image shape (channels, height, width), number of classes, hidden widths."""
+        """Args: image shape (channels, height, width), number of classes, hidden widths; or a data set."""
+        shape, classes = sizes_of(shape, classes)
         widths = [shape[0] * shape[1] * shape[2], *hidden]
         layers = [nn.Flatten()]
         for inputs, outputs in itertools.pairwise(widths):
@@ -49,9 +67,13 @@ class VGGLike(nn.Sequential):
     """Three stages of 3x3 convolution and pooling, as VGG has them (Simonyan and Zisserman 2015)."""
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, widths: tuple[int, ...] = (32, 64, 128)
+        self,
+        shape: Shape | Split,
+        classes: int | None = None,
+        widths: tuple[int, ...] = (32, 64, 128),
     ) -> None:
-        """Args: image shape, number of classes, channels of each stage."""
+        """Args: image shape, number of classes, channels of each stage; a data set for the first two."""
+        shape, classes = sizes_of(shape, classes)
         layers, inputs = [], shape[0]
         for outputs in widths:
             layers += [convolution(inputs, outputs), nn.MaxPool2d(2)]
@@ -86,9 +108,13 @@ class ResNet8(nn.Sequential):
     """A stem and three residual blocks: eight layers with weights on the longest path."""
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, widths: tuple[int, ...] = (16, 32, 64)
+        self,
+        shape: Shape | Split,
+        classes: int | None = None,
+        widths: tuple[int, ...] = (16, 32, 64),
     ) -> None:
-        """Args: image shape, number of classes, channels of each block."""
+        """Args: image shape, number of classes, channels of each block; a data set for the first two."""
+        shape, classes = sizes_of(shape, classes)
         layers, inputs = [convolution(shape[0], widths[0])], widths[0]
         for index, outputs in enumerate(widths):
             layers.append(ResidualBlock(inputs, outputs, stride=2 if index else 1))
@@ -101,9 +127,13 @@ class DepthwiseNet(nn.Sequential):
     """Depthwise 3x3 then 1x1 convolutions, after MobileNet (Howard et al. 2017)."""
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, widths: tuple[int, ...] = (32, 64, 96)
+        self,
+        shape: Shape | Split,
+        classes: int | None = None,
+        widths: tuple[int, ...] = (32, 64, 96),
     ) -> None:
-        """Args: image shape, number of classes, channels of the stem and of each block."""
+        """Args: image shape, number of classes, channels of stem and blocks; or a data set."""
+        shape, classes = sizes_of(shape, classes)
         layers, inputs = [convolution(shape[0], widths[0], stride=1)], widths[0]
         for outputs in [*widths[1:], widths[-1]]:
             stride = 2 if inputs != outputs else 1

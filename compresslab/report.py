@@ -149,9 +149,20 @@ COLUMNS: dict[str, Callable[[Measurement], str]] = {
 }
 
 
-def table(measurements: Iterable[Measurement]) -> Table:
-    """The course's table: one row a measurement, latency columns for the batches that all have."""
-    rows = list(measurements)
+def table(*measurements: Measurement | Iterable[Measurement]) -> Table:
+    """The course's table: one row per measurement, latency columns for the batches that all have.
+
+    Args:
+        measurements: one after another, or in a list.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    rows: list[Measurement] = []
+    for given in measurements:
+        rows += [given] if isinstance(given, Measurement) else list(given)
+    if not all(isinstance(row, Measurement) for row in rows):
+        raise ValueError("measurements must come from `measure`, got something else")
     batches = [b for b in (rows[0].latency if rows else {}) if all(b in m.latency for m in rows)]
     headings = ["network", *COLUMNS, *(f"ms, batch {b}" for b in batches), "accuracy, %"]
     cells = [

@@ -518,7 +518,7 @@ explore(
 # parameters that pruning (lab 04) has left.
 
 # %%
-rows = [measure.measure(name, found, data.shape, data.test) for name, found in networks.items()]
+rows = [measure.measure(found, data, name) for name, found in networks.items()]
 table(rows)
 
 # %%

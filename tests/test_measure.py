@@ -125,16 +125,16 @@ def test_machine_limits_are_positive_rates():
 def test_a_measurement_has_mean_and_sd_over_seeds():
     data = load("digits")
     networks = [models.MLP(data.shape, 10, (8,)) for _ in range(3)]
-    row = measure.measure("three", networks, data.shape, data.test, batches=(1,))
+    row = measure.measure(networks, data, "three", batches=(1,))
     assert len(row.accuracies) == 3
     assert row.accuracy == pytest.approx(sum(row.accuracies) / 3)
     assert row.accuracy_sd == pytest.approx(torch.tensor(row.accuracies).std().item(), rel=1e-5)
     assert list(row.latency) == [1]
-    alone = measure.measure("one", networks[0], data.shape, batches=())
+    alone = measure.measure(networks[0], data.shape, batches=())
     assert math.isnan(alone.accuracy)
     assert alone.bops == alone.macs * 32 * 32
     with pytest.raises(ValueError, match="at least one"):
-        measure.measure("none", [], data.shape)
+        measure.measure([], data.shape)
 
 
 def test_a_race_of_networks_is_on_one_thread_and_leaves_everything_as_it_was():

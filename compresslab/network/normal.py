@@ -144,18 +144,30 @@ def normal_form(model: nn.Module, example: torch.Tensor | None = None) -> fx.Gra
     example = None if example is None else _three(example)
     try:
         traced = trace(model)
+        _with_shapes(traced, example)
     except TracingError as error:
         if example is None:
             raise
         traced = _exported(model, example, error)
+        _with_shapes(traced, example)
     if example is not None:
         with torch.no_grad():
-            wanted = first_tensor(model(example))
-            ShapeProp(traced).propagate(example)
+            wanted = flat_outputs(model(example))
     _Writer(traced).run()
     if example is not None:
         _prove(traced, example, wanted)
     return traced
+
+
+def _with_shapes(traced: fx.GraphModule, example: torch.Tensor | None) -> None:
+    """Note at every node the shape of its result on the example."""
+    if example is None:
+        return
+    try:
+        with torch.no_grad():
+            ShapeProp(traced).propagate(example)
+    except Exception as error:  # an input that is None, say, and is used all the same
+        raise TracingError(f"the graph does not run on the example: {error}") from error
 
 
 def _three(example: torch.Tensor) -> torch.Tensor:
@@ -165,12 +177,12 @@ def _three(example: torch.Tensor) -> torch.Tensor:
     return example[:1].expand(3, *example.shape[1:]).contiguous()
 
 
-def first_tensor(output: object) -> torch.Tensor:
-    """The tensor of an output, or the first one of a tuple, a dictionary or a Hugging Face output."""
-    while not isinstance(output, torch.Tensor):
-        values = list(output.values()) if hasattr(output, "values") else list(output)
-        output = next(v for v in values if v is not None)
-    return output
+def flat_outputs(output: object) -> torch.Tensor:
+    """All tensors of an output as rows, [b, n]: what two networks that answer alike are compared by."""
+    if isinstance(output, torch.Tensor):
+        return output.flatten(1)
+    values = output.values() if hasattr(output, "values") else output
+    return torch.cat([flat_outputs(v) for v in values if v is not None], 1)
 
 
 def _exported(model: nn.Module, example: torch.Tensor, reason: TracingError) -> fx.GraphModule:
@@ -190,7 +202,7 @@ def _exported(model: nn.Module, example: torch.Tensor, reason: TracingError) -> 
 
 def _prove(traced: fx.GraphModule, example: torch.Tensor, wanted: torch.Tensor) -> None:
     with torch.no_grad():
-        found = first_tensor(traced(example))
+        found = flat_outputs(traced(example))
     reach = float(wanted.max() - wanted.min()) if wanted.numel() else 0.0
     if found.shape != wanted.shape or not torch.allclose(
         found, wanted, rtol=1e-3, atol=CLOSE * reach + 1e-6

@@ -30,6 +30,7 @@ from torch import nn
 from compresslab.data.files import write_whole
 from compresslab.numerics import entropy, gaps
 from compresslab.numerics.codebook import Palette
+from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.storage import FileError, check_fit
 from compresslab.techniques.sharing import Shared, shared_layers
 
@@ -67,7 +68,7 @@ def save(model: nn.Module, path: Path, huffman: bool = True) -> int:
 
 
 def load(model: nn.Module, path: Path) -> nn.Module:
-    """Read a file back into an ordinary float model of the same architecture, in place.
+    """An ordinary float copy of a model with the weights of a file; channels may have been cut since.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -80,6 +81,9 @@ def load(model: nn.Module, path: Path) -> nn.Module:
         with safe_open(path, "pt") as file:
             about = _described(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+        shapes |= {_within(name, "weight"): tuple(one["shape"]) for name, one in about.items()}
+        model = in_shape(model, shapes)
         state = model.state_dict()
         for name, entry in about.items():
             key = _within(name, "weight")

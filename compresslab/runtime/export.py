@@ -41,7 +41,7 @@ from compresslab.network.edit import replaced
 from compresslab.network.graph import NORMS, module_at
 from compresslab.numerics.affine import quantize
 from compresslab.runtime.integers import ConversionError, folded, largest_sum
-from compresslab.techniques.ptq import PASSING
+from compresslab.techniques.ptq import hands_on
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 from compresslab.training import evaluating
 
@@ -208,7 +208,7 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
             network.set_submodule(str(node.target), _RoundTrip(*scales[node]))
         elif isinstance(module, Quantized):
             _on_codes(network, node, module, scales, modules)
-        elif isinstance(module, PASSING) and node.args[0] in scales:
+        elif hands_on(module) and node.args[0] in scales:
             parameters, name = scales[node.args[0]], f"{node.name}_codes"
             network.add_submodule(name, _RoundTrip(*parameters))
             with graph.inserting_after(node):

@@ -21,6 +21,7 @@ from compresslab.data.files import write_whole
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
+from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.storage import FileError, check_fit
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.scores import prunable
@@ -71,8 +72,8 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
 
     Args:
         path: from `save`.
-        like: a network of the same architecture, for files that hold weights and no architecture; its own
-            weights may be overwritten.
+        like: a network of the same architecture, for files that hold weights and no architecture; it is not
+            changed. Channels may have been cut and layers factored since: the file says so (`rebuild`).
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -104,11 +105,12 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
 def _load_floats(path: Path, like: nn.Module) -> nn.Module:
     try:
         tensors = load_file(path)
-        check_fit(tensors, like.state_dict())
+        network = in_shape(like, {name: tuple(t.shape) for name, t in tensors.items()})
+        check_fit(tensors, network.state_dict())
     except (ValueError, SafetensorError) as error:
         raise FileError(f"{path} does not hold this model: {error}") from error
-    like.load_state_dict(tensors)
-    return like
+    network.load_state_dict(tensors)
+    return network
 
 
 def _load_onnx(path: Path) -> OnnxModel:

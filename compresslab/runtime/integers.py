@@ -77,7 +77,43 @@ def convert_integers(prepared: fx.GraphModule) -> Program:
     Raises:
         ConversionError: naming every node that has no integer counterpart.
     """
+    refuse_unknown(prepared)
     return _Converter(prepared).run()
+
+
+def unknown_operations(prepared: fx.GraphModule) -> dict[str, str]:
+    """Every node of a prepared network that no step computes, by name, with what it is."""
+    modules = dict(prepared.named_modules())
+    nodes = [n for n in prepared.graph.nodes if n.op != "output"]
+    return {n.name: what_it_is(n, modules) for n in nodes if not _is_known(n, modules)}
+
+
+def refuse_unknown(prepared: fx.GraphModule) -> None:
+    """Refuse a prepared network with operations that have no integer counterpart.
+
+    Raises:
+        ConversionError: naming all of them.
+    """
+    unknown = unknown_operations(prepared)
+    if unknown:
+        said = "; ".join(f"node {name!r} ({what})" for name, what in unknown.items())
+        raise ConversionError(
+            f"{said}: no integer counterpart. Write it with an operation that has one (`inspect` lists "
+            "them), or use convert_dynamic, which takes any network with linear layers"
+        )
+
+
+def _is_known(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    module = module_at(node, modules)
+    if module is None:
+        return node.op == "placeholder" or is_addition(node) or is_product(node) or joins(node)
+    return isinstance(module, (Quantized, ActivationQuantizer, *KNOWN))
+
+
+def what_it_is(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """The kind of a node's module, or the name of its operation."""
+    module = module_at(node, modules)
+    return type(module).__name__ if module is not None else name_of(node) or node.op
 
 
 class _Converter:
@@ -91,7 +127,6 @@ class _Converter:
         self.images = 0
 
     def run(self) -> Program:
-        self.refuse_unknown()
         outputs: list[str] = []
         for node in self.graph.nodes:
             if node.op == "output":
@@ -99,27 +134,6 @@ class _Converter:
             elif node not in self.values and node not in self.absorbed:
                 self.visit(node)
         return Program(self.lines, self.steps, outputs, self.images)
-
-    # -- refusing
-    def refuse_unknown(self) -> None:
-        """Every node that no step computes, in one error."""
-        unknown = [n for n in self.graph.nodes if n.op != "output" and not self.known(n)]
-        if unknown:
-            said = "; ".join(f"node {n.name!r} ({self.what(n)})" for n in unknown)
-            raise ConversionError(
-                f"{said}: no integer counterpart. Write it with an operation that has one (`inspect` lists "
-                "them), or use convert_dynamic, which takes any network with linear layers"
-            )
-
-    def known(self, node: fx.Node) -> bool:
-        module = module_at(node, self.modules)
-        if module is None:
-            return node.op == "placeholder" or is_addition(node) or is_product(node) or joins(node)
-        return isinstance(module, (Quantized, ActivationQuantizer, *KNOWN))
-
-    def what(self, node: fx.Node) -> str:
-        module = module_at(node, self.modules)
-        return type(module).__name__ if module is not None else name_of(node) or node.op
 
     # -- walking
     def visit(self, node: fx.Node) -> None:
@@ -162,7 +176,9 @@ class _Converter:
     def belongs_to_no_layer(self, node: fx.Node, module: nn.Module | None) -> None:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             raise ConversionError(f"a norm behind {node.args[0].name!r} belongs to no layer")
-        raise ConversionError(f"node {node.name!r} ({self.what(node)}) has no integer counterpart")
+        raise ConversionError(
+            f"node {node.name!r} ({what_it_is(node, self.modules)}) has no integer counterpart"
+        )
 
     def step(
         self,

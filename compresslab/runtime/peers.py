@@ -64,11 +64,11 @@ class OnnxModel(nn.Module):
         self.name = self.session.get_inputs()[0].name
         self.bytes_disk = len(self.file)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch."""
-        return torch.from_numpy(
-            self.session.run(None, {self.name: x.detach().contiguous().numpy()})[0]
-        )
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Logits of a batch; a tuple of all outputs where there are several."""
+        found = self.session.run(None, {self.name: x.detach().contiguous().numpy()})
+        outputs = tuple(torch.from_numpy(one) for one in found)
+        return outputs[0] if len(outputs) == 1 else outputs
 
 
 def onnxruntime_float(model: nn.Module, shape: tuple[int, ...]) -> OnnxModel:

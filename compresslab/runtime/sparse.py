@@ -22,7 +22,8 @@ from compresslab.data.files import write_whole
 from compresslab.kernels import sparse
 from compresslab.network.edit import replaced
 from compresslab.runtime import ops
-from compresslab.runtime.steps.step import bits_from_file, bits_to_file
+from compresslab.runtime.rebuild import in_shape
+from compresslab.runtime.steps.step import Numbers, bits_from_file, bits_to_file, numbers_in
 from compresslab.runtime.storage import FileError
 
 FORMAT, VERSION = "compresslab.sparse", "1"
@@ -72,6 +73,13 @@ class SparseLinear(nn.Module):
             out = out + self.bias
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def numbers(self) -> Numbers:
+        """Weights, most of which are not stored, and biases."""
+        held = Numbers(
+            self.in_features * self.out_features, int(np.count_nonzero(self.packed.values))
+        )
+        return held + numbers_in(self.bias)
+
     def macs(self, output: torch.Tensor) -> int:
         """Multiply-accumulates of one example: one a stored value."""
         return self.packed.values.size * output[0].numel() // self.out_features
@@ -108,7 +116,7 @@ def save(model: nn.Module, path: Path) -> int:
 
 
 def load(model: nn.Module, path: Path) -> nn.Module:
-    """Read a file back into a model of the same shapes, in place.
+    """A copy of a model with the weights of a file; channels may have been cut since (`rebuild`).
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -127,6 +135,8 @@ def load(model: nn.Module, path: Path) -> nn.Module:
                 )
             names = set(file.keys())
             shapes = json.loads(metadata["shapes"])
+            here = {n: file.get_slice(n).get_shape() for n in names if not _is_part(n)}
+            model = in_shape(model, here | {n: tuple(s) for n, s in shapes.items()})
             state = {}
             for name, expected in model.state_dict().items():
                 state[name] = _read(file, names, name, shapes.get(name), expected.shape)
@@ -143,6 +153,10 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     ) as error:
         raise FileError(f"{path} does not hold this model: {error}") from error
     return model
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(("/bits", "/values"))
 
 
 def _read(

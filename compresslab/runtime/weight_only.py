@@ -32,6 +32,7 @@ from compresslab.network.edit import replaced
 from compresslab.network.select import linear_layers, sizes
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.runtime import ops
+from compresslab.runtime.steps.step import Numbers, numbers_in
 from compresslab.runtime.storage import FileError
 from compresslab.techniques.weight_only import Codes, WeightConfig
 
@@ -86,6 +87,13 @@ class WeightOnlyLinear(nn.Module):
             numbers = (self.words, self.scales, self.bias)
             out = ops.lowbit_linear(rows, *numbers, p.outputs, p.inputs, p.bits, p.group)
         return out.reshape(*x.shape[:-1], self.out_features)
+
+    def numbers(self) -> Numbers:
+        """Weights and biases; a code that is its group's zero point is a 0."""
+        codes, _, zero = self.packed.unpacked()
+        groups = codes.reshape(*zero.shape, -1)
+        held = Numbers(codes.size, int((groups != zero[..., None]).sum()))
+        return held + numbers_in(self.bias)
 
     def macs(self, output: torch.Tensor) -> int:
         """Multiply-accumulates of one example."""

@@ -27,6 +27,7 @@ from compresslab.network.normal import (
     Scale,
     Select,
     Spread,
+    flat_outputs,
     normal_form,
 )
 from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
@@ -186,9 +187,14 @@ def _ends(
             yield chain.end
 
 
-def _island(module: nn.Module | None) -> bool:
+def hands_on(module: nn.Module | None) -> bool:
+    """Whether what comes out of a module are codes that went in."""
     nearest = isinstance(module, nn.Upsample) and module.mode == "nearest"
-    return isinstance(module, FLOAT_ISLANDS) and not nearest
+    return isinstance(module, PASSING) or nearest
+
+
+def _island(module: nn.Module | None) -> bool:
+    return isinstance(module, FLOAT_ISLANDS) and not hands_on(module)
 
 
 def is_addition(node: fx.Node) -> bool:
@@ -214,9 +220,7 @@ def is_concatenation(node: fx.Node) -> bool:
 def _consumers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
     """The layers that a value reaches through pooling and reshaping."""
     for user in node.users:
-        module = module_at(user, modules)
-        nearest = isinstance(module, nn.Upsample) and module.mode == "nearest"
-        if isinstance(module, PASSING) or nearest:
+        if hands_on(module_at(user, modules)):
             yield from _consumers(user, modules)
         else:
             yield user
@@ -268,6 +272,8 @@ def correct_bias(quantized: nn.Module, model: nn.Module, images: torch.Tensor) -
     if len(images) == 0:
         raise ValueError("images must hold at least one, got 0")
     layers = {n: m for n, m in quantized.named_modules() if isinstance(m, Quantized)}
+    if set(layers) - {n for n, _ in model.named_modules()}:
+        model = normal_form(model, images[:1])  # whose layers have the names of the quantized ones
     wanted = _channel_means(model, list(layers), images)
     for name, module in layers.items():
         error = _channel_means(quantized, [name], images)[name] - wanted[name]
@@ -276,6 +282,33 @@ def correct_bias(quantized: nn.Module, model: nn.Module, images: torch.Tensor) -
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
         layer.bias.sub_(error)
     return quantized
+
+
+@torch.no_grad()
+def corrected(quantized: nn.Module, model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """The network with corrected biases, if its answers are then nearer to the float network's; else itself.
+
+    Half of the images say the means, the other half judges: a correction that only fits the images that it
+    was taken from, or that large steps make worse, is not kept.
+
+    Args:
+        quantized: from `calibrate`; not changed.
+        model: the float network it was made from.
+        images: two or more.
+    """
+    half = len(images) // 2
+    if half == 0:
+        return quantized
+    other = correct_bias(copy.deepcopy(quantized), model, images[:half])
+    wanted = _answers(model, images[half:])
+    errors = [(_answers(q, images[half:]) - wanted).square().mean() for q in (quantized, other)]
+    return other if errors[1] < errors[0] else quantized
+
+
+def _answers(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with evaluating(model):
+        found = [flat_outputs(model(part)) for part in images.split(BATCH)]
+    return torch.cat(found)
 
 
 def _channel_means(

@@ -89,6 +89,12 @@ class Shared(nn.Module):
         layer.weight = nn.Parameter(self.weight.detach().clone())
         return layer
 
+    def numbers(self) -> tuple[int, int]:
+        """Weights and biases, and how many of them are not 0."""
+        bias = self.layer.bias
+        plain = (0, 0) if bias is None else (bias.numel(), int(bias.count_nonzero()))
+        return self.codes.numel() + plain[0], int(self.codes.count_nonzero()) + plain[1]
+
     def extra_repr(self) -> str:
         """How many colours."""
         return f"{len(self.centroids)} shared values"
@@ -107,7 +113,7 @@ def share_weights(
     Raises:
         ValueError: for names that are no layer, other numbers of colours, or no layer at all.
     """
-    layers = _shareable(model)
+    layers = shareable(model)
     chosen = colours if isinstance(colours, Mapping) else dict.fromkeys(layers, colours)
     unknown = set(chosen) - set(layers)
     if unknown or not chosen:
@@ -124,7 +130,7 @@ def share_weights(
     return replaced(model, new)
 
 
-def _shareable(model: nn.Module) -> dict[str, nn.Module]:
+def shareable(model: nn.Module) -> dict[str, nn.Module]:
     """Layers whose weight is an ordinary float32 parameter that no other module has."""
     owners = collections.Counter(
         id(p) for m in model.modules() for p in m._parameters.values() if p is not None

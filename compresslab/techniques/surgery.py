@@ -110,6 +110,20 @@ def _silent(model: nn.Module, name: str, families: "_Families") -> torch.Tensor:
     return torch.stack([(n.weight == 0) & (n.bias == 0) for n in norms]).all(0) if norms else silent
 
 
+def obstacles_of(model: nn.Module) -> list[str]:
+    """Why channels cannot be cut: a line for each kind of obstacle, with the layers that it holds back.
+
+    Raises:
+        TracingError: if the model's forward cannot be followed.
+    """
+    families = _Families(model)
+    held: dict[str, list[str]] = {}
+    for family in families.all():
+        if family.obstacle and not family.closed:
+            held.setdefault(family.obstacle, []).extend(family.makers)
+    return [f"{why} stands behind {', '.join(names)}" for why, names in held.items()]
+
+
 @dataclass(eq=False)
 class _Family:
     """Channels that are cut alike: the layers that make them, and why they cannot be cut, if so."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import normal_form
-from compresslab.runtime import storage
+from compresslab.runtime import export, peers, storage
 from compresslab.runtime.convert import ConversionError, convert
 from compresslab.techniques.ptq import prepare, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
@@ -66,6 +66,16 @@ def test_the_normal_form_answers_as_the_network_does(name):
         assert torch.allclose(together(form(IMAGES)), together(network(IMAGES)), atol=1e-5)
     known = [n for n in form.graph.nodes if n.op in ("call_method", "get_attr")]
     assert not known
+
+
+@pytest.mark.parametrize("name", HANDWRITTEN)
+def test_onnx_runtime_computes_the_same_integers(name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    simulated = quantize_post_training(settled(HANDWRITTEN[name]), QuantConfig(), IMAGES)
+    export.export_int8(simulated, (3, 32, 32), tmp_path / "n.onnx")
+    theirs = together(peers.OnnxModel(tmp_path / "n.onnx", 1)(IMAGES)).flatten(1)
+    ours = together(convert(simulated)(IMAGES)).flatten(1)
+    assert error(ours, theirs) < 0.01
 
 
 def one(layer, *more):

@@ -187,8 +187,8 @@ def test_a_grouped_convolution_is_converted(data):
 def test_a_measurement_counts_the_integer_network(trained, data):
     model = trained[models.VGGLike]
     program = convert(simulated(model, data))
-    row = measure.measure("int8", program, data.shape, data.test, batches=(1,))
-    fp32 = measure.measure("fp32", model, data.shape, batches=())
+    row = measure.measure(program, data, "int8", batches=(1,))
+    fp32 = measure.measure(model, data.shape, batches=())
     assert row.macs == fp32.macs
     assert row.bops == row.macs * 64
     assert row.bytes_disk < 0.3 * fp32.bytes_disk

@@ -1,0 +1,118 @@
+"""One row of the course's table: what a network holds, weighs, computes, takes and gets right.
+
+Whatever was done to a network, the row is of what would be deployed: simulated integers are converted first,
+shared weights run as floats from their coded file (`runtime.convert`).
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from compresslab.data import Examples, Split
+from compresslab.measure.clocks import Timing, latency
+from compresslab.measure.counts import count_layers
+from compresslab.measure.energy import energy_microjoules
+from compresslab.measure.sizes import disk_bytes, memory_bytes, numbers
+from compresslab.runtime.convert import convert
+from compresslab.techniques.binarize import Binary
+from compresslab.techniques.quantizer import Quantized
+from compresslab.techniques.sharing import Shared, shared_layers
+from compresslab.training import evaluate
+
+Data = Split | Examples | torch.Tensor | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the course's table; bytes, counts for one example, seconds, microjoules, per cent.
+
+    Attributes:
+        latency: the Timing for each batch size that was measured.
+        accuracies: test accuracy in per cent of each seed; empty where it was not measured.
+    """
+
+    name: str
+    parameters: int
+    nonzeros: int
+    bytes_memory: int
+    bytes_disk: int
+    macs: int
+    bops: int
+    energy: float
+    latency: dict[int, Timing] = field(default_factory=dict)
+    accuracies: tuple[float, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Mean accuracy over the seeds, in per cent; NaN if there is none."""
+        return statistics.fmean(self.accuracies) if self.accuracies else math.nan
+
+    @property
+    def accuracy_sd(self) -> float:
+        """Sample standard deviation over the seeds; NaN for fewer than two."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
+
+
+def measure(
+    model: nn.Module | Sequence[nn.Module],
+    data: Data,
+    name: str = "",
+    batches: Sequence[int] = (1, 64),
+) -> Measurement:
+    """Count, weigh, time and test a network.
+
+    Args:
+        model: the network, or the same network trained from several seeds: accuracy is taken over all,
+            everything else from the first.
+        data: a data set (accuracy is taken on its test images), examples with labels, or, where there are
+            none, one example without the batch, or its shape.
+        name: the row's name; by default the kind of network.
+        batches: batch sizes to time.
+
+    Raises:
+        ValueError: for no network at all.
+        ConversionError: for a simulation that has no integer network.
+    """
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    if not models:
+        raise ValueError("model must be a module or at least one in a list, got an empty list")
+    test, example = _test_and_example(data)
+    runs = [deployed(m) for m in models]
+    first, layers = runs[0], count_layers(runs[0], example)
+    # The coded file of shared weights is smaller than that of the floats which run.
+    disk = disk_bytes(models[0] if shared_layers(models[0]) else first)
+    held = numbers(models[0] if shared_layers(models[0]) else first)
+    return Measurement(
+        name=name or type(models[0]).__name__,
+        parameters=held.parameters,
+        nonzeros=held.nonzeros,
+        bytes_memory=memory_bytes(first),
+        bytes_disk=disk,
+        macs=sum(layer.macs for layer in layers),
+        bops=sum(layer.bops for layer in layers),
+        energy=energy_microjoules(layers, disk),
+        latency={batch: latency(first, example, batch) for batch in batches},
+        accuracies=tuple(evaluate(m, test) for m in runs) if test is not None else (),
+    )
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """What runs in the end: integers or bits for simulations, floats for shared weights, else the model."""
+    return convert(model) if any(_simulates(m) for m in model.modules()) else model
+
+
+def _simulates(module: nn.Module) -> bool:
+    bits = isinstance(module, Binary) and module.config.activations and not module.config.ternary
+    return isinstance(module, Quantized | Shared) or bits
+
+
+def _test_and_example(data: Data) -> tuple[Examples | None, torch.Tensor | tuple[int, ...]]:
+    if isinstance(data, Split):
+        return data.test, data.shape
+    if isinstance(data, Examples):
+        return data, tuple(data.x.shape[1:]) if data.x.is_floating_point() else data.x[0]
+    return None, data
