@@ -48,6 +48,7 @@ from compresslab.stages import (
     Report,
     Share,
     Stage,
+    quick_layout,
 )
 from compresslab.techniques.binarize import XnorNet
 from compresslab.training import evaluate
@@ -204,7 +205,10 @@ class Advisor:
         widths: Sequence[int] | None = None,
     ) -> None:
         # A copy: layout and mode are changed, and the caller's network is not to be.
-        self.network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
+        plain = copy.deepcopy(network).eval()
+        self.network = quick_layout(plain, data.val.x)
+        # A forward that views images as rows needs them, too, as they are.
+        self.layout = torch.contiguous_format if self.network is plain else torch.channels_last
         self.data, self.widths = data, widths
         self.few, self.epochs, self.seed = data.train.first(train), epochs, seed
         self.float_bytes = files.size(self.network)
@@ -290,7 +294,7 @@ class Advisor:
         """How many times faster than the float network each is, all raced together."""
         if scenario.hardware == "microcontroller":
             return {}
-        x = self.data.val.x[: scenario.batch].contiguous(memory_format=torch.channels_last)
+        x = self.data.val.x[: scenario.batch].contiguous(memory_format=self.layout)
         # No candidate is without a name, so the float network can be.
         seconds = race_networks({"": self.network, **networks}, x)
         return {name: seconds[""] / seconds[name] for name in networks}

@@ -145,7 +145,7 @@ def inspect(network: nn.Module, example: object) -> Inspection:
     one = example if isinstance(example, torch.Tensor) else None
     obstacles = {
         "integers": _for_integers(network, one),
-        "cut channels": _for_surgery(network),
+        "cut channels": _for_surgery(network, one),
         "prune": _of(lambda: prunable(network)),
         "low rank": _of(lambda: factorizable(network)),
         "share": _of(lambda: shareable(network)),
@@ -237,9 +237,8 @@ def _with_advice(name: str, what: str) -> str:
     return f"{name} ({what}) has no integer counterpart" + (f": {instead}" if instead else "")
 
 
-def _for_surgery(network: nn.Module) -> tuple[str, ...]:
+def _for_surgery(network: nn.Module, example: torch.Tensor | None) -> tuple[str, ...]:
     try:
-        normal_form(network)
-        return tuple(obstacles_of(network))
+        return tuple(obstacles_of(network if example is None else normal_form(network, example)))
     except (TracingError, SurgeryError, ValueError) as error:
         return (str(error),)

@@ -35,7 +35,8 @@ from torch import nn
 
 from compresslab.data import Examples, Split
 from compresslab.measure import Measurement, deployed, measure
-from compresslab.network.normal import flat_outputs
+from compresslab.network.graph import TracingError
+from compresslab.network.normal import flat_outputs, normal_form
 from compresslab.notice import tell
 from compresslab.runtime.convert import ConversionError, convert_dynamic
 from compresslab.runtime.export import export_int8
@@ -48,7 +49,7 @@ from compresslab.techniques.distill import Distillation, cached
 from compresslab.techniques.prune import PruneGradually, select
 from compresslab.techniques.ptq import corrected, prepare, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig, Quantized
-from compresslab.techniques.surgery import channels_of, shrink, silence
+from compresslab.techniques.surgery import SurgeryError, channels_of, shrink, silence
 from compresslab.training import evaluate, evaluating, logits
 from compresslab.training import fit as train_in_place
 
@@ -134,6 +135,21 @@ def _fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
 
 
+def quick_layout(network: nn.Module, examples: torch.Tensor) -> nn.Module:
+    """The network channels last, in which torch computes convolutions faster, where its forward allows it.
+
+    A forward that views an image as rows (`x.view(len(x), -1)`) needs channels first; it comes back as it is.
+    """
+    turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    layout = torch.channels_last if examples.ndim == 4 else torch.contiguous_format
+    try:
+        with torch.no_grad(), evaluating(turned):
+            turned(examples[:2].contiguous(memory_format=layout))
+    except RuntimeError:
+        return network
+    return turned
+
+
 @dataclass(frozen=True, repr=False)
 class Prune(Stage):
     """Single weights to 0 by magnitude: gradually in the first 60 % of the tuning; at once without any."""
@@ -170,10 +186,16 @@ class CutChannels(Stage):
 
     def check(self, network: nn.Module, example: torch.Tensor) -> None:
         """A network whose channels cannot be followed is refused."""
-        self.cut(sharing.unshared(network))
+        self.cut(sharing.unshared(network), example)
 
-    def cut(self, model: nn.Module) -> nn.Module:
-        """The smaller network, untuned."""
+    def cut(self, model: nn.Module, example: torch.Tensor) -> nn.Module:
+        """The smaller network, untuned; in normal form, unless the graph can be followed as it is written."""
+        try:
+            return self._cut(model)
+        except (SurgeryError, TracingError):
+            return self._cut(normal_form(model, example))
+
+    def _cut(self, model: nn.Module) -> nn.Module:
         inner = scores.prunable(model, last=False)
         sizes = {n: s for n, s in scores.magnitude(model).items() if n in inner}
         mask = select(sizes, self.fraction, "channel", "layer")
@@ -181,7 +203,9 @@ class CutChannels(Stage):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A smaller copy."""
-        small = self.cut(sharing.unshared(network)).to(memory_format=torch.channels_last)
+        small = quick_layout(
+            self.cut(sharing.unshared(network), material.images[:1]), material.images
+        )
         untuned = copy.deepcopy(small)
         return material.better(material.tune(small, epochs=self.epochs), untuned, repr(self))
 
@@ -201,9 +225,22 @@ class LowRank(Stage):
         """A copy with thin layers."""
         model = sharing.unshared(network)
         thin = lowrank.factorize(model, lowrank.ranks_by_budget(model, self.fraction))
-        thin = thin.to(memory_format=torch.channels_last)
+        _refuse_if_read_by_name(thin, material.images[:1])
+        thin = quick_layout(thin, material.images)
         untuned = copy.deepcopy(thin).eval()
         return material.better(material.tune(thin, epochs=self.epochs), untuned, repr(self))
+
+
+def _refuse_if_read_by_name(network: nn.Module, example: torch.Tensor) -> None:
+    """A parent that reads a layer's weight instead of calling the layer does not run with two in its place."""
+    try:
+        with torch.no_grad(), evaluating(network):
+            network(example)
+    except AttributeError as error:
+        raise ValueError(
+            f"network reads a layer by name that would become two ({error}): factorize the other layers by "
+            "lowrank.factorize(network, ranks)"
+        ) from error
 
 
 @dataclass(frozen=True, repr=False)
@@ -289,7 +326,7 @@ class Distill(Stage):
             raise ValueError("material must have train for a student to learn from, got None")
         loss = Distillation(cached(network, material.train.x), 0.1, 4.0)
         torch.manual_seed(material.seed)
-        small = self.build().to(memory_format=torch.channels_last)
+        small = quick_layout(self.build(), material.images)
         return material.tune(small, loss=loss, epochs=self.epochs, label="student")
 
 

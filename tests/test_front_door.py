@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from architectures import HANDWRITTEN
 from torch import nn
 
 import compresslab as cl
+from benchmarks.handwritten import HANDWRITTEN
 from compresslab.debugging import decibels
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
@@ -180,3 +180,13 @@ def test_fit_trains_a_copy(data):
     assert cl.evaluate(trained, data.test) > cl.evaluate(start, data.test)
     with pytest.raises(ValueError, match="classes must be given with a shape"):
         cl.models.MLP((1, 8, 8))
+
+
+def test_the_page_of_your_own_network_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) >= 4
+    namespace = {}
+    for number, example in enumerate(examples):
+        exec(compile(example, f"docs/own.md, example {number}", "exec"), namespace)

@@ -95,9 +95,16 @@ def held_out(
     order = np.random.default_rng(seed).permutation(len(images))
     held = min(5000, len(images) // 10)
     kept = order[held:][:train_size]
-    return examples(images[kept], labels[kept]), examples(
-        images[order[:held]], labels[order[:held]]
-    )
+    parts = (kept, order[:held])
+    train, val = (examples(_in_order(images[part]), labels[part]) for part in parts)
+    return train, val
+
+
+def _in_order(images: np.ndarray) -> np.ndarray:
+    """The images with the strides of their shape: those of an axis of length 1 may be anything, and torch's
+    `view` looks at them.
+    """  # noqa: D205
+    return images.reshape(-1).copy().reshape(images.shape)
 
 
 def resized(split: Split, size: int | None) -> Split:

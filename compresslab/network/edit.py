@@ -14,6 +14,19 @@ from torch import nn
 
 from compresslab.network.select import check_weights
 
+GEOMETRY = (
+    *("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride"),
+    *("padding", "dilation", "groups", "padding_mode"),
+)
+
+
+def in_place_of_(new: nn.Module, old: nn.Module) -> nn.Module:
+    """The new module with the sizes of the one whose place it takes, which a parent may read by their names."""
+    for name in GEOMETRY:
+        if hasattr(old, name) and not hasattr(new, name):
+            setattr(new, name, getattr(old, name))
+    return new
+
 
 def plain_copy(model: nn.Module) -> nn.Module:
     """A deep copy.

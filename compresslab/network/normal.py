@@ -201,8 +201,11 @@ def _exported(model: nn.Module, example: torch.Tensor, reason: TracingError) -> 
 
 
 def _prove(traced: fx.GraphModule, example: torch.Tensor, wanted: torch.Tensor) -> None:
-    with torch.no_grad():
-        found = flat_outputs(traced(example))
+    try:
+        with torch.no_grad():
+            found = flat_outputs(traced(example))
+    except Exception as error:  # a form that does not even run
+        raise ValueError(f"model cannot be written as a graph: {error}") from error
     reach = float(wanted.max() - wanted.min()) if wanted.numel() else 0.0
     if found.shape != wanted.shape or not torch.allclose(
         found, wanted, rtol=1e-3, atol=CLOSE * reach + 1e-6
@@ -383,6 +386,7 @@ class _Writer:
     def __init__(self, traced: fx.GraphModule) -> None:
         self.traced, self.graph = traced, traced.graph
         self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.placed: set[str] = set()
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
@@ -425,10 +429,15 @@ class _Writer:
     # -- how nodes are replaced
     def put(self, node: fx.Node, module: nn.Module, source: fx.Node, owner: str = "") -> fx.Node:
         """A call of a new module on `source` in front of the node, named after it or within its owner."""
-        base = f"{owner}.{name_of(node)}" if owner else node.name
-        name, count = base, 1
-        while name in self.modules:
-            name, count = f"{base}_{count}", count + 1
+        name = owner if owner and self.only_numbers(owner) else ""
+        # Beside a layer that took its owner's name: what stands inside of it would go when it is replaced.
+        between = "_" if owner in self.placed else "."
+        base = f"{owner}{between}{name_of(node)}" if owner else node.name
+        count = 1
+        while not name or (name in self.modules and name != owner):
+            name = base if count == 1 else f"{base}_{count - 1}"
+            count += 1
+        self.placed.add(name)
         module.train(self.traced.training)
         self.traced.add_submodule(name, module)
         self.modules[name] = module
@@ -436,6 +445,11 @@ class _Writer:
             made = self.graph.call_module(name, (source,))
         made.meta = dict(node.meta)
         return made
+
+    def only_numbers(self, owner: str) -> bool:
+        """Whether a module holds a layer's parameters and nothing else: the layer then takes its name."""
+        module = self.modules.get(owner)
+        return module is not None and owner not in self.placed and not list(module.children())
 
     def swap(self, node: fx.Node, other: fx.Node) -> None:
         """Whoever read the node reads the other one."""
@@ -765,6 +779,9 @@ class _Writer:
         """What flattens an image is nn.Flatten; what moves nothing is nothing."""
         if name not in RESHAPES or not node.args or not isinstance(node.args[0], fx.Node):
             return
+        if self.tensor(node.args[0]) is not None:
+            self.fold(node)
+            return
         if self.shuffles(node):
             return
         before, after = shape_of(node.args[0]), shape_of(node)
@@ -778,10 +795,36 @@ class _Writer:
             self.swap(node, node.args[0])
         elif len(after) == 2 and after[0] == before[0] == 3:
             self.becomes(node, nn.Flatten())
-        elif _channels(before) == _channels(after) is not None:
+        elif self.is_pixel(node, before, after):
             # One number per channel, with or without axes of one pixel.
             pixel = len(after) == 4
             self.becomes(node, nn.Unflatten(1, after[1:]) if pixel else nn.Flatten())
+
+    def is_pixel(self, node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+        """Whether axes of length 1 come or go; three axes only on the way to two or four."""
+        if before[0] != 3 or _channels(before) is None or _channels(before) != _channels(after):
+            return False
+        on_the_way = (
+            name_of(user) in RESHAPES and len(shape_of(user) or ()) in (2, 4) for user in node.users
+        )
+        return len(after) != 3 or all(on_the_way)
+
+    def fold(self, node: fx.Node) -> None:
+        """A reshape of a parameter is a parameter."""
+        held = self.tensor(node.args[0])
+        with torch.no_grad():
+            given = (held, *node.args[1:])
+            found = (
+                getattr(held, str(node.target))(*node.args[1:], **node.kwargs)
+                if node.op == "call_method"
+                else node.target(*given, **node.kwargs)
+            )
+        name = f"{node.name}_folded"
+        self.traced.register_buffer(name, found.detach().clone())
+        with self.graph.inserting_before(node):
+            made = self.graph.get_attr(name)
+        made.meta = dict(node.meta)
+        self.swap(node, made)
 
     def shuffles(self, node: fx.Node) -> bool:
         """Channels in groups, groups and members exchanged, and back: one `Select`."""

@@ -12,7 +12,6 @@ A program, and whatever runs on the kernels already, comes back as it is. Dynami
 because nothing was done to the network before: `dynamic.convert_dynamic`.
 """
 
-import torch
 from torch import nn
 
 from compresslab.network.edit import plain_copy
@@ -54,7 +53,7 @@ def convert(model: nn.Module | Codes) -> nn.Module:
     if any(issubclass(kind, Binary) for kind in kinds):
         return _on_bits(model)
     if shared_layers(model):
-        return unshared(model).eval().to(memory_format=torch.channels_last)
+        return unshared(model).eval()
     return plain_copy(model).eval()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compresslab.kernels import affine, int8
-from compresslab.network.edit import replaced
+from compresslab.network.edit import in_place_of_, replaced
 from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
 from compresslab.runtime import ops
 from compresslab.runtime.steps.step import Called, Numbers, numbers_in
@@ -38,6 +38,7 @@ class DynamicInt8Linear(Called):
         bias = None if layer.bias is None else layer.bias.detach().float().clone()
         self.register_buffer("bias", bias)
         self._bind()
+        in_place_of_(self, layer)
 
     def _bind(self) -> None:
         """What the kernel reads is what the buffers hold, also after loading into a copy."""

@@ -332,7 +332,8 @@ class _Converter:
 
     def mean_pool(self, node: fx.Node, module: nn.AdaptiveAvgPool2d | nn.AvgPool2d) -> None:
         source, _, x = self.source(node)
-        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
+        whole = isinstance(module, nn.AdaptiveAvgPool2d)
+        if whole and _pair(module.output_size) != (1, 1):
             raise ConversionError(
                 f"node {node.name!r}: of adaptive pooling only the mean over all pixels is known without an "
                 "example, and windows of one size with one"

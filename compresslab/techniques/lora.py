@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from compresslab.network.edit import plain_copy, replace_
+from compresslab.network.edit import in_place_of_, plain_copy, replace_
 from compresslab.network.select import is_linear, is_transposed, refuse_fast_path, sizes
 
 
@@ -66,6 +66,7 @@ class LoRA(nn.Module):
             self.down.to(weight.device, weight.dtype)
             self.up.to(weight.device, weight.dtype)
         self.train(base.training)
+        in_place_of_(self, base)
 
     @property
     def merged(self) -> bool:

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compresslab.network.edit import plain_copy, replace_
+from compresslab.network.edit import in_place_of_, plain_copy, replace_
 from compresslab.network.taps import tapped
 from compresslab.progress_bar import track
 from compresslab.training import evaluating
@@ -336,7 +336,7 @@ def _filled(layers: list[nn.Module], weights: list[torch.Tensor], old: nn.Module
         layer.weight.copy_(weight.reshape(layer.weight.shape))
     if old.bias is not None:
         layers[-1].bias.copy_(old.bias)
-    return new.requires_grad_(old.weight.requires_grad)
+    return in_place_of_(new.requires_grad_(old.weight.requires_grad), old)
 
 
 # ---- networks ------------------------------------------------------------------------------------

@@ -318,9 +318,10 @@ def _channel_means(
     sums: dict[str, torch.Tensor] = {}
     counts = dict.fromkeys(names, 0)
 
-    def keep(name: str, _module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+    def keep(name: str, module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
         # Channels of an image come second, those of a token last.
-        rows = output.flatten(2).mean(2) if output.ndim == 4 else output.flatten(0, -2)
+        linear = isinstance(getattr(module, "layer", module), nn.Linear)
+        rows = output.flatten(0, -2) if linear else output.flatten(2).mean(2)
         sums[name] = sums.get(name, 0) + rows.sum(0)
         counts[name] += len(rows)
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compresslab.network.edit import replaced
+from compresslab.network.edit import in_place_of_, replaced
 from compresslab.network.select import arranged_like
 from compresslab.numerics.codebook import Palette, share
 
@@ -66,6 +66,7 @@ class Shared(nn.Module):
         del self.layer.weight
         self.centroids = nn.Parameter(palette.centroids[1:].clone())
         self.register_buffer("codes", arranged_like(palette.codes.clone(), layer.weight))
+        in_place_of_(self, layer)
 
     @property
     def palette(self) -> Palette:

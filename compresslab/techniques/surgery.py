@@ -21,14 +21,15 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from compresslab.network.edit import plain_copy
-from compresslab.network.graph import trace
+from compresslab.network.graph import limits_of, trace
 from compresslab.network.select import check_weights
 from compresslab.techniques.prune import Mask
 
 KEEP_ZERO = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Identity),
     *(nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
-    nn.AdaptiveMaxPool2d,
+    *(nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.Upsample),
+    *(nn.Dropout1d, nn.AlphaDropout),
 )
 KEEP_ZERO_CALLS = (F.relu, torch.relu, F.gelu, F.silu, torch.tanh, F.max_pool2d, F.avg_pool2d)
 ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -124,6 +125,11 @@ def obstacles_of(model: nn.Module) -> list[str]:
     return [f"{why} stands behind {', '.join(names)}" for why, names in held.items()]
 
 
+def _cuts_around_zero(module: nn.Module | None) -> bool:
+    limits = limits_of(module)
+    return limits is not None and limits[0] <= 0 <= limits[1]
+
+
 @dataclass(eq=False)
 class _Family:
     """Channels that are cut alike: the layers that make them, and why they cannot be cut, if so."""
@@ -178,6 +184,7 @@ class _Families:
             self.norm(node, sources[0])
         elif (
             isinstance(module, KEEP_ZERO)
+            or _cuts_around_zero(module)
             or node.target in KEEP_ZERO_CALLS
             or self.flattens(node, module)
         ):

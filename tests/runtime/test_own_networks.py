@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import HANDWRITTEN, conv_norm
 from torch import nn
 
+from benchmarks.handwritten import HANDWRITTEN, conv_norm
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import normal_form
 from compresslab.runtime import export, peers, storage
