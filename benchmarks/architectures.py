@@ -117,15 +117,6 @@ VISION = {
             "focal_windows": [3, 3],
         },
     ),
-    "CvT": (
-        "Cvt",
-        {
-            "embed_dim": [8, 16, 24],
-            "num_heads": [1, 1, 1],
-            "depth": [1, 1, 1],
-            "drop_path_rate": [0.0, 0.0, 0.0],
-        },
-    ),
     "LeViT": (
         "Levit",
         {
@@ -435,10 +426,10 @@ def page_of(rows: dict[str, list[str]]) -> str:
     bad = sum(c.startswith(("WRONG", "crash")) for r in rows.values() for c in r[1:])
     lines = [
         "# Which techniques take which networks\n",
-        f"{len(rows)} architectures with random weights, {len(places)} operations each; made by "
+        f"{len(rows)} architectures, hardly trained, {len(places)} operations each; made by "
         "`python -m benchmarks.architectures`. *works*: its answers are the float network's within what the "
-        "technique loses. *part*: less than half of the parameters were changed, which `cl.inspect` says "
-        "before. *refused*: an error of ours, before anything is trained, that says what stands in the way.\n",
+        "technique loses. *part*: less than half of the parameters were changed, as `cl.inspect` says "
+        "before. *refused*: an error of ours, before anything is trained, that says why.\n",
         f"Integer networks take {taken} of the {len(images_rows)} networks that compute on images; "
         f"{bad} results are wrong answers or crashes.\n",
     ]

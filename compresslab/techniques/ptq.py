@@ -13,7 +13,7 @@ torch.fx can trace; a layer kind that is not known stays in floats here and is r
 import copy
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import fx, nn
@@ -32,6 +32,7 @@ from compresslab.network.normal import (
 )
 from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
 from compresslab.network.taps import by_name, tapped
+from compresslab.techniques.lockstep import layer_by_layer
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.training import evaluating
 
@@ -275,12 +276,16 @@ def correct_bias(quantized: nn.Module, model: nn.Module, images: torch.Tensor) -
     if set(layers) - {n for n, _ in model.named_modules()}:
         model = normal_form(model, images[:1])  # whose layers have the names of the quantized ones
     wanted = _channel_means(model, list(layers), images)
-    for name, module in layers.items():
-        error = _channel_means(quantized, [name], images)[name] - wanted[name]
-        layer = module.layer
+
+    def correct(name: str, inputs: Sequence[torch.Tensor]) -> None:
+        layer = layers[name].layer
+        rows = torch.cat([_channel_rows(layer, layers[name](x)) for x in inputs])
         if layer.bias is None:
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
-        layer.bias.sub_(error)
+        layer.bias.sub_(rows.mean(0) - wanted[name])
+
+    with evaluating(quantized):
+        layer_by_layer(quantized, images.split(BATCH), layers, correct)
     return quantized
 
 
@@ -311,6 +316,11 @@ def _answers(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.cat(found)
 
 
+def _channel_rows(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    """A row of channels for each image (its mean) or token; channels come second or last."""
+    return output.flatten(0, -2) if isinstance(layer, nn.Linear) else output.flatten(2).mean(2)
+
+
 def _channel_means(
     model: nn.Module, names: list[str], images: torch.Tensor
 ) -> dict[str, torch.Tensor]:
@@ -319,9 +329,7 @@ def _channel_means(
     counts = dict.fromkeys(names, 0)
 
     def keep(name: str, module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        # Channels of an image come second, those of a token last.
-        linear = isinstance(getattr(module, "layer", module), nn.Linear)
-        rows = output.flatten(0, -2) if linear else output.flatten(2).mean(2)
+        rows = _channel_rows(getattr(module, "layer", module), output)
         sums[name] = sums.get(name, 0) + rows.sum(0)
         counts[name] += len(rows)
 

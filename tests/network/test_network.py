@@ -1,0 +1,126 @@
+"""Reading and editing networks: copies, places, taps that leave nothing behind, files in other shapes."""
+
+import pytest
+import torch
+from torch import nn
+
+from compresslab.network.edit import in_place_of_, replace_, replaced
+from compresslab.network.graph import chain_behind, trace
+from compresslab.network.normal import normal_form
+from compresslab.network.taps import Tap, by_name, tapped
+from compresslab.runtime import files
+from compresslab.runtime.rebuild import in_shape
+from compresslab.runtime.storage import FileError
+from compresslab.techniques.lowrank import CONVOLUTIONS, Factoring, factorize
+
+
+def chain():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.Flatten(),
+        nn.Linear(128, 4),
+    ).eval()
+
+
+def test_a_replaced_copy_leaves_the_network_and_shares_nothing():
+    network, new = chain(), nn.Linear(128, 4)
+    copy = replaced(network, {"4": new})
+    assert copy[4] is new
+    assert network[4] is not new
+    assert copy[0] is not network[0]
+    assert replace_(network, {"4": new}) is network
+    assert network[4] is new
+    assert replace_(network, {"": new}) is new
+
+
+def test_what_takes_a_place_has_its_sizes():
+    pair = in_place_of_(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5)), nn.Linear(3, 5))
+    assert (pair.in_features, pair.out_features) == (3, 5)
+    conv = nn.Conv2d(2, 4, 3, 2, 1)
+    assert in_place_of_(nn.Identity(), conv).stride == (2, 2)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_taps_are_gone_after_the_block(fails):
+    network, seen = chain(), []
+    layers = by_name(network, ["0", "4"])
+    try:
+        with tapped(
+            layers,
+            before=lambda name, layer, inputs: seen.append((name, inputs[0].shape)),
+            after=lambda name, layer, inputs, out: seen.append((name, out.shape)),
+        ):
+            network(torch.rand(2, 3, 4, 4))
+            if fails:
+                raise KeyError
+    except KeyError:
+        pass
+    assert [name for name, _ in seen] == ["0", "0", "4", "4"]
+    assert seen[-1][1] == (2, 4)
+    network(torch.rand(2, 3, 4, 4))
+    assert len(seen) == 4
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    with pytest.raises(ValueError, match="layers must name layers of the model, got 9"):
+        Tap(network, ["9"])
+
+
+def test_norms_and_cuts_belong_to_the_layer_in_front():
+    graph = trace(chain())
+    modules = dict(graph.named_modules())
+    conv = next(n for n in graph.graph.nodes if n.target == "0")
+    found = chain_behind(conv, modules)
+    assert [type(n) for n in found.norms] == [nn.BatchNorm2d]
+    assert (found.low, found.high, found.cuts) == (0.0, 6.0, True)
+    assert found.end.target == "2"
+
+
+def test_layers_keep_their_names_in_normal_form():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = nn.functional.conv2d(x, self.first.weight, self.first.bias)
+            return nn.functional.linear(x.mean((2, 3)), self.head.weight, self.head.bias)
+
+    network = Functional().eval()
+    form = normal_form(network, torch.rand(1, 3, 6, 6))
+    assert set(form.state_dict()) == set(network.state_dict())
+    assert isinstance(form.first, nn.Conv2d)
+
+
+# ---- files in other shapes -------------------------------------------------------------------------
+@pytest.mark.parametrize("how", CONVOLUTIONS)
+def test_a_factored_network_comes_back_into_its_architecture(how, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 40), nn.Linear(40, 6)),
+    ).eval()
+    rank = (3, 4) if how == "tucker" else 3
+    thin = factorize(network, {"0": rank, "4": 2}, Factoring(how)).eval()
+    files.save(thin, tmp_path / "n")
+    again, x = files.load(tmp_path / "n", network), torch.rand(5, 8, 6, 6)
+    assert torch.equal(again(x), thin(x))
+    assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+def test_only_what_was_cut_is_taken_for_the_same_network():
+    network = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    smaller = in_shape(network, {"0.weight": (3, 4), "1.weight": (2, 3)})
+    assert (smaller[0].out_features, smaller[1].in_features) == (3, 3)
+    assert (network[0].out_features, network[1].in_features) == (8, 8)
+    larger = in_shape(network, {"0.weight": (9, 4)})
+    assert larger[0].out_features == 8
+
+
+def test_a_file_of_another_network_is_still_refused(tmp_path):
+    files.save(nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2)), tmp_path / "n")
+    like = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    before = like[0].weight.clone()
+    with pytest.raises(FileError, match=r"0.bias must be \[8\]"):
+        files.load(tmp_path / "n", like)
+    assert torch.equal(like[0].weight, before)
