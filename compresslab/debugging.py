@@ -20,6 +20,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import nn
 
+from compresslab.network.graph import module_at
 from compresslab.network.normal import flat_outputs, normal_form
 from compresslab.network.taps import by_name, tapped
 from compresslab.report import COLOURS, Table
@@ -166,7 +167,7 @@ def _quantizer_in_front(compressed: nn.Module, name: str) -> ActivationQuantizer
     node = next(n for n in graph.nodes if n.op == "call_module" and n.target == name)
     while node.all_input_nodes:
         node = node.all_input_nodes[0]
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        module = module_at(node, modules)
         if isinstance(module, ActivationQuantizer):
             return module
         if isinstance(module, Quantized):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from compresslab.network.edit import plain_copy
-from compresslab.network.graph import limits_of, trace
+from compresslab.network.graph import limits_of, module_at, trace
 from compresslab.network.select import check_weights
 from compresslab.techniques.prune import Mask
 
@@ -172,7 +172,7 @@ class _Families:
 
     def visit(self, node: fx.Node) -> None:
         sources = [n for n in node.all_input_nodes if n in self.of_node]
-        module = self.modules.get(node.target) if node.op == "call_module" else None
+        module = module_at(node, self.modules)
         if node.op == "placeholder":
             self.of_node[node] = _Family(closed=True)
         elif node.op == "output":

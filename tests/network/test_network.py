@@ -124,3 +124,57 @@ def test_a_file_of_another_network_is_still_refused(tmp_path):
     with pytest.raises(FileError, match=r"0.bias must be \[8\]"):
         files.load(tmp_path / "n", like)
     assert torch.equal(like[0].weight, before)
+
+
+# ---- steps -----------------------------------------------------------------------------------------
+def test_a_step_of_a_few_lines_has_a_file_that_checks_itself(tmp_path):
+    """The example of CONTRIBUTING."""
+    import re
+    from pathlib import Path
+
+    from compresslab.runtime import storage
+    from compresslab.runtime.program import Line, Program
+    from compresslab.runtime.steps import step as steps
+
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(class IntClip.*?)```", text, re.DOTALL)
+    names = {"Step": steps.Step, "Whole": steps.Whole, "ClassVar": object, "torch": torch}
+    exec(code, names)
+    try:
+        clip = names["IntClip"](10, 200)
+        assert clip.describe() == {"low": 10, "high": 200}
+        storage.save(Program([Line("a", ("image",))], [clip]), tmp_path / "n")
+        x = torch.randint(0, 256, (3, 4), dtype=torch.uint8)
+        assert torch.equal(storage.load(tmp_path / "n")(x), x.clamp(10, 200))
+        for wrong, words in (
+            ({"low": 10}, "high is missing"),
+            ({"low": 10, "high": 256}, "high must be 0 to 255, found 256"),
+            ({"low": 10, "high": 20, "width": 3}, "unknown entries width"),
+            ({"low": True, "high": 20}, "low must be 0 to 255, found True"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                names["IntClip"].read(wrong, {})
+    finally:
+        del steps.KINDS["clip"]
+
+
+def test_every_kind_of_step_says_what_it_is_made_of():
+    import inspect
+
+    from compresslab.runtime.steps.step import KINDS
+
+    for kind, step in KINDS.items():
+        taken = inspect.signature(step.__init__).parameters
+        named = set(step.fields) - {"bits"}
+        anything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+        assert anything or named - {"layer"} <= set(taken) | _wrapped(step), kind
+        assert step.__doc__
+    with pytest.raises(ValueError, match="kind 'linear' is taken by IntLinear"):
+        type("Other", (KINDS["linear"],), {"kind": "linear"})
+
+
+def _wrapped(step):
+    """Fields that the wrapped module of torch holds."""
+    from compresslab.runtime.steps.floating import Of
+
+    return {name for name, field in step.fields.items() if isinstance(field, Of)}
