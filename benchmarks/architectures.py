@@ -404,7 +404,7 @@ def _begin_(network: nn.Module, inputs: torch.Tensor, steps: int = 25) -> None:
         adam.step()
 
 
-def table_of(chosen: list[Subject]) -> dict[str, list[str]]:
+def table_of(chosen: list[Subject]) -> dict[tuple[str, str], list[str]]:
     """A row for each network: its family, and a cell for each operation."""
     rows = {}
     for subject in chosen:
@@ -412,13 +412,14 @@ def table_of(chosen: list[Subject]) -> dict[str, list[str]]:
             warnings.simplefilter("ignore")
             trial = settled(subject)
             cells = [outcome(trial, operation) for operation in OPERATIONS.values()]
-            rows[subject.name] = [subject.family, *cells]
+            # Two families may have a network of one name.
+            rows[subject.name, subject.family] = [subject.family, *cells]
             typer.echo(f"{subject.name}: {', '.join(cells)}")
         gc.collect()
     return rows
 
 
-def page_of(rows: dict[str, list[str]]) -> str:
+def page_of(rows: dict[tuple[str, str], list[str]]) -> str:
     """The page as Markdown."""
     places = list(OPERATIONS)
     images_rows = [r for r in rows.values() if "text" not in r[0] and "patches" not in r[0]]
@@ -437,7 +438,8 @@ def page_of(rows: dict[str, list[str]]) -> str:
         lines.append(f"\n## {family}\n")
         lines.append(f"| network | {' | '.join(places)} |")
         lines.append("|---|" + "---|" * len(places))
-        lines += [f"| {n} | {' | '.join(r[1:])} |" for n, r in rows.items() if r[0] == family]
+        own = {name: row for (name, of), row in rows.items() if of == family}
+        lines += [f"| {name} | {' | '.join(row[1:])} |" for name, row in own.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -1,5 +1,7 @@
 """Networks that we did not choose: simulated as torch computes, run on integers as simulated, and saved."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ IMAGES = F.interpolate(SPOTS, size=32, mode="bilinear")
 LABELS = IMAGES.mean((1, 2, 3)).argsort().argsort() * 10 // len(IMAGES)
 
 
+@functools.cache
 def settled(build):
     """A network that has begun to tell images by their brightness."""
     torch.manual_seed(0)
