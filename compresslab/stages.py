@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 from compresslab.data import Examples, Split
+from compresslab.debugging import decibels
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import flat_outputs, normal_form
@@ -53,7 +54,9 @@ from compresslab.techniques.surgery import SurgeryError, channels_of, shrink, si
 from compresslab.training import evaluate, evaluating, logits
 from compresslab.training import fit as train_in_place
 
-CALIBRATION = 500
+CALIBRATION, PROOF = 500, 100
+NEAR = 10
+"""Decibels below which a quantized network is said to be far from its float self."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -301,12 +304,28 @@ class Quantize(Stage):
         untuned = quantize_post_training(model, config, material.images)
         untuned = corrected(untuned, model, material.images)
         if epochs == 0 or material.train is None:
+            self.prove(untuned, model, material.images)
             return untuned
         loss = qat.toward_teacher(model, material.train)
         options = {"loss": loss, "seed": material.seed, "label": "quantized tuning"}
         options |= {"progress": material.progress}
         tuned = qat.tune(model, config, material.train, epochs, **options)
         return material.better(tuned, untuned, repr(self))
+
+    def prove(self, quantized: nn.Module, network: nn.Module, images: torch.Tensor) -> None:
+        """Hold the answers against the float network's, and say so where they are far from them."""
+        few = images[:PROOF]
+        with torch.no_grad(), evaluating(network), evaluating(quantized):
+            wanted, found = (flat_outputs(m(few)) for m in (network, quantized))
+        # Against the differences between examples: what all answers have in common is no information.
+        common = wanted.mean(0)
+        near = decibels(wanted - common, found - common)
+        if len(few) > 1 and near < NEAR:
+            tell(
+                f"{self!r}: on the calibration inputs the answers are {near:.0f} dB from the float network's "
+                f"(less than {NEAR} dB are a third of their spread or more); debug(network, "
+                "quantize_post_training(...), inputs) says which layer loses it"
+            )
 
 
 @dataclass(frozen=True, repr=False)
