@@ -3,6 +3,7 @@
 import _thread
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -310,10 +311,15 @@ def test_an_endless_loop_that_is_interrupted_names_its_line():
         while True:
             parameters += 1
 
-    ring = threading.Timer(0.5, _thread.interrupt_main)
-    ring.start()
-    result = check(endless, ID)
-    ring.join()
+    # A process in the background may have been started with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ring = threading.Timer(0.5, _thread.interrupt_main)
+        ring.start()
+        result = check(endless, ID)
+        ring.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.status == "error"
     facts = dict(result.facts)
     assert "you stopped it after" in facts["error"]
