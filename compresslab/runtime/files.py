@@ -22,7 +22,7 @@ from compresslab.runtime import deep_compression, sparse, storage, weight_only
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
 from compresslab.runtime.rebuild import in_shape
-from compresslab.runtime.storage import FileError, check_fit
+from compresslab.runtime.storage import FileError, check_fit, fill_ties, state_once
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.scores import prunable
 from compresslab.techniques.sharing import shared_layers
@@ -62,7 +62,7 @@ def save(model: nn.Module, path: Path) -> int:
     weights = [layer.weight for layer in prunable(model).values()]
     if 32 * sum(int((w == 0).sum()) for w in weights) >= max(1, sum(w.numel() for w in weights)):
         return sparse.save(model, path)
-    tensors = {name: t.contiguous().clone() for name, t in model.state_dict().items()}
+    tensors = {name: t.contiguous().clone() for name, t in state_once(model).items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary))
     return path.stat().st_size
 
@@ -106,6 +106,7 @@ def _load_floats(path: Path, like: nn.Module) -> nn.Module:
     try:
         tensors = load_file(path)
         network = in_shape(like, {name: tuple(t.shape) for name, t in tensors.items()})
+        tensors = fill_ties(tensors, network)
         check_fit(tensors, network.state_dict())
     except (ValueError, SafetensorError) as error:
         raise FileError(f"{path} does not hold this model: {error}") from error

@@ -24,7 +24,7 @@ from compresslab.network.edit import replaced
 from compresslab.runtime import ops
 from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.steps.step import Numbers, bits_from_file, bits_to_file, numbers_in
-from compresslab.runtime.storage import FileError
+from compresslab.runtime.storage import FileError, fill_ties, state_once
 
 FORMAT, VERSION = "compresslab.sparse", "1"
 FORMS = {"csr": sparse.Csr.of, "2:4": sparse.TwoOfFour.of, "blocks": sparse.Blocks.of}
@@ -101,7 +101,7 @@ def with_sparse_layers(model: nn.Module, form: str = "csr") -> nn.Module:
 def save(model: nn.Module, path: Path) -> int:
     """Write parameters and buffers, zeros as bits where that is smaller; returns the bytes on disk."""
     path, tensors, shapes = Path(path), {}, {}
-    for name, value in model.state_dict().items():
+    for name, value in state_once(model).items():
         value = value.contiguous()
         nonzero = int(value.count_nonzero())
         if value.dtype == torch.float32 and value.numel() // 8 + 4 * nonzero < 4 * value.numel():
@@ -138,11 +138,14 @@ def load(model: nn.Module, path: Path) -> nn.Module:
             here = {n: file.get_slice(n).get_shape() for n in names if not _is_part(n)}
             model = in_shape(model, here | {n: tuple(s) for n, s in shapes.items()})
             state = {}
+            stored = {n.removesuffix("/bits").removesuffix("/values") for n in names}
+            wanted = stored | set(state_once(model))
             for name, expected in model.state_dict().items():
-                state[name] = _read(file, names, name, shapes.get(name), expected.shape)
+                if name in wanted:
+                    state[name] = _read(file, names, name, shapes.get(name), expected.shape)
         if names:
             raise FileError(f"tensors that the model has not: {', '.join(sorted(names))}")
-        model.load_state_dict(state)
+        model.load_state_dict(fill_ties(state, model))
     except (
         SafetensorError,
         ValueError,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from compresslab.data.files import write_whole
 from compresslab.runtime import steps as every_kind  # noqa: F401  (it makes them known)
@@ -95,6 +96,22 @@ def _ends(metadata: Mapping[str, str]) -> dict:
     if type(images) is not int or not 1 <= images <= MOST_INPUTS:
         raise FileError(f"images must be 1 to {MOST_INPUTS}, found {images!r}")
     return {"outputs": outputs, "images": images}
+
+
+def state_once(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A model's state by name; a tensor that several layers share stands there once, under its first name."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor.detach()))
+    return dict(found.values())
+
+
+def fill_ties(tensors: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """A file's tensors under every name that they have in the model."""
+    state = model.state_dict(keep_vars=True)
+    known = {id(state[name]): tensor for name, tensor in tensors.items() if name in state}
+    tied = {n: known[id(t)] for n, t in state.items() if n not in tensors and id(t) in known}
+    return tensors | tied
 
 
 def _is_broken(tensor: torch.Tensor, own: torch.Tensor) -> bool:

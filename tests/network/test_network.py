@@ -178,3 +178,21 @@ def _wrapped(step):
     from compresslab.runtime.steps.floating import Of
 
     return {name for name, field in step.fields.items() if isinstance(field, Of)}
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_tensor_that_layers_share_lies_in_the_file_once(zeros, tmp_path):
+    def tied():
+        network = nn.Sequential(nn.Embedding(300, 16), nn.Linear(16, 300, bias=False))
+        network[1].weight = network[0].weight
+        return network.eval()
+
+    network = tied()
+    if zeros:
+        with torch.no_grad():
+            network[0].weight[::2] = 0
+    size = files.save(network, tmp_path / "n")
+    assert size < 300 * 16 * 4 * 1.1
+    again = files.load(tmp_path / "n", tied())
+    assert again[0].weight is again[1].weight
+    assert torch.equal(again[1].weight, network[1].weight)
