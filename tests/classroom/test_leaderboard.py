@@ -65,13 +65,18 @@ def test_the_reference_keeps_its_weights(network, data):
 
 
 def test_another_architecture_needs_to_be_told(network, data):
-    small = models.MLP(data.shape, 10, (4,))
+    deep = models.MLP(data.shape, 10, (4, 4))
     with pytest.raises(FileError):
-        leaderboard.row("small", small, network, data.test)
+        leaderboard.row("deep", deep, network, data.test)
     row = leaderboard.row(
-        "small", small, network, data.test, like=lambda: models.MLP(data.shape, 10, (4,))
+        "deep", deep, network, data.test, like=lambda: models.MLP(data.shape, 10, (4, 4))
     )
     assert row.smaller > 2
+
+
+def test_fewer_channels_of_the_same_architecture_are_read_from_the_file(network, data):
+    narrow = models.MLP(data.shape, 10, (4,))
+    assert leaderboard.row("narrow", narrow, network, data.test).smaller > 2
 
 
 def test_a_simulation_and_a_row_without_a_name_are_refused(network, data):
