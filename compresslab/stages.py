@@ -133,9 +133,18 @@ class Stage:
         return f"{type(self).__name__}({', '.join(found)})"
 
 
-def _fraction(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
+@dataclass(frozen=True, repr=False)
+class OfAFraction(Stage):
+    """What the stages share that take a fraction away, and tune."""
+
+    fraction: float
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the fraction."""
+        value = self.fraction
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise ValueError(f"fraction must be a number between 0 and 1, got {value!r}")
 
 
 def quick_layout(network: nn.Module, examples: torch.Tensor) -> nn.Module:
@@ -154,15 +163,8 @@ def quick_layout(network: nn.Module, examples: torch.Tensor) -> nn.Module:
 
 
 @dataclass(frozen=True, repr=False)
-class Prune(Stage):
+class Prune(OfAFraction):
     """Single weights to 0 by magnitude: gradually in the first 60 % of the tuning; at once without any."""
-
-    fraction: float
-    epochs: float | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the fraction."""
-        _fraction("fraction", self.fraction)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with that fraction of the weights at 0."""
@@ -177,15 +179,8 @@ class Prune(Stage):
 
 
 @dataclass(frozen=True, repr=False)
-class CutChannels(Stage):
+class CutChannels(OfAFraction):
     """A fraction of every layer's channels removed, the smallest first; then tuning."""
-
-    fraction: float
-    epochs: float | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the fraction."""
-        _fraction("fraction", self.fraction)
 
     def check(self, network: nn.Module, example: torch.Tensor) -> None:
         """A network whose channels cannot be followed is refused."""
@@ -196,7 +191,14 @@ class CutChannels(Stage):
         try:
             return self._cut(model)
         except (SurgeryError, TracingError):
-            return self._cut(normal_form(model, example))
+            form = normal_form(model, example)
+        try:
+            # What export wrote down for the example's batch must hold for others.
+            with torch.no_grad():
+                form(example.expand(2, *example.shape[1:]))
+        except RuntimeError as error:
+            raise SurgeryError(f"its graph depends on the size of the batch: {error}") from error
+        return self._cut(form)
 
     def _cut(self, model: nn.Module) -> nn.Module:
         inner = scores.prunable(model, last=False)
@@ -214,15 +216,8 @@ class CutChannels(Stage):
 
 
 @dataclass(frozen=True, repr=False)
-class LowRank(Stage):
+class LowRank(OfAFraction):
     """Every layer as two thin ones with that fraction of its parameters; then tuning."""
-
-    fraction: float
-    epochs: float | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the fraction."""
-        _fraction("fraction", self.fraction)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with thin layers."""

@@ -171,10 +171,16 @@ def _with_shapes(traced: fx.GraphModule, example: torch.Tensor | None) -> None:
 
 
 def _three(example: torch.Tensor) -> torch.Tensor:
-    """A batch of three, a size that hardly any axis has: so that the batch's axis is known by its size."""
+    """A batch of three, a size that hardly any axis has: so that the batch's axis is known by its size.
+
+    Floats are three different ones: what mixes examples would not show on equal ones.
+    """
     if len(example) == 0:
         raise ValueError("example must hold at least one example, got 0")
-    return example[:1].expand(3, *example.shape[1:]).contiguous()
+    batch = example[:1].expand(3, *example.shape[1:]).contiguous()
+    if not batch.is_floating_point() or batch.ndim == 1:
+        return batch
+    return batch * batch.new_tensor([1.0, 0.75, 0.5]).reshape(3, *[1] * (batch.ndim - 1))
 
 
 def flat_outputs(output: object) -> torch.Tensor:
@@ -576,7 +582,7 @@ class _Writer:
         outputs, inputs, *kernel = weight.shape
         groups = given.get("groups", 1)
         window = {
-            k: v if isinstance(v, str) else _pair(v) for k, v in given.items() if k != "groups"
+            k: v if isinstance(v, str) else pair(v) for k, v in given.items() if k != "groups"
         }
         with torch.device("meta"):
             layer = nn.Conv2d(
@@ -665,7 +671,7 @@ class _Writer:
             return
         groups = given.pop("groups", 1)
         inputs, outputs, *kernel = weight.shape
-        window = {k: _pair(v) for k, v in given.items()}
+        window = {k: pair(v) for k, v in given.items()}
         with torch.device("meta"):
             layer = nn.ConvTranspose2d(
                 inputs,
@@ -762,7 +768,8 @@ class _Writer:
         parts = list(given.get("tensors", ()))
         dim, shape = given.get("dim", given.get("axis", 0)), shape_of(node)
         dim = dim % len(shape) if shape and isinstance(dim, int) else dim
-        if all(isinstance(p, fx.Node) for p in parts) and dim == 1:
+        channels = shape is None or len(shape) in (2, 4)
+        if channels and all(isinstance(p, fx.Node) for p in parts) and dim == 1:
             self.function(node, torch.cat, parts, 1)
 
     # -- shapes
@@ -797,6 +804,8 @@ class _Writer:
             self.swap(node, node.args[0])
         elif len(after) == 2 and after[0] == before[0] == 3:
             self.becomes(node, nn.Flatten())
+        elif len(before) == 2 and len(after) == 4 and after[0] == before[0] == 3:
+            self.becomes(node, nn.Unflatten(1, after[1:]))
         elif self.is_pixel(node, before, after):
             # One number per channel, with or without axes of one pixel.
             pixel = len(after) == 4
@@ -874,7 +883,13 @@ class _Writer:
                 self.reshape(node, "squeeze")
             elif None in index and all(f or i is None for f, i in zip(full, index, strict=True)):
                 self.reshape(node, "unsqueeze")
-            elif len(index) > 1 and isinstance(index[1], slice) and full[0] and all(full[2:]):
+            elif (
+                len(before) in (2, 4)
+                and len(index) > 1
+                and isinstance(index[1], slice)
+                and full[0]
+                and all(full[2:])
+            ):
                 self.becomes(node, Select(range(*index[1].indices(before[1]))))
 
     def slices(self, node: fx.Node, name: str) -> None:
@@ -883,8 +898,9 @@ class _Writer:
         if before is None:
             return
         if name == "slice":
-            dim, start, end = (*node.args[1:4], 0, None)[:3] if len(node.args) > 1 else (0, 0, None)
-            if dim == 1 and not node.kwargs and len(node.args) < 5:
+            given = node.args[1:4]
+            dim, start, end = (*given, *(0, 0, None)[len(given) :])
+            if dim == 1 and not node.kwargs and len(node.args) < 5 and len(before) in (2, 4):
                 self.becomes(node, Select(range(*slice(start, end).indices(before[1]))))
             elif shape_of(node) == before:
                 self.swap(node, source)
@@ -892,8 +908,8 @@ class _Writer:
         given = dict(zip(("size", "dim"), node.args[1:], strict=False)) | dict(node.kwargs)
         dim = given.get("dim", 0)
         size = given.get("size", given.get("chunks", given.get("split_size_or_sections")))
-        if dim != 1 or not isinstance(size, int | list | tuple):
-            return
+        if dim != 1 or len(before) not in (2, 4) or not isinstance(size, int | list | tuple):
+            return  # of tokens [b, length, width] the second axis holds no channels
         places = torch.arange(before[1])
         parts = torch.chunk(places, size) if name == "chunk" else torch.split(places, size)
         for user in list(node.users):
@@ -1019,7 +1035,7 @@ class _Writer:
         """With the example's sizes, windows of one size; over all pixels it stays as it is."""
         mean = isinstance(module, nn.AdaptiveAvgPool2d)
         before = shape_of(node.args[0])
-        wanted = _pair(module.output_size)
+        wanted = pair(module.output_size)
         if before is None or len(before) != 4 or (mean and wanted == (1, 1)):
             return
         sizes = [n if w is None else w for n, w in zip(before[2:], wanted, strict=True)]
@@ -1038,7 +1054,8 @@ def _channels(shape: tuple[int, ...]) -> int | None:
     return shape[1] if one else None
 
 
-def _pair(value: object) -> tuple:
+def pair(value: object) -> tuple:
+    """One number for both axes, or a number for each."""
     if isinstance(value, list | tuple):
         return tuple(value) * 2 if len(value) == 1 else tuple(value)
     return (value, value)

@@ -20,14 +20,28 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compresslab.network.graph import Chain, chain_behind, module_at
-from compresslab.network.normal import ChannelsFirst, ChannelsLast, Scale, Select, Spread, name_of
+from compresslab.network.graph import Chain, chain_behind, limits_of, module_at
+from compresslab.network.normal import (
+    ChannelsFirst,
+    ChannelsLast,
+    Scale,
+    Select,
+    Spread,
+    name_of,
+    pair,
+)
 from compresslab.numerics.affine import quantize
 from compresslab.runtime.program import Line, Program, image_name
 from compresslab.runtime.steps import between, floating, integer
 from compresslab.runtime.steps.step import Codes, Step
 from compresslab.techniques.folding import fold_batch_norm
-from compresslab.techniques.ptq import FLOAT_ISLANDS, TABLES, is_addition, is_product
+from compresslab.techniques.ptq import (
+    FLOAT_ISLANDS,
+    TABLES,
+    is_addition,
+    is_concatenation,
+    is_product,
+)
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 
 DEAD = 0.5
@@ -106,7 +120,12 @@ def refuse_unknown(prepared: fx.GraphModule) -> None:
 def _is_known(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     module = module_at(node, modules)
     if module is None:
-        return node.op == "placeholder" or is_addition(node) or is_product(node) or joins(node)
+        return (
+            node.op == "placeholder"
+            or is_addition(node)
+            or is_product(node)
+            or is_concatenation(node)
+        )
     return isinstance(module, (Quantized, ActivationQuantizer, *KNOWN))
 
 
@@ -138,6 +157,7 @@ class _Converter:
     # -- walking
     def visit(self, node: fx.Node) -> None:
         module = module_at(node, self.modules)
+        self.refuse_channels_last(node, module)
         if node.op == "placeholder":
             self.image(node)
         elif isinstance(module, Quantized):
@@ -160,18 +180,34 @@ class _Converter:
             self.rearrange(node, module)
         elif isinstance(module, nn.Upsample) and module.mode == "nearest":
             self.upsample(node, module)
-        elif isinstance(module, TABLES) or limits_known(module):
+        elif isinstance(module, TABLES) or limits_of(module) is not None:
             self.table(node, module)
         elif isinstance(module, tuple(FLOATS)):
             self.floats(node, FLOATS[type(module)], module)
         elif is_addition(node) or is_product(node):
             self.two(node, between.IntAdd if is_addition(node) else between.IntMultiply)
-        elif joins(node):
+        elif is_concatenation(node):
             self.concatenate(node)
         elif isinstance(module, ActivationQuantizer):
             self.requantize(node, module)
         else:
             self.belongs_to_no_layer(node, module)
+
+    def refuse_channels_last(self, node: fx.Node, module: nn.Module | None) -> None:
+        """Where channels come last in the network, the other axes are no channels for what follows."""
+        read = [self.values[n] for n in node.all_input_nodes if n in self.values]
+        if not any(value.last for value in read):
+            return
+        linear = isinstance(module, Quantized) and isinstance(module.layer, nn.Linear)
+        each = isinstance(module, TABLES) and not isinstance(module, PER_CHANNEL[:-1])
+        borne = (*IDLE, ChannelsFirst, nn.LayerNorm, nn.Softmax, nn.LogSoftmax, ActivationQuantizer)
+        two = is_addition(node) or is_product(node)
+        if linear or each or two or isinstance(module, borne) or limits_of(module) is not None:
+            return
+        raise ConversionError(
+            f"node {node.name!r} ({what_it_is(node, self.modules)}) takes images whose channels come last: "
+            "permute them back, x.permute(0, 3, 1, 2), in front of it"
+        )
 
     def belongs_to_no_layer(self, node: fx.Node, module: nn.Module | None) -> None:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -322,7 +358,7 @@ class _Converter:
     # -- between layers
     def max_pool(self, node: fx.Node, module: nn.MaxPool2d) -> None:
         source, value, codes = self.source(node)
-        if _pair(module.dilation) != (1, 1):
+        if pair(module.dilation) != (1, 1):
             raise ConversionError(f"node {node.name!r}: pooling with gaps (dilation) is unknown")
         if module.return_indices:
             raise ConversionError(f"node {node.name!r}: pooling that returns places is unknown")
@@ -333,7 +369,7 @@ class _Converter:
     def mean_pool(self, node: fx.Node, module: nn.AdaptiveAvgPool2d | nn.AvgPool2d) -> None:
         source, _, x = self.source(node)
         whole = isinstance(module, nn.AdaptiveAvgPool2d)
-        if whole and _pair(module.output_size) != (1, 1):
+        if whole and pair(module.output_size) != (1, 1):
             raise ConversionError(
                 f"node {node.name!r}: of adaptive pooling only the mean over all pixels is known without an "
                 "example, and windows of one size with one"
@@ -371,11 +407,14 @@ class _Converter:
 
     def rearrange(self, node: fx.Node, module: nn.Unflatten | Select) -> None:
         source, value, codes = self.source(node)
-        if value.last:
-            raise ConversionError(f"node {node.name!r} takes parts of what is no channel")
-        pixel = isinstance(module, nn.Unflatten)
-        step = between.IntUnflatten() if pixel else between.IntSelect(module.places.numpy())
-        self.step(node, step, (source,), codes, True if pixel else value.image)
+        if isinstance(module, Select):
+            step = between.IntSelect(module.places.numpy())
+            self.step(node, step, (source,), codes, value.image)
+            return
+        sizes = tuple(module.unflattened_size)
+        if module.dim != 1 or len(sizes) != 3:
+            raise ConversionError(f"node {node.name!r}: rows are known to become images only")
+        self.step(node, between.IntUnflatten(*sizes[1:]), (source,), codes, True)
 
     def upsample(self, node: fx.Node, module: nn.Upsample) -> None:
         source, _, codes = self.source(node)
@@ -390,6 +429,8 @@ class _Converter:
         if value.codes is None:
             self.floats(node, floating.FloatActivation, module)
             return
+        if isinstance(module, Scale) and value.image is not False:
+            raise ConversionError(f"node {node.name!r} scales the columns of an image")
         end, out = self.behind(node)
         step = between.IntTable(between.as_codes(_results(node.name, module, value.codes), out))
         self.step(end, step, (source,), out, value.image)
@@ -437,6 +478,8 @@ class _Converter:
         self.values[node] = _Value(node.name, None, value.image, value.last)
 
 
+PER_CHANNEL = (nn.PReLU, nn.BatchNorm1d, nn.BatchNorm2d, Scale)
+"""Tables that differ by channel: the second axis for torch, but for `Scale`, whose channels come last."""
 IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout1d, nn.AlphaDropout)
 KNOWN = (
     *(*WINDOWED, nn.AdaptiveAvgPool2d, nn.Flatten, *IDLE, *PADS, Spread, nn.Upsample, *TABLES),
@@ -459,21 +502,11 @@ def _results(name: str, module: nn.Module, codes: Codes) -> np.ndarray:
     return module(values[:, None].expand(256, channels)).T.numpy()
 
 
-def joins(node: fx.Node) -> bool:
-    """Whether a node puts the channels of several results side by side."""
-    return node.op == "call_function" and node.target is torch.cat
-
-
-def limits_known(module: nn.Module | None) -> bool:
-    """Whether it is a cut that stands by itself."""
-    return isinstance(module, nn.ReLU | nn.Hardtanh)
-
-
 def whole_factors(module: nn.Upsample) -> tuple[int, int] | None:
     """By how much an upsampling makes images larger, if that is said in whole numbers."""
     if module.scale_factor is None:
         return None
-    factors = _pair(module.scale_factor)
+    factors = pair(module.scale_factor)
     return tuple(int(f) for f in factors) if all(f == int(f) >= 1 for f in factors) else None
 
 
@@ -486,14 +519,10 @@ def _code_of(edge: float, scale: float, zero: int) -> int:
     )
 
 
-def _pair(value: object) -> tuple:
-    return tuple(value) if isinstance(value, tuple | list) else (value, value)
-
-
 def _windows(module: nn.MaxPool2d | nn.AvgPool2d) -> dict[str, int]:
     """Where pooling looks, as its step has it."""
-    size, stride = _pair(module.kernel_size), _pair(module.stride or module.kernel_size)
-    padding = _pair(module.padding)
+    size, stride = pair(module.kernel_size), pair(module.stride or module.kernel_size)
+    padding = pair(module.padding)
     names = ("height", "width", "down", "across", "top", "left")
     numbers = zip(names, (*size, *stride, *padding), strict=True)
     return {**dict(numbers), "ceil": int(module.ceil_mode)}
@@ -514,7 +543,7 @@ def pool_size(name: str, module: nn.MaxPool2d) -> int:
         ConversionError: for squares that overlap or are padded, oblong ones, or a rest that is kept.
     """
     size = _square(module)
-    if size is None or _pair(module.dilation) != (1, 1):
+    if size is None or pair(module.dilation) != (1, 1):
         raise ConversionError(f"node {name!r}: only square pooling without overlap is known")
     return size
 

@@ -106,8 +106,7 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("name", BETWEEN)
-def test_what_stands_between_layers_is_within_a_code_of_torch(name):
-    """Fed with the same codes; the step's own output codes against torch on what the codes stand for."""
+def test_what_stands_between_layers_runs_as_it_was_simulated(name):
     network = settled(one(BETWEEN[name]))
     simulated = quantize_post_training(network, QuantConfig(), IMAGES)
     program = convert(simulated)
@@ -135,6 +134,9 @@ SPELLINGS = {
     "computed": lambda x: x.view(-1, x.shape[1] * x.shape[2] * x.shape[3]),
     "pooled": lambda x: F.adaptive_max_pool2d(x, 1).squeeze(-1).squeeze(-1),
     "mean": lambda x: x.mean((2, 3)),
+    "back to an image": lambda x: x.mean((2, 3)).view(-1, 2, 3, 1).relu().flatten(1),
+    "added per channel": lambda x: (x + x.mean((2, 3), keepdim=True)).flatten(1),
+    "gated per pixel": lambda x: (x * x[:, :1].sigmoid()).flatten(1),
     "mean, kept": lambda x: x.mean([-1, -2], keepdim=True)[:, :, 0, 0],
     "split": lambda x: torch.cat([p.relu() for p in torch.split(x, [2, 4], 1)], 1).flatten(1),
     "chunk": lambda x: sum(torch.chunk(x, 2, dim=1)).flatten(1),
@@ -153,6 +155,36 @@ def test_a_spelling_is_understood(name):
     program = convert(quantize_post_training(network.eval(), QuantConfig(), IMAGES))
     with torch.no_grad():
         assert error(program(IMAGES), network(IMAGES)) < 0.1
+
+
+def last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda x: last(x).flatten(1),
+        lambda x: F.conv2d(last(x), torch.ones(4, 30, 1, 1)).flatten(1),
+        lambda x: torch.cat([last(x), last(x)], 1).flatten(1),
+        lambda x: last(x)[:, :3].flatten(1),
+        lambda x: (x * torch.arange(30.0)).flatten(1),
+    ],
+    ids=["flattened", "convolved", "joined", "sliced", "scaled by column"],
+)
+def test_axes_that_are_no_channels_are_right_or_refused(spelling):
+    torch.manual_seed(0)
+    network = Spelled(spelling)
+    network(IMAGES[:1])
+    simulated = None
+    try:
+        simulated = quantize_post_training(network.eval(), QuantConfig(), IMAGES)
+        program = convert(simulated)
+    except ConversionError as reason:
+        assert "node" in str(reason)  # noqa: PT017  (right is allowed as well)
+        return
+    with torch.no_grad():
+        assert error(program(IMAGES), simulated(IMAGES)) < 0.03
 
 
 def test_a_decision_that_depends_on_values_is_refused_with_its_line():

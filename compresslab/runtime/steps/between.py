@@ -154,12 +154,14 @@ class _OfTwo(Step):
 
 
 class IntAdd(_OfTwo):
-    """The sum of two activations of one shape."""
+    """The sum of two activations; axes of length 1 are as long as the other's."""
 
     kind = "add"
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Two of one shape -> one."""
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
         o = self.out
         factors = (self.scale / o.scale, self.scale_b / o.scale)
         zeros = (self.zero_point, self.zero_point_b)
@@ -168,7 +170,7 @@ class IntAdd(_OfTwo):
 
 
 class IntMultiply(_OfTwo):
-    """The product of two activations; the second may have one pixel."""
+    """The product of two activations; axes of length 1 are as long as the other's."""
 
     kind = "multiply"
 
@@ -178,6 +180,8 @@ class IntMultiply(_OfTwo):
         zeros, factor = (self.zero_point, self.zero_point_b), self.scale * self.scale_b / o.scale
         if a.numel() < b.numel():
             a, b, zeros = b, a, zeros[::-1]
+        if b.shape != a.shape and b.shape[1:-1] != (1, 1):  # one pixel needs no copy
+            a, b = torch.broadcast_tensors(a, b)
         numbers = (zeros, factor, o.zero_point, o.low, o.high)
         return torch.from_numpy(int8_pool.multiply(a.numpy(), b.numpy(), *numbers))
 
@@ -309,9 +313,9 @@ class IntFlatten(Step):
     kind = "flatten"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, h, w, c] -> [b, c * h * w]; rows pass."""
-        if x.ndim == 2:
-            return x
+        """[b, h, w, c] -> [b, c * h * w]; tokens one after another; rows pass."""
+        if x.ndim != 4:
+            return x.reshape(len(x), -1)
         count, height, width, channels = x.shape
         if height == width == 1:
             return x.reshape(count, channels)
@@ -319,13 +323,19 @@ class IntFlatten(Step):
 
 
 class IntUnflatten(Step):
-    """One number per channel as an image of one pixel."""
+    """Rows as images, in torch's order: channels first."""
 
     kind = "unflatten"
+    fields: ClassVar = {"height": SIDE, "width": SIDE}
+
+    def __init__(self, height: int = 1, width: int = 1) -> None:
+        super().__init__()
+        self.height, self.width = height, width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, c] -> [b, 1, 1, c]."""
-        return x[:, None, None]
+        """[b, c * h * w] -> [b, h, w, c]."""
+        image = x.reshape(len(x), -1, self.height, self.width)
+        return image.permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass(frozen=True)
