@@ -35,6 +35,16 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from compresslab.network.edit import plain_copy
 from compresslab.network.graph import TracingError, limits_of, module_at, trace
+from compresslab.network.modules import (
+    Affine,
+    ChannelsFirst,
+    ChannelsLast,
+    Scale,
+    Select,
+    Spread,
+    parameter,
+)
+from compresslab.network.spellings import SIMPLE
 
 ADD = ("add", "iadd", "add_")
 MULTIPLY = ("mul", "imul", "mul_", "multiply")
@@ -47,84 +57,6 @@ RESHAPES = (
 COPIES = ("contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy")
 CLOSE = 1e-3
 """The share of the outputs' range by which the normal form may differ on the example: float rounding."""
-
-
-class Affine(nn.Module):
-    """x * scale + shift, with plain numbers."""
-
-    def __init__(self, scale: float, shift: float = 0.0) -> None:
-        super().__init__()
-        self.scale, self.shift = float(scale), float(shift)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Of any shape."""
-        return x * self.scale + self.shift
-
-    def extra_repr(self) -> str:
-        """Both numbers."""
-        return f"{self.scale}, {self.shift}"
-
-
-class Scale(nn.Module):
-    """x * weight along the last axis, as layers of transformers and ConvNeXt scale their results."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.weight = _parameter(weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., c] -> [..., c]."""
-        return x * self.weight
-
-
-class Select(nn.Module):
-    """Channels by their places: a slice, a part of a split, a shuffle."""
-
-    def __init__(self, places: Sequence[int]) -> None:
-        super().__init__()
-        self.register_buffer("places", torch.tensor(list(places), dtype=torch.int64))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, c, ...] -> [b, len(places), ...]."""
-        return x[:, self.places]
-
-
-class ChannelsLast(nn.Module):
-    """[b, c, h, w] -> [b, h, w, c]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The axes in another order."""
-        return x.permute(0, 2, 3, 1)
-
-
-class ChannelsFirst(nn.Module):
-    """[b, h, w, c] -> [b, c, h, w]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The axes in another order."""
-        return x.permute(0, 3, 1, 2)
-
-
-class Spread(nn.Module):
-    """Zeros between pixels and behind the last ones: [b, c, h, w] -> [b, c, (h - 1) s + 1 + e, ...]."""
-
-    def __init__(self, stride: tuple[int, int], extra: tuple[int, int]) -> None:
-        super().__init__()
-        self.stride, self.extra = stride, extra
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Every pixel at a multiple of the stride."""
-        sizes = [
-            (n - 1) * s + 1 + e
-            for n, s, e in zip(x.shape[2:], self.stride, self.extra, strict=True)
-        ]
-        out = x.new_zeros(*x.shape[:2], *sizes)
-        out[
-            ...,
-            : sizes[0] - self.extra[0] : self.stride[0],
-            : sizes[1] - self.extra[1] : self.stride[1],
-        ] = x
-        return out
 
 
 def normal_form(model: nn.Module, example: torch.Tensor | None = None) -> fx.GraphModule:
@@ -223,144 +155,6 @@ def _prove(traced: fx.GraphModule, example: torch.Tensor, wanted: torch.Tensor) 
             "the batch or on state that it keeps?"
         )
 
-
-# ---- single operations -------------------------------------------------------------------------------
-Size = int | Sequence[int]
-
-
-def _cut(
-    min: float | None = None,
-    max: float | None = None,
-) -> nn.Module | None:
-    if not all(n is None or isinstance(n, int | float) for n in (min, max)):
-        return None
-    if min == 0 and max is None:
-        return nn.ReLU()
-    low, high = (float("-inf") if min is None else min, float("inf") if max is None else max)
-    return nn.Hardtanh(low, high) if low < high else None
-
-
-def _max_pool(
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> nn.Module | None:
-    if return_indices:
-        return None
-    return nn.MaxPool2d(kernel_size, stride or None, padding, dilation, ceil_mode=ceil_mode)
-
-
-def _avg_pool(
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> nn.Module:
-    window = (kernel_size, stride or None, padding)
-    return nn.AvgPool2d(*window, ceil_mode, count_include_pad, divisor_override)
-
-
-def _adaptive_max_pool(output_size: Size, return_indices: bool = False) -> nn.Module | None:
-    return None if return_indices else nn.AdaptiveMaxPool2d(output_size)
-
-
-def _interpolate(
-    size: Size | None = None,
-    scale_factor: float | Sequence[float] | None = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> nn.Module | None:
-    if antialias or recompute_scale_factor:
-        return None
-    return nn.Upsample(size, scale_factor, mode, align_corners)
-
-
-def _upsample(mode: str, size: object, factors: object, corners: bool | None = None) -> nn.Module:
-    factors = tuple(factors) if factors is not None else None
-    return nn.Upsample(None if factors else tuple(size), factors, mode, corners)
-
-
-def _pad(
-    pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> nn.Module | None:
-    kinds = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
-    if len(pad) != 4 or (mode == "constant" and value):
-        return None
-    kind = nn.ZeroPad2d if mode == "constant" else kinds.get(mode)
-    return None if kind is None else kind(tuple(pad))
-
-
-def _softmax(
-    dim: int | None = None,
-    _stacklevel: int = 3,
-    dtype: torch.dtype | None = None,
-    half_to_float: bool = False,
-) -> nn.Module | None:
-    return nn.Softmax(dim) if dtype is None else None
-
-
-def _log_softmax(*arguments: object, **named: object) -> nn.Module | None:
-    found = _softmax(*arguments, **named)
-    return None if found is None else nn.LogSoftmax(found.dim)
-
-
-def _without(kind: type[nn.Module]) -> Callable[..., nn.Module]:
-    """A module that takes what its function takes, but for `inplace`."""
-
-    def build(*arguments: object, inplace: bool = False, **named: object) -> nn.Module:
-        return kind(*arguments, **named)
-
-    return build
-
-
-SIMPLE: dict[str, Callable[..., nn.Module | None]] = {
-    "relu": _without(nn.ReLU),
-    "relu_": _without(nn.ReLU),
-    "relu6": _without(nn.ReLU6),
-    "clamp": _cut,
-    "clamp_": _cut,
-    "clip": _cut,
-    "clamp_min": _cut,
-    "clamp_min_": _cut,
-    "hardtanh": _without(nn.Hardtanh),
-    "hardtanh_": _without(nn.Hardtanh),
-    "hardswish": _without(nn.Hardswish),
-    "hardswish_": _without(nn.Hardswish),
-    "hardsigmoid": _without(nn.Hardsigmoid),
-    "silu": _without(nn.SiLU),
-    "silu_": _without(nn.SiLU),
-    "gelu": _without(nn.GELU),
-    "sigmoid": nn.Sigmoid,
-    "sigmoid_": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "tanh_": nn.Tanh,
-    "leaky_relu": _without(nn.LeakyReLU),
-    "leaky_relu_": _without(nn.LeakyReLU),
-    "elu": _without(nn.ELU),
-    "mish": _without(nn.Mish),
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-    "softmax": _softmax,
-    "log_softmax": _log_softmax,
-    "max_pool2d": _max_pool,
-    "avg_pool2d": _avg_pool,
-    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
-    "adaptive_max_pool2d": _adaptive_max_pool,
-    "interpolate": _interpolate,
-    "upsample_nearest2d": lambda size, factors=None: _upsample("nearest", size, factors),
-    "upsample_bilinear2d": lambda size, corners, factors=None: _upsample(
-        "bilinear", size, factors, corners
-    ),
-    "pad": _pad,
-}
-"""Operations of one tensor and plain numbers, by their name in torch, torch.nn.functional and ATen."""
 
 DROPOUTS = (
     "dropout",
@@ -608,7 +402,7 @@ class _Writer:
     def with_parameters(
         self, node: fx.Node, layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> None:
-        layer.weight, layer.bias = _parameter(weight), None if bias is None else _parameter(bias)
+        layer.weight, layer.bias = parameter(weight), None if bias is None else parameter(bias)
         weight_node = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
         at = self.put(node, layer, node.args[0], self.owner(weight_node))
         self.swap(node, at)
@@ -634,8 +428,8 @@ class _Writer:
         norm = kind(len(mean), given.get("eps", 1e-5), affine=weight is not None)
         norm.running_mean, norm.running_var = mean, variance
         if weight is not None:
-            norm.weight = _parameter(weight)
-            norm.bias = _parameter(torch.zeros_like(weight) if bias is None else bias)
+            norm.weight = parameter(weight)
+            norm.bias = parameter(torch.zeros_like(weight) if bias is None else bias)
         source = node.args[1] if len(node.args) > 1 else None
         self.swap(node, self.put(node, norm, node.args[0], self.owner(source)))
 
@@ -652,15 +446,15 @@ class _Writer:
             channels = len(weight) if weight is not None else shape_of(node)[1]
             norm = nn.GroupNorm(given[first], channels, eps, weight is not None)
         if weight is not None:
-            norm.weight = _parameter(weight)
-            norm.bias = _parameter(torch.zeros_like(weight) if bias is None else bias)
+            norm.weight = parameter(weight)
+            norm.bias = parameter(torch.zeros_like(weight) if bias is None else bias)
         self.becomes(node, norm)
 
     def prelu(self, node: fx.Node) -> None:
         weight = self.tensor(node.args[1])
         if weight is not None:
             layer = nn.PReLU(weight.numel())
-            layer.weight = _parameter(weight)
+            layer.weight = parameter(weight)
             self.becomes(node, layer)
 
     def conv_transpose2d(self, node: fx.Node) -> None:
@@ -1059,7 +853,3 @@ def pair(value: object) -> tuple:
     if isinstance(value, list | tuple):
         return tuple(value) * 2 if len(value) == 1 else tuple(value)
     return (value, value)
-
-
-def _parameter(tensor: torch.Tensor) -> nn.Parameter:
-    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)

@@ -21,15 +21,8 @@ import torch
 from torch import fx, nn
 
 from compresslab.network.graph import Chain, chain_behind, limits_of, module_at
-from compresslab.network.normal import (
-    ChannelsFirst,
-    ChannelsLast,
-    Scale,
-    Select,
-    Spread,
-    name_of,
-    pair,
-)
+from compresslab.network.modules import ChannelsFirst, ChannelsLast, Scale, Select, Spread
+from compresslab.network.normal import name_of, pair
 from compresslab.numerics.affine import quantize
 from compresslab.runtime.program import Line, Program, image_name
 from compresslab.runtime.steps import between, floating, integer

@@ -20,16 +20,8 @@ from torch import fx, nn
 
 from compresslab.network.edit import replace_, replaced
 from compresslab.network.graph import LAYERS, NORMS, chain_behind, limits_of, module_at
-from compresslab.network.normal import (
-    Affine,
-    ChannelsFirst,
-    ChannelsLast,
-    Scale,
-    Select,
-    Spread,
-    flat_outputs,
-    normal_form,
-)
+from compresslab.network.modules import Affine, ChannelsFirst, ChannelsLast, Scale, Select, Spread
+from compresslab.network.normal import flat_outputs, normal_form
 from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
 from compresslab.network.taps import by_name, tapped
 from compresslab.techniques.lockstep import layer_by_layer
