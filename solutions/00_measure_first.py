@@ -10,7 +10,7 @@
 # # Lab 00 · Measure first
 #
 # **You will** count parameters, bytes and multiplications, time a network fairly, and say what limits it.
-# **Time:** 60 minutes to work through; it runs in half a minute.
+# **Time:** 75 minutes to work through; it runs in half a minute.
 #
 # Model compression (模型压缩) makes a trained network smaller, faster or less hungry without making it
 # noticeably worse. The numbers of every later lab are these: bytes on disk, parameters, multiplications,
@@ -85,6 +85,8 @@ plt.show()
 #
 # The slow, obvious version. It would take hours on a language model; yours needs no loop.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def parameter_bytes_spec(parameters, bits):
 #     full, used = 0, 0                  # whole bytes, and bits in the byte being filled
@@ -94,6 +96,8 @@ plt.show()
 #             full, used = full + 1, 0
 #     return full + (1 if used else 0)   # a byte that is only partly filled counts
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-parameter_bytes", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -141,6 +145,8 @@ Table(
 #
 # ### Exercise 2 · MACs of a linear layer (1 point, about 1 line)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def linear_macs_spec(inputs, outputs, positions):
 #     macs = 0
@@ -149,6 +155,8 @@ Table(
 #             macs += inputs             # y[output] = sum of inputs products
 #     return macs
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-linear_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -168,6 +176,8 @@ linear_macs = adopt(linear_macs, "measuring.linear_macs")
 # %% [markdown]
 # ### Exercise 3 · MACs of a convolution (2 points, about 2 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def conv2d_macs_spec(inputs, outputs, kernel, output_size, groups):
 #     macs = 0
@@ -178,6 +188,8 @@ linear_macs = adopt(linear_macs, "measuring.linear_macs")
 #                     macs += kernel[0] * kernel[1]
 #     return macs
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-conv2d_macs", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -323,6 +335,8 @@ print(
 # Write the loop: `warmup` calls that are not timed, then `repeats` timed ones, each between two readings of
 # `clock()`; return the *median*. (The check hands you a clock of its own, so nothing depends on luck.)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def fair_time_spec(call, clock, warmup, repeats):
 #     times = []
@@ -336,6 +350,8 @@ print(
 #         times.remove(max(times))
 #     return sum(times) / len(times)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-fair_time", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -399,6 +415,8 @@ Table(
 #
 # ### Exercise 5 · Memory-bound or compute-bound? (2 points, about 3 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def roofline_spec(macs, bytes_moved, macs_per_second, bytes_per_second):
 #     arithmetic = macs / macs_per_second
@@ -407,6 +425,8 @@ Table(
 #         return arithmetic, "compute"
 #     return traffic, "memory"
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-roofline", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -565,6 +585,65 @@ claim(
     between - 3 * within,
     "points",
 )
+
+# %% [markdown]
+# ## Build it · Count any network
+#
+# `measure` counts whatever runs, and so can you. A *build* is judged in stages: each has a point, a later one counts only when those
+# before it are right, and the check says which stage is next.
+#
+# ### Exercise 6 · Count any network (build, 4 points, about 18 lines)
+#
+# Hand back the number of parameters (all of them, each once) and the MACs of **one** example, whatever the batch.
+#
+# 1. *Linear layers*: inputs x outputs for each.
+# 2. *Convolutions*: as in exercise 3, with strides and groups; the output's size is known only when the network runs. `register_forward_hook`
+#    calls your function with `(layer, inputs, output)` and hands back a handle.
+# 3. *Layers that run twice* work twice, and have their parameters once. Layers that never run work not at all.
+# 4. *As it was*: no hook stays, the mode is as before, and the running means of batch norms have not moved.
+#
+# Only `nn.Linear` and `nn.Conv2d` multiply here.
+
+
+# %% nbgrader={"grade": false, "grade_id": "measuring-count_network", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def count_network(network, x):
+    """A module and a batch that it takes -> (parameters, MACs of one example), both int."""
+    ### BEGIN SOLUTION
+    macs = 0
+
+    def count(layer, inputs, output):
+        nonlocal macs
+        if isinstance(layer, nn.Linear):
+            macs += layer.in_features * output[0].numel()
+        else:
+            seen = layer.in_channels // layer.groups * layer.weight[0, 0].numel()
+            macs += seen * output[0].numel()
+
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        network(x)
+    network.train(training)
+    for handle in handles:
+        handle.remove()
+    return sum(p.numel() for p in network.parameters()), macs
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "measuring-count_network-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(count_network, "measuring.count_network")
+
+# %%
+count_network = adopt(count_network, "measuring.count_network")
+
+# %%
+rows = []
+for name, made in networks.items():
+    parameters, macs = count_network(made[0], data.test.x[:3])
+    rows.append([name, f"{parameters:,}", f"{macs:,}", f"{macs / parameters:.0f}"])
+Table(["network", "parameters", "MACs", "MACs / parameter"], rows, "one image")
 
 # %% [markdown]
 # ## What the papers say, what we measured

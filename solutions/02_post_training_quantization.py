@@ -151,6 +151,8 @@ explore(draw_observer, bits=(3, 8), observer=list(observers.OBSERVERS))
 # Codes are `-high..high`, the scale is $s = t / q_\max$. Return the *index* of the threshold with the least
 # mean squared error (of equals, the first).
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def best_threshold_spec(values, thresholds, high):
 #     errors = []
@@ -162,6 +164,8 @@ explore(draw_observer, bits=(3, 8), observer=list(observers.OBSERVERS))
 #         errors.append(total)
 #     return errors.index(min(errors))
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-best_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -356,6 +360,8 @@ claim(
 #
 # ### Exercise 2 · Fold a batch norm into its convolution (2 points, about 3 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def fold_batch_norm_spec(weight, bias, gain, shift, mean, variance, epsilon):
 #     new_weight, new_bias = weight.clone(), bias.clone()
@@ -365,6 +371,8 @@ claim(
 #         new_bias[channel] = (bias[channel] - mean[channel]) * gain[channel] / deviation + shift[channel]
 #     return new_weight, new_bias
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-fold_batch_norm", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -428,6 +436,8 @@ plt.show()
 #
 # ### Exercise 3 · Even out two layers (1 point, about 2 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def equalizing_factors_spec(range_first, range_second):
 #     t = torch.ones(len(range_first))
@@ -437,6 +447,8 @@ plt.show()
 #             t[c] = math.sqrt(r1 * r2) / r2
 #     return t
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-equalizing_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -547,6 +559,8 @@ plt.show()
 # the table below tests it.) There are few layers: try everything
 # (`itertools.product`). Of equals, the first in order.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def spend_budget_spec(loss, size, budget):
 #     best, least = None, math.inf
@@ -558,6 +572,8 @@ plt.show()
 #             best, least = choice, total
 #     return np.array(best, np.int64)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-spend_budget", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -635,6 +651,8 @@ Table(
 # Write the loop in Numba: `x` is uint8, `weight` int8, `bias` and the result int32. Bytes overflow in NumPy arrays;
 # Numba widens single numbers, but say `np.int32(...)` all the same: it is what you mean.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def integer_matmul_spec(x, zero_point, weight, bias):
 #     rows, outputs = x.shape[0], weight.shape[0]
@@ -646,6 +664,8 @@ Table(
 #             )
 #     return acc
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-integer_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -676,6 +696,8 @@ integer_matmul = adopt(integer_matmul, "ptq.integer_matmul")
 #
 # ### Exercise 6 · From sums to the next layer's codes (2 points, about 2 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def requantize_spec(acc, multiplier, zero_point, low, high):
 #     codes = np.empty(acc.shape, np.uint8)
@@ -685,6 +707,8 @@ integer_matmul = adopt(integer_matmul, "ptq.integer_matmul")
 #             codes[m, n] = max(low, min(high, round(float(real)) + zero_point))
 #     return codes
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-requantize", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -10,7 +10,7 @@
 # # Lab 04 · Pruning
 #
 # **You will** remove most of a network's weights, find out which of them mattered and who can tell, and see what zeros do to the file and to the clock.
-# **Time:** 100 minutes to work through; it runs in about a minute.
+# **Time:** 125 minutes to work through; it runs in about a minute.
 #
 # Pruning (剪枝) sets weights to zero and leaves them there. Three decisions make a method: a *score* (how much
 # does a weight matter?), a *granularity* (what falls together: single weights, blocks, whole channels?) and a
@@ -89,6 +89,8 @@ print(f"dense {mean_sd(*dense)} %, half of the weights at 0: {mean_sd(*half)} %"
 #
 # Of all n weights, `round(sparsity * n)` go, those of the smallest magnitude first (of equals, the first in order).
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def global_mask_spec(weights, sparsity):
 #     places = [(abs(float(v)), i, j) for i, w in enumerate(weights) for j, v in enumerate(w.ravel())]
@@ -97,6 +99,8 @@ print(f"dense {mean_sd(*dense)} %, half of the weights at 0: {mean_sd(*half)} %"
 #         masks[i][j] = False
 #     return tuple(m.reshape(w.shape) for m, w in zip(masks, weights))
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-global_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -166,6 +170,8 @@ claim(
 # `gradients[b]` is the gradient of batch b. A change in either direction counts, and gradients of different batches would cancel
 # in a sum: so the score is the mean of $|w\,g_b|$ over the batches.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def taylor_score_spec(weight, gradients):
 #     out = np.zeros_like(weight)
@@ -173,6 +179,8 @@ claim(
 #         out[place] = sum(abs(weight[place] * g[place]) for g in gradients) / len(gradients)
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-taylor_score", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -330,6 +338,8 @@ Table(
 #
 # After step T the sparsity stays at `final`.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def cubic_sparsity_spec(step, steps, final):
 #     rest = 1.0
@@ -337,6 +347,8 @@ Table(
 #         rest *= max(0.0, (steps - step) / steps)
 #     return final - final * rest
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-cubic_sparsity", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -468,6 +480,8 @@ claim(
 #
 # ### Exercise 4 · Multiply the nonzeros only (3 points, about 6 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def csr_matvec_spec(starts, columns, values, x):
 #     dense = np.zeros((len(starts) - 1, len(x)), np.float32)
@@ -476,6 +490,8 @@ claim(
 #             dense[n, columns[p]] = values[p]
 #     return (dense @ x).astype(np.float32)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-csr_matvec", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -503,6 +519,8 @@ csr_matvec = adopt(csr_matvec, "prune.csr_matvec")
 #
 # ### Exercise 5 · Two of every four (2 points, about 5 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def two_of_four_spec(weight):
 #     keep = np.zeros(weight.shape, bool)
@@ -513,6 +531,8 @@ csr_matvec = adopt(csr_matvec, "prune.csr_matvec")
 #                 keep[n, k] = True
 #     return keep
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-two_of_four", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -654,6 +674,8 @@ Table(
 # A convolution, its norm (gain and shift), a flatten, and a linear layer. Flattened, a channel is several neighbouring
 # features.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def cut_channels_spec(first, gain, shift, second, keep):
 #     pixels = second.shape[1] // len(keep)
@@ -661,6 +683,8 @@ Table(
 #     features = [c * pixels + p for c in channels for p in range(pixels)]
 #     return first[channels], gain[channels], shift[channels], second[:, features]
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-cut_channels", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -930,6 +954,69 @@ claim(
 print(
     f"{in_bytes(disk_bytes(networks[0]))} -> {in_bytes(size)}; dense {mean_sd(*goal)} %, pruned {mean_sd(*found)} %"
 )
+
+# %% [markdown]
+# ## Open · Five weights of a hundred
+#
+# An *open* exercise has no right answer. What you hand back is measured, here and again while grading, on images that your code does not see: bronze is above
+# what a plain way reaches, gold is what some hours of work reached.
+#
+# ### Exercise 7 · Five weights of a hundred (open, 3 points, about 25 lines)
+#
+# You are given a trained perceptron as arrays (weights [outputs, inputs] and biases, ReLU between the layers), 4,000 training images, their labels, and the
+# fraction of all weights that may differ from 0. Hand back weights of the same shapes, and biases. You have 20 seconds of processor time.
+#
+# Prune at once or in rounds, over all layers or in each, tune for long or not; torch is at hand (`torch.from_numpy`), the library is not. Nothing that you hand
+# back is trusted: the non-zeros are counted, and the accuracy is measured, from your arrays.
+
+
+# %% nbgrader={"grade": false, "grade_id": "prune-sparse_network", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def sparse_network(weights, biases, images, labels, remaining):
+    """Tuples of float32 arrays, images [n, 256], labels [n], fraction -> (weights, biases)."""
+    ### BEGIN SOLUTION
+    torch.manual_seed(0)
+    ws = [torch.tensor(w, requires_grad=True) for w in weights]
+    bs = [torch.tensor(b, requires_grad=True) for b in biases]
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    epochs, size, rate = 20, 100, 6e-3
+    steps, step = epochs * -(-len(x) // size), 0
+    optimizer = torch.optim.Adam([*ws, *bs], rate)
+
+    def masks_of(fraction):
+        sizes = torch.cat([w.detach().abs().flatten() for w in ws])
+        border = sizes.sort(descending=True).values[min(int(fraction * len(sizes)), len(sizes) - 1)]
+        return [w.detach().abs() > border for w in ws]
+
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(size):
+            if step % 20 == 0:  # little by little, the last third at the final size
+                done = min(1.0, step / (0.7 * steps))
+                masks = masks_of(1 - (1 - remaining) * (1 - (1 - done) ** 3))
+            with torch.no_grad():
+                for w, m in zip(ws, masks, strict=True):
+                    w *= m
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps) + 1e-5
+            h = x[batch]
+            for w, b in zip(ws[:-1], bs[:-1], strict=True):
+                h = torch.relu(torch.nn.functional.linear(h, w, b))
+            loss = torch.nn.functional.cross_entropy(
+                torch.nn.functional.linear(h, ws[-1], bs[-1]), y[batch]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+    masks = masks_of(remaining)
+    found = tuple((w.detach() * m).numpy() for w, m in zip(ws, masks, strict=True))
+    return found, tuple(b.detach().numpy() for b in bs)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "prune-sparse_network-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(sparse_network, "prune.sparse_network")
+
+# %%
+sparse_network = adopt(sparse_network, "prune.sparse_network")
 
 # %% [markdown]
 # ## What the papers say, what we measured

@@ -11,7 +11,7 @@
 #
 # **You will** find small subnetworks that train as well as the whole, ask with controls what makes them special, and stop the
 # search early.
-# **Time:** 75 minutes to work through; it runs in about a minute.
+# **Time:** 90 minutes to work through; it runs in about a minute.
 #
 # Lab 04 pruned trained networks. Could one have trained the small network in the first place? For whole channels nearly, as lab 04
 # found; for single weights usually not: it ends up worse. The lottery ticket hypothesis (彩票假设; Frankle and Carbin 2019) says: it depends on *where it starts*.
@@ -61,6 +61,8 @@ CLASSES, EPOCHS, LR = len(data.classes), 8, 0.1
 # `remaining` is a share of *all* weights: keep `n - round((1 - remaining) * n)` of n, the largest magnitudes (of equals, the
 # last in order). What an earlier mask removed stays removed.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def next_mask_spec(weight, mask, remaining):
 #     places = [
@@ -72,6 +74,8 @@ CLASSES, EPOCHS, LR = len(data.classes), 8, 0.1
 #         stays[i] = False
 #     return stays.reshape(weight.shape)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-next_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -96,6 +100,8 @@ next_mask = adopt(next_mask, "tickets.next_mask")
 #
 # The ticket's weights go back to what they were before training; all others are 0. (`trained` is there to be left alone.)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def rewind_spec(initial, trained, mask):
 #     out = np.zeros_like(initial)
@@ -104,6 +110,8 @@ next_mask = adopt(next_mask, "tickets.next_mask")
 #             out[place] = initial[place]
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-rewind", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -249,6 +257,8 @@ claim(
 #
 # For each layer, keep as many weights as its mask keeps: those with the smallest noise (of equals, the first).
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def random_ticket_spec(masks, noise):
 #     chosen = []
@@ -260,6 +270,8 @@ claim(
 #         chosen.append(keep.reshape(mask.shape))
 #     return tuple(chosen)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-random_ticket", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -302,6 +314,8 @@ print(f"random ticket {lost:.1f} %, winning {winner:.1f} % (one seed; three belo
 # Zhou et al. (2019) asked what of the start matters. Keep each weight's sign, and give all of a layer one magnitude: its root mean square (over all of its weights, those that will
 # be pruned too).
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def signs_only_spec(initial):
 #     size = (sum(float(w) ** 2 for w in initial.ravel()) / initial.size) ** 0.5
@@ -310,6 +324,8 @@ print(f"random ticket {lost:.1f} %, winning {winner:.1f} % (one seed; three belo
 #         out[place] = size if initial[place] > 0 else -size
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-signs_only", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -541,6 +557,8 @@ print(
 #
 # ### Exercise 5 · How far apart are two masks? (1 point, about 2 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def mask_distance_spec(one, other):
 #     different = total = 0
@@ -550,6 +568,8 @@ print(
 #             total += 1
 #     return different / total
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-mask_distance", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -606,6 +626,94 @@ claim(
 )
 print(f"settled in epoch {bird.found} of {EPOCHS}")
 POOL.shutdown()
+
+# %% [markdown]
+# ## Build it · Find a winning ticket
+#
+# ### Exercise 6 · Find a winning ticket (build, 4 points, about 18 lines)
+#
+# The whole search of Frankle and Carbin (2019, section 1): train, prune, rewind, again. `initial` are the layers' weights before training, `train(weights)`
+# hands back trained ones. After round $r$ of $R$ the fraction $p^{r/R}$ of *all* weights stays (rounded to a whole number of them), of equal ones
+# the first.
+#
+# 1. *One round*: the largest magnitudes after training stay.
+# 2. *Several rounds*: each begins from the initial values under the mask so far; what is gone stays gone, even where training has moved it.
+# 3. *Across layers*: magnitudes of all layers compete.
+# 4. *As it was*: `train` is called once a round with the right weights, and `initial` is not changed.
+
+
+# %% nbgrader={"grade": false, "grade_id": "tickets-find_ticket", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def find_ticket(initial, train, remaining, rounds):
+    """Tuple of float32 arrays, function, fraction, int -> tuple of bool arrays: the weights that stay."""
+    ### BEGIN SOLUTION
+    masks = [np.ones(w.shape, bool) for w in initial]
+    total = sum(w.size for w in initial)
+    ends = np.cumsum([w.size for w in initial])[:-1]
+    for number in range(1, rounds + 1):
+        trained = train(tuple(w * m for w, m in zip(initial, masks, strict=True)))
+        sizes = [np.where(m, np.abs(w), -1.0) for w, m in zip(trained, masks, strict=True)]
+        flat = np.concatenate([s.ravel() for s in sizes])
+        stays = np.zeros(total, bool)
+        largest = np.argsort(-flat, kind="stable")[: round(remaining ** (number / rounds) * total)]
+        stays[largest] = True
+        parts = np.split(stays, ends)
+        masks = [p.reshape(w.shape) for p, w in zip(parts, initial, strict=True)]
+    return tuple(masks)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "tickets-find_ticket-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(find_ticket, "tickets.find_ticket")
+
+# %%
+find_ticket = adopt(find_ticket, "tickets.find_ticket")
+
+# %%
+torch.manual_seed(SEEDS[0])
+small = torch.nn.Sequential(
+    torch.nn.Flatten(),
+    torch.nn.Linear(256, 64),
+    torch.nn.ReLU(),
+    torch.nn.Linear(64, len(data.classes)),
+)
+if data.train.x[0].numel() != 256:
+    small[1] = torch.nn.Linear(data.train.x[0].numel(), 64)
+layers = [small[1], small[3]]
+start = tuple(layer.weight.detach().numpy().copy() for layer in layers)
+kept = []
+
+
+def train_small(weights):
+    """A hundred steps from these weights; zeros stay zero."""
+    masks = [torch.from_numpy(w != 0) for w in weights]
+    with torch.no_grad():
+        for layer, w in zip(layers, weights, strict=True):
+            layer.weight.copy_(torch.from_numpy(w))
+            layer.bias.zero_()
+    optimizer = torch.optim.SGD(small.parameters(), 0.2, momentum=0.9)
+    for step in range(100):
+        batch = slice(50 * step % 5_000, 50 * step % 5_000 + 50)
+        loss = torch.nn.functional.cross_entropy(small(data.train.x[batch]), data.train.y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for layer, m in zip(layers, masks, strict=True):
+                layer.weight *= m
+    kept.append([float(m.float().mean()) for m in masks])
+    return tuple(layer.weight.detach().numpy().copy() for layer in layers)
+
+
+masks = find_ticket(start, train_small, 0.1, 4)
+rows = [
+    [r, *(f"{100 * k:.0f}" for k in layer)]
+    for r, layer in enumerate([*kept, [float(m.mean()) for m in masks]])
+]
+Table(
+    ["after round", "first layer, % left", "last layer, % left"],
+    rows,
+    "a tenth of all weights after four rounds",
+)
 
 # %% [markdown]
 # ## What the papers say, what we measured

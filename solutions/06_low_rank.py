@@ -11,7 +11,7 @@
 #
 # **You will** write a layer as two thinner ones, choose how thin, let the inputs have a say, split convolutions, and teach a
 # frozen network something new with two per cent of its weights.
-# **Time:** 100 minutes to work through; it runs in about a minute.
+# **Time:** 145 minutes to work through; it runs in about a minute.
 #
 # A matrix of rank k is a product of two thin ones. A trained layer is *nearly* of low rank; low-rank factorization (低秩分解)
 # keeps the nearest such matrix and drops the rest.
@@ -35,7 +35,7 @@ from compresslab.measure import count_layers, disk_bytes, race_networks
 from compresslab.report import Table, in_bytes, in_units, mean_sd, use_style
 from compresslab.techniques import lora, lowrank, scores
 from compresslab.techniques.prune import prune_and_tune
-from compresslab.training import fit, seed_everything
+from compresslab.training import evaluate, fit, seed_everything
 
 use_style()
 SEEDS = begin()
@@ -77,6 +77,8 @@ explore(draw_picture, rank=(1, 120, 1))
 #
 # `np.linalg.svd(weight, full_matrices=False)` gives U, S (a vector), V transposed.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def svd_factors_spec(weight, rank):
 #     u, s, vt = np.linalg.svd(weight, full_matrices=False)
@@ -87,6 +89,8 @@ explore(draw_picture, rank=(1, 120, 1))
 #         second[:, i] = np.sqrt(s[i]) * u[:, i]
 #     return first, second
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-svd_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -160,6 +164,8 @@ claim(
 #
 # The largest rank whose factors have *fewer* numbers than the matrix; 0 if there is none.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def worthwhile_rank_spec(outputs, inputs):
 #     rank = 0
@@ -167,6 +173,8 @@ claim(
 #         rank += 1
 #     return rank
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-worthwhile_rank", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -185,6 +193,8 @@ check(worthwhile_rank, "low_rank.worthwhile_rank")
 #
 # The smallest rank that keeps at least `share` of the energy, the sum of the *squared* singular values (allow for rounding: 1e-12).
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def rank_for_energy_spec(singular_values, share):
 #     total = sum(float(s) ** 2 for s in singular_values)
@@ -194,6 +204,8 @@ check(worthwhile_rank, "low_rank.worthwhile_rank")
 #         if kept >= (share - 1e-12) * total:
 #             return rank
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-rank_for_energy", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -383,6 +395,8 @@ Table(
 #
 # Give the product BA. Any L with $LL^T = C$ will do; the spec takes the symmetric root, through the eigenvalues.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def whitened_product_spec(weight, rank, moment):
 #     values, vectors = np.linalg.eigh(moment)
@@ -393,6 +407,8 @@ Table(
 #         total += s[i] * np.outer(u[:, i], vt[i])
 #     return total @ np.linalg.inv(root)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-whitened_product", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -458,6 +474,8 @@ Table(
 #
 # Flatten the weight to that matrix, cut it as in exercise 1, and shape both factors as kernels again.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def split_convolution_spec(weight, rank):
 #     m, c, h, w = weight.shape
@@ -470,6 +488,8 @@ Table(
 #         mix[:, k, 0, 0] = np.sqrt(s[k]) * u[:, k]
 #     return thin, mix
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-split_convolution", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -645,6 +665,8 @@ Table(
 #
 # The formula for a batch, with x in rows; `down` is A, `up` is B.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def lora_output_spec(x, weight, down, up, alpha):
 #     out = np.zeros((len(x), len(weight)), np.float32)
@@ -655,6 +677,8 @@ Table(
 #             out[i, o] = plain + alpha / len(down) * sum(up[o, k] * inner[k] for k in range(len(down)))
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-lora_output", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -901,6 +925,139 @@ claim(
     "A task's file is less than a twentieth of the network's",
     task_file < disk_bytes(networks[0]) / 20,
 )
+
+# %% [markdown]
+# ## Build it · A LoRA layer, and ranks under a budget
+#
+# ### Exercise 7 · A LoRA layer that trains and merges (build, 4 points, about 20 lines)
+#
+# `lora_layer(layer, rank, alpha)` takes an `nn.Linear` and hands back an `nn.Module` (define its class inside of the function) that computes
+# $Wx + b + \frac{\alpha}{r} B A x$.
+#
+# 1. *Trains alone*: its trainable parameters are A and B and nothing else; the layer's weight and bias never change.
+# 2. *Starts as it was*: before training it gives what the layer gives.
+# 3. *Learns*: with these starting values an optimizer can reduce the loss. (What if A *and* B were 0?)
+# 4. *Merges*: `module.merged()` hands back a **new** `nn.Linear` that gives the same as the module; the layer that was given stays as it is.
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank-lora_layer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def lora_layer(layer, rank, alpha):
+    """nn.Linear, int, float -> nn.Module with forward(x) and merged()."""
+
+    ### BEGIN SOLUTION
+    class LoRALayer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer.requires_grad_(False)
+            first = torch.randn(rank, layer.in_features) / layer.in_features**0.5
+            self.down = torch.nn.Parameter(first)
+            self.up = torch.nn.Parameter(torch.zeros(layer.out_features, rank))
+            self.scale = alpha / rank
+
+        def forward(self, x):
+            return self.layer(x) + self.scale * (x @ self.down.T @ self.up.T)
+
+        @torch.no_grad()
+        def merged(self):
+            new = torch.nn.Linear(layer.in_features, layer.out_features)
+            new.weight.copy_(layer.weight + self.scale * (self.up @ self.down))
+            new.bias.copy_(layer.bias)
+            return new
+
+    return LoRALayer()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank-lora_layer-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(lora_layer, "low_rank.lora_layer")
+
+# %%
+lora_layer = adopt(lora_layer, "low_rank.lora_layer")
+
+# %%
+adapted = copy.deepcopy(networks[0])
+for index, layer in enumerate(adapted):
+    if isinstance(layer, torch.nn.Linear):
+        adapted[index] = lora_layer(layer, 4, 8.0)
+tuned = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+merged = copy.deepcopy(networks[0])
+for index, layer in enumerate(adapted):
+    if hasattr(layer, "merged"):
+        merged[index] = layer.merged()
+print(f"{tuned:,} numbers to train instead of {sum(p.numel() for p in networks[0].parameters()):,}")
+claim(
+    "Merged before any training the network is what it was",
+    evaluate(merged, data.test) == evaluate(networks[0], data.test),
+)
+
+# %% [markdown]
+# ### Exercise 8 · Ranks under a budget (open, 3 points, about 15 lines)
+#
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on images that your code does not see. Three networks are
+# to be factored to **a tenth** of their numbers. A layer [m, n] of rank k takes k (m + n) numbers, or m n where that is less. The factors are whitened as in
+# exercise 4; you choose the ranks. Bronze is above the same fraction for every layer, gold is what a search reached that tries ranks on the images.
+#
+# You are given weights and biases (ReLU between the layers), 2,000 training images [n, 256] and labels, and the budget.
+
+
+# %% nbgrader={"grade": false, "grade_id": "low_rank-choose_ranks", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def choose_ranks(weights, biases, images, labels, budget):
+    """Tuples of float32 arrays, images, labels, int -> one rank for each layer."""
+    ### BEGIN SOLUTION
+    parts, x = [], images
+    for w, b in zip(weights, biases, strict=True):
+        moment = (x.T @ x / len(x)).astype(float)
+        moment += 1e-4 * np.trace(moment) / len(moment) * np.eye(len(moment))
+        root = np.linalg.cholesky(moment)
+        parts.append((*np.linalg.svd(w @ root, full_matrices=False), np.linalg.inv(root)))
+        x = np.maximum(x @ w.T + b, 0)
+
+    def price(ranks):
+        return sum(min(k * sum(w.shape), w.size) for k, w in zip(ranks, weights, strict=True))
+
+    def loss(ranks):
+        x = images
+        for i, ((u, s, vt, back), w, b, k) in enumerate(
+            zip(parts, weights, biases, ranks, strict=True)
+        ):
+            cut = (u[:, :k] * s[:k]) @ (vt[:k] @ back) if k * sum(w.shape) < w.size else w
+            x = x @ cut.T + b
+            x = np.maximum(x, 0) if i + 1 < len(weights) else x
+        x = x - x.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(x).sum(axis=1)) - x[np.arange(len(x)), labels]).mean())
+
+    def filled(ranks, i):
+        """As much for layer i as the budget leaves."""
+        while (
+            ranks[i] < min(weights[i].shape)
+            and price([*ranks[:i], ranks[i] + 1, *ranks[i + 1 :]]) <= budget
+        ):
+            ranks = [*ranks[:i], ranks[i] + 1, *ranks[i + 1 :]]
+        return ranks
+
+    ranks = [1] * len(weights)
+    while price([k + 1 for k in ranks]) <= budget:
+        ranks = [k + 1 for k in ranks]
+    best, step = loss(ranks), 8
+    while step:
+        better = None
+        for giver in range(len(ranks)):
+            for taker in range(len(ranks)):
+                if giver != taker and ranks[giver] > step:
+                    less = [k - step * (i == giver) for i, k in enumerate(ranks)]
+                    now = filled(less, taker)
+                    if (found := loss(now)) < best:
+                        best, better = found, now
+        ranks, step = (better, step) if better else (ranks, step // 2)
+    return tuple(ranks)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "low_rank-choose_ranks-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(choose_ranks, "low_rank.choose_ranks")
+
+# %%
+choose_ranks = adopt(choose_ranks, "low_rank.choose_ranks")
 
 # %% [markdown]
 # ## What the papers say, what we measured

@@ -10,7 +10,7 @@
 # # Lab 07 · Slim by design
 #
 # **You will** swap the blocks of one network for cheaper ones, one at a time, and find out which of them are cheaper only on paper.
-# **Time:** 80 minutes to work through; it runs in about a minute.
+# **Time:** 95 minutes to work through; it runs in about a minute.
 #
 # Instead of shrinking a trained network one can draw a slim one (轻量化网络设计): depthwise-separable convolutions (深度可分离卷积), groups
 # (分组卷积), factorised kernels, bottlenecks, pooled heads, shared parameters (参数共享). Each has a formula for its weights and its
@@ -93,6 +93,8 @@ claim(
 #
 # Weights (no norms, no biases) and MACs on an output of `height` x `width`.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def separable_cost_spec(inputs, outputs, kernel, height, width):
 #     weights = macs = 0
@@ -104,6 +106,8 @@ claim(
 #             weights, macs = weights + 1, macs + height * width
 #     return weights, macs
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "slim-separable_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -144,6 +148,8 @@ explore(draw_saving, outputs=(8, 256, 8), kernel=(3, 7, 2))
 #
 # The depthwise layer itself, without padding.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def depthwise_spec(x, weight):
 #     channels, height, width = x.shape
@@ -155,6 +161,8 @@ explore(draw_saving, outputs=(8, 256, 8), kernel=(3, 7, 2))
 #                 out[c, y, z] += weight[c, i, j] * x[c, y + i, z + j]
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "slim-depthwise", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -234,6 +242,8 @@ claim(
 #
 # ### Exercise 3 · Groups that meet again (2 points, about 3 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def shuffle_spec(x, groups):
 #     out = np.empty_like(x)
@@ -243,6 +253,8 @@ claim(
 #             out[:, place * groups + group] = x[:, group * size + place]
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "slim-shuffle", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -293,6 +305,8 @@ claim(
 #
 # How many pixels in a row, from the first to the last, does one output look at? (The spec walks back from one output.)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def receptive_field_spec(kernels, strides):
 #     first = last = 0
@@ -300,6 +314,8 @@ claim(
 #         first, last = first * stride, last * stride + kernel - 1
 #     return last - first + 1
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "slim-receptive_field", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -532,6 +548,8 @@ as_table(more, f"{EPOCHS} epochs each")
 #
 # A network as a list of block names and their weights; the same name is the same block. Every block is applied at `positions` positions.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def shared_cost_spec(layers, weights, positions):
 #     seen, stored, macs = set(), 0, 0
@@ -542,6 +560,8 @@ as_table(more, f"{EPOCHS} epochs each")
 #         macs += count * positions
 #     return stored, macs
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "slim-shared_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -625,6 +645,67 @@ full, factorised = (
 )
 claim("The factorised embedding has less than a fifth of the parameters", factorised < full / 5)
 print(f"{in_units(full)} -> {in_units(factorised)} parameters")
+
+# %% [markdown]
+# ## Build it · MobileNetV2's block
+#
+# ### Exercise 6 · MobileNetV2's block (build, 4 points, about 18 lines)
+#
+# Sandler et al. 2018 (section 3.3, figure 4d): a 1x1 convolution widens to inputs x expansion channels, a 3x3 depthwise one with the stride filters, a 1x1 one
+# makes it narrow again. Each is followed by a batch norm; after the first two norms stands `nn.ReLU6`. `inverted_residual(inputs, outputs, stride,
+# expansion)` hands back an `nn.Module` (define its class inside of the function).
+#
+# 1. *Parameters*: convolutions have no bias; with an expansion of 1 there is nothing to widen, and the first convolution is left out.
+# 2. *Shapes*: the stride is the depthwise convolution's, whose padding keeps the image's size.
+# 3. *The connection*: the input is added where the stride is 1 **and** both widths are equal, and nowhere else.
+# 4. *A linear end*: what is negative comes through the last norm.
+
+
+# %% nbgrader={"grade": false, "grade_id": "slim-inverted_residual", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def inverted_residual(inputs, outputs, stride, expansion):
+    """Four int -> nn.Module, from [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+    ### BEGIN SOLUTION
+    nn, wide = torch.nn, inputs * expansion
+    layers = []
+    if expansion > 1:
+        layers += [nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
+    layers += [
+        nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
+        nn.BatchNorm2d(wide),
+        nn.ReLU6(),
+        nn.Conv2d(wide, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(*layers)
+
+        def forward(self, x):
+            y = self.body(x)
+            return x + y if stride == 1 and inputs == outputs else y
+
+    return Block()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "slim-inverted_residual-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(inverted_residual, "slim.inverted_residual")
+
+# %%
+inverted_residual = adopt(inverted_residual, "slim.inverted_residual")
+
+# %%
+rows = []
+for inputs, outputs, stride, expansion in ((16, 16, 1, 6), (16, 24, 2, 6), (24, 24, 1, 3)):
+    block = inverted_residual(inputs, outputs, stride, expansion)
+    plain = torch.nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    numbers = [sum(p.numel() for p in m.parameters()) for m in (block, plain)]
+    rows.append(
+        [f"{inputs} to {outputs}, stride {stride}", expansion, *(f"{n:,}" for n in numbers)]
+    )
+Table(["block", "expansion", "parameters", "of one 3x3 convolution"], rows)
 
 # %% [markdown]
 # ## What the papers say, what we measured

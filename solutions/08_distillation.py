@@ -11,7 +11,7 @@
 #
 # **You will** train a small network on what a large one says, write its loss and its gradient, and find out when the large one is worth
 # listening to.
-# **Time:** 90 minutes to work through; it runs in about a minute.
+# **Time:** 115 minutes to work through; it runs in about a minute.
 #
 # A label says "this is a Q". A trained network says more: it could be an O, hardly a T. Knowledge distillation (知识蒸馏) teaches a small *student* (学生)
 # with the answers of a large *teacher* (教师).
@@ -75,6 +75,8 @@ explore(draw_answers, temperature=(1.0, 10.0, 0.5))
 #
 # For every row of logits. Beware of large ones: $e^{800}$ is infinite, and taking a constant off all of a row changes nothing.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def soft_targets_spec(logits, temperature):
 #     out = np.zeros_like(logits)
@@ -84,6 +86,8 @@ explore(draw_answers, temperature=(1.0, 10.0, 0.5))
 #         out[i] = [p / sum(powers) for p in powers]
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "distill-soft_targets", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -122,6 +126,8 @@ claim(
 #
 # Mean over the examples, of both parts; the labels are compared at temperature 1.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def distillation_loss_spec(student, teacher, labels, alpha, temperature):
 #     def log_softmax(row):
@@ -135,6 +141,8 @@ claim(
 #         total += alpha * hard + (1 - alpha) * temperature**2 * divergence
 #     return float(total / len(labels))
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "distill-distillation_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -163,6 +171,8 @@ check(distillation_loss, "distill.distillation_loss")
 #
 # The gradient of the soft part, $T^2\,\mathrm{KL}$ as a mean over n examples, in the student's logits. (The spec goes by differences.)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def soft_gradient_spec(student, teacher, temperature):
 #     def soft(z):
@@ -177,6 +187,8 @@ check(distillation_loss, "distill.distillation_loss")
 #         out[place] = (soft(up) - soft(down)) / (2 * step)
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "distill-soft_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -493,6 +505,8 @@ Table(
 #
 # From `high` at step 0 to `low` at step `steps`, by the same factor at every step.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def falling_temperature_spec(step, steps, high, low):
 #     factor = (low / high) ** (1 / steps)
@@ -501,6 +515,8 @@ Table(
 #         temperature *= factor
 #     return temperature
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "distill-falling_temperature", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -604,6 +620,8 @@ Table(
 #
 # ### Exercise 5 · Where does it look? (2 points, about 3 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def attention_map_spec(features):
 #     out = np.zeros((len(features), features[0, 0].size), np.float32)
@@ -614,6 +632,8 @@ Table(
 #         out[i] = (energy / np.sqrt((energy**2).sum())).ravel()
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "distill-attention_map", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -707,6 +727,53 @@ Table(
     ],
     f"{len(SEEDS)} seeds",
 )
+
+# %% [markdown]
+# ## Open · A student of 40 kB
+#
+# An *open* exercise has no right answer. What you hand back is measured, here and again while grading, on images that your code does not see: bronze is above
+# what labels alone reach, gold is what some hours of work reached.
+#
+# ### Exercise 6 · A student of 40 kB (open, 3 points, about 25 lines)
+#
+# You are given 6,000 images [n, 256], the teacher's logits for all of them, and labels for **the first 300 only**. Train a perceptron (any number of layers, ReLU
+# between them) whose float32 weights and biases take at most `room` bytes, and hand back its weights, each [outputs, inputs], and its biases. You have 20 seconds
+# of processor time. torch is at hand, the library is not.
+
+
+# %% nbgrader={"grade": false, "grade_id": "distill-train_student", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def train_student(images, logits, labels, room):
+    """float32 [n, 256], float32 [n, 26], int64 [300], int -> (weights, biases), tuples of float32 arrays."""
+    ### BEGIN SOLUTION
+    torch.manual_seed(0)
+    classes, inputs = logits.shape[1], images.shape[1]
+    hidden = (room // 4 - classes) // (inputs + 1 + classes)
+    first, last = torch.nn.Linear(inputs, hidden), torch.nn.Linear(hidden, classes)
+    x, temperature = torch.from_numpy(images), 2.0
+    soft = torch.softmax(torch.from_numpy(logits) / temperature, 1)
+    epochs, size, rate = 40, 100, 1e-2
+    steps, step = epochs * -(-len(x) // size), 0
+    optimizer = torch.optim.Adam([*first.parameters(), *last.parameters()], rate)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(size):
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps) + 1e-5
+            log_q = torch.log_softmax(last(torch.relu(first(x[batch]))) / temperature, 1)
+            loss = -(soft[batch] * log_q).sum(1).mean() * temperature**2
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+    layers = (first, last)
+    weights = tuple(layer.weight.detach().numpy() for layer in layers)
+    return weights, tuple(layer.bias.detach().numpy() for layer in layers)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "distill-train_student-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(train_student, "distill.train_student")
+
+# %%
+train_student = adopt(train_student, "distill.train_student")
 
 # %% [markdown]
 # ## What the papers say, what we measured

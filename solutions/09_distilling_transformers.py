@@ -104,6 +104,8 @@ claim("The first layer alone does not", full - 10 - by_depth[0], "points")
 #
 # The teacher's layers are cut into as many parts as the student has layers, as evenly as whole numbers allow (part i begins at i · teacher / student, rounded down); the student gets the first layer of each. Layers are counted from 0.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def inherited_layers_spec(student, teacher):
 #     chosen = []
@@ -113,6 +115,8 @@ claim("The first layer alone does not", full - 10 - by_depth[0], "points")
 #             chosen.append(layer)
 #     return chosen
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-inherited_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -133,6 +137,8 @@ check(inherited_layers, "transformers.inherited_layers")
 #
 # The mean of 1 − cos(student, teacher) over all places of the batch whose token is not 0 (the mask and unknown words count). The cosine (余弦) of two vectors is their dot product over the product of their lengths.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def token_cosine_spec(student, teacher, tokens):
 #     found = []
@@ -143,6 +149,8 @@ check(inherited_layers, "transformers.inherited_layers")
 #                 found.append(1 - sum(s * t) / (sum(s * s) * sum(t * t)) ** 0.5)
 #     return float(np.mean(found))
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-token_cosine", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -323,6 +331,8 @@ Table(
 #
 # The mean squared difference of the scores, over heads and those pairs in which both tokens are words.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def attention_loss_spec(student, teacher, tokens):
 #     n, heads, length, _ = student.shape
@@ -335,6 +345,8 @@ Table(
 #                         found.append((float(student[i, head, a, b]) - float(teacher[i, head, a, b])) ** 2)
 #     return float(sum(found) / len(found))
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-attention_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -366,6 +378,8 @@ for word in ("self", "if", "except", "print"):
 #
 # Where a roll is below `share`, the word gives way to its neighbour in the column that `picks` says. Tokens 0, 1 and 2 (nothing, unknown, mask) stay.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def replace_words_spec(tokens, near, rolls, picks, share):
 #     out = tokens.copy()
@@ -375,6 +389,8 @@ for word in ("self", "if", "except", "print"):
 #                 out[i, j] = near[tokens[i, j]][picks[i, j]]
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-replace_words", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -505,6 +521,8 @@ Table(
 #
 # ### Exercise 5 · How sure is it? (2 points, about 4 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def uncertainty_spec(logits):
 #     found = []
@@ -515,6 +533,8 @@ Table(
 #         found.append(entropy / np.log(len(row)))
 #     return np.array(found, dtype=np.float32)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-uncertainty", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -537,6 +557,8 @@ check(uncertainty, "transformers.uncertainty")
 # From the uncertainty at every exit: how many layers does each example pass? It leaves at the first exit where its uncertainty is strictly below `speed`, at the last one in any case. (FastBERT's name for this threshold: the higher, the sooner an example leaves;
 # above 1 all leave at the first exit.)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def exit_layers_spec(uncertain, speed):
 #     n, layers = uncertain.shape
@@ -548,6 +570,8 @@ check(uncertainty, "transformers.uncertainty")
 #                 break
 #     return passed
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-exit_layers", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -11,7 +11,7 @@
 #
 # **You will** squeeze 64 numbers into one machine word, multiply them with XNOR and a population count, train
 # networks whose weights (and then activations too) are single bits, and run one on bits from its first sign to its last binary layer.
-# **Time:** 100 minutes to work through; it runs in about a minute.
+# **Time:** 120 minutes to work through; it runs in about a minute.
 #
 # Binarization (二值化) is the end of the road that labs 01 to 03 went down: one bit. It is also where the
 # arithmetic changes its nature. There is nothing left to multiply.
@@ -118,6 +118,8 @@ Table(
 #
 # Element $64w + b$ of a row is bit $b$ of word $w$, least significant first; unused bits of the last word are 0.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def pack_signs_spec(x):
 #     rows, count = x.shape
@@ -128,6 +130,8 @@ Table(
 #                 words[m, k // 64] |= np.uint64(1) << np.uint64(k % 64)
 #     return words
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "binary-pack_signs", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -153,6 +157,8 @@ pack_signs = adopt(pack_signs, "binary.pack_signs")
 #
 # ### Exercise 2 · A matrix product of bits (3 points, about 7 lines)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def xnor_matmul_spec(a, b, count):
 #     out = np.zeros((len(a), len(b)), np.int32)
@@ -164,6 +170,8 @@ pack_signs = adopt(pack_signs, "binary.pack_signs")
 #                 out[m, n] += 1 if one == two else -1
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "binary-xnor_matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -297,6 +305,8 @@ claim("A layer of 1024 is faster in bits", gains[-1] - 1, "times", timed=True)
 #
 # One scale for each output, that is for each `weight[n]`.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def best_scale_spec(weight):
 #     out = np.zeros(len(weight), np.float32)
@@ -305,6 +315,8 @@ claim("A layer of 1024 is faster in bits", gains[-1] - 1, "times", timed=True)
 #         out[n] = sum(v * (1 if v >= 0 else -1) for v in values) / len(values)
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "binary-best_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -368,6 +380,8 @@ claim(
 #
 # Value and gradient are both checked. `clamp` has the gradient you want, and `detach()` makes a constant.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def binary_sign_spec(x):
 #     class Slow(torch.autograd.Function):
@@ -382,6 +396,8 @@ claim(
 #
 #     return Slow.apply(x)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "binary-binary_sign", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -405,6 +421,8 @@ binary_sign = adopt(binary_sign, "binary.binary_sign")
 #
 # ### Exercise 5 · A step of BinaryConnect (1 point, about 1 line)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def connect_step_spec(weight, gradient, lr):
 #     out = weight.clone()
@@ -413,6 +431,8 @@ binary_sign = adopt(binary_sign, "binary.binary_sign")
 #         out.view(-1)[i] = max(-1.0, min(1.0, float(moved)))
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "binary-connect_step", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -698,6 +718,8 @@ Table(
 # `deviation` is $\sigma$; no gain is 0, $\alpha > 0$, and every border lies within $\pm K$. `count` is $K$, the number of
 # products: the spec needs it, you do not.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def sign_threshold_spec(alpha, gain, shift, mean, deviation, count):
 #     first, flip = np.zeros(len(alpha), np.int64), np.zeros(len(alpha), bool)
@@ -710,6 +732,8 @@ Table(
 #         first[n] = signs.index(not flip[n]) - count
 #     return first, flip
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "binary-sign_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -943,7 +967,67 @@ Table(
 # %% [markdown]
 # Task, width and epochs differ here, so this does not say which it is. Try `(32, 64, 128)` on digits: do more channels make both
 # networks better, or does the gap shrink, too?
+
+# %% [markdown]
+# ## Build it · XNOR's layer, whole
 #
+# ### Exercise 7 · XNOR's layer, from packing to output (build, 4 points, about 15 lines)
+#
+# Rastegari et al. 2016, section 3.2, for a linear layer: $y_{mn} = \beta_m\,\alpha_n\,(\operatorname{sign}x_m\cdot\operatorname{sign}w_n)$, where $\alpha_n$ and
+# $\beta_m$ are the mean absolute values of the rows. `xnor_layer(weight)` hands back what is stored and a function.
+#
+# 1. *What is stored*: words uint64 [outputs, ceil(inputs / 64)], a 1 where the weight is at least 0, input k in bit k % 64 of its word, unused bits 0; and
+#    $\alpha$, float32 [outputs].
+# 2. *Inputs of +1 and -1*: `run(x)` from float32 [rows, inputs] to float32 [rows, outputs], from the words alone. `np.bitwise_count` counts ones (NumPy 2).
+# 3. *Any inputs*: with $\beta$ for each row.
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary-xnor_layer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def xnor_layer(weight):
+    """float32 [outputs, inputs] -> (words uint64, alpha float32 [outputs], run)."""
+    ### BEGIN SOLUTION
+    inputs = weight.shape[1]
+
+    def packed(x):
+        bits = np.zeros((len(x), -(-inputs // 64) * 64), bool)
+        bits[:, :inputs] = x >= 0
+        return np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
+
+    words = packed(weight)
+    alpha = np.abs(weight).mean(axis=1).astype(np.float32)
+
+    def run(x):
+        differ = np.bitwise_count(packed(x)[:, None] ^ words[None]).sum(axis=2, dtype=np.int64)
+        beta = np.abs(x).mean(axis=1, keepdims=True)
+        return (beta * alpha * (inputs - 2 * differ)).astype(np.float32)
+
+    return words, alpha, run
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary-xnor_layer-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(xnor_layer, "binary.xnor_layer")
+
+# %%
+xnor_layer = adopt(xnor_layer, "binary.xnor_layer")
+
+# %%
+generator = np.random.default_rng(0)
+real = generator.normal(0, 1, (300, 784)).astype(np.float32)
+words, alpha, run = xnor_layer(real)
+images = generator.normal(0, 1, (64, 784)).astype(np.float32)
+exact = images @ real.T
+left = np.square(run(images) - exact).sum() / np.square(exact).sum()
+print(
+    f"{real.nbytes:,} bytes of weights are {words.nbytes + alpha.nbytes:,} now: {real.nbytes / (words.nbytes + alpha.nbytes):.0f} times fewer"
+)
+claim(
+    "Random weights and inputs as signs lose more than half of a layer's output energy",
+    left - 0.5,
+    "of the energy",
+)
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

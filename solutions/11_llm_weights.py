@@ -10,7 +10,7 @@
 # # Lab 11 · The weights of a language model
 #
 # **You will** press a language model's weights into 8, 4, 3 and 2 bits, round them so that each makes up for the others' errors, move outliers out of the way, write a kernel for 4-bit weights, and let the library's write text.
-# **Time:** 110 minutes to work through; it runs in about a minute.
+# **Time:** 130 minutes to work through; it runs in about a minute.
 #
 # A language model (语言模型) predicts the next token (词元) from those before it. Writing goes one token at a time, and every token needs *every* weight once. So what a large model costs is, first of all, bytes.
 
@@ -114,6 +114,8 @@ Table(
 #
 # The range of a group reaches from its smallest weight to its largest and holds 0. The scale is stored as a 16-bit float, so it is rounded to one before codes are chosen.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def round_groups_spec(weight, bits, group):
 #     out = np.zeros_like(weight)
@@ -130,6 +132,8 @@ Table(
 #                 out[n, first + k] = (min(max(q, 0), 2**bits - 1) - z) * s
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "llm-round_groups", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -273,6 +277,8 @@ plt.show()
 #
 # Weights that meet large activations are called *salient* (显著). A share of a layer's inputs stays in float: those with the largest mean magnitude of activations; share · inputs of them, rounded, and at least one.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def salient_columns_spec(x, weight, share):
 #     inputs = x.shape[1]
@@ -283,6 +289,8 @@ plt.show()
 #         keep[k] = True
 #     return keep
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "llm-salient_columns", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -401,6 +409,8 @@ Table(
 #
 # ($H$ is damped first: a hundredth of its mean diagonal is added to it, for directions that the samples do not show.) A code stands for (q − zero) · scale. Return the row as its codes stand for it; the row given stays as it is.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def gptq_row_spec(row, factor, scale, zero, bits):
 #     w = row.copy()
@@ -413,6 +423,8 @@ Table(
 #             w[k] = w[k] - err * factor[j, k]
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "llm-gptq_row", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -593,6 +605,8 @@ claim(
 #
 # Try α = 0, 0.05, ..., 0.95; keep the scale with the least error in the layer's *outputs*. `rounding` turns a weight into what is left of it.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def search_scale_spec(x, weight, rounding):
 #     inputs = x.shape[1]
@@ -613,6 +627,8 @@ claim(
 #             best, chosen = error, s
 #     return np.asarray(chosen)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "llm-search_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -696,6 +712,8 @@ Table(
 #
 # Maxima below 1e-5 count as 1e-5, and so does the scale.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def smoothing_scale_spec(x, weight, alpha):
 #     s = np.zeros(x.shape[1], dtype=np.float32)
@@ -705,6 +723,8 @@ Table(
 #         s[j] = max(x_max**alpha / w_max ** (1 - alpha), 1e-5)
 #     return s
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "llm-smoothing_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -809,6 +829,8 @@ explore(shares, alpha=(0.0, 1.0, 0.05))
 #
 # Code k of row n lies in word k // 8, in the four bits from bit 4 · (k mod 8) on. Write it with loops and compile it; `word >> shift & 15` takes a code out.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def product_4bit_spec(words, x, scale, zero, group):
 #     out = np.zeros(len(words), dtype=np.float32)
@@ -819,6 +841,8 @@ explore(shares, alpha=(0.0, 1.0, 0.05))
 #             out[n] += scale[n, k // group] * (code - zero[n, k // group]) * x[k]
 #     return out
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "llm-product_4bit", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -1130,7 +1154,54 @@ else:
 # - *A prompt, or a large batch.* There a weight is read once for many multiplications, and arithmetic is what takes time: W8A8 then, or floats. From some hundred rows on our kernel restores the weights and multiplies in float.
 # - *Below 4 bits, on a small model.* The smaller a model, the less it has to spare. (Those that lose next to nothing at 3 bits are the very large ones.)
 # - *Perplexity alone.* It says how surprised the model is, not what it can still do. Measure the task.
+
+# %% [markdown]
+# ## Build it · GPTQ for a whole layer
 #
+# ### Exercise 7 · GPTQ for a whole layer (build, 4 points, about 20 lines)
+#
+# From a weight [outputs, inputs] and the inputs' second moment $C = \frac1n X^\top X$ to a weight on the grid, float32. The rows of exercise 3 share one factor.
+#
+# 1. *Inputs that have nothing in common*: groups along a row have asymmetric codes 0 to $2^b - 1$ as in exercise 1: the range always includes 0, the scale is
+#    rounded to float16, and $z = \operatorname{round}(-lo / s)$.
+# 2. *Columns make up for each other*: $U^\top U = (C + 0.01\,\bar c\,I)^{-1}$ with $U$ upper triangular and $\bar c$ the mean of the diagonal; then exercise 3 for all rows at once.
+# 3. *Inputs that are always 0* have a 0 on the diagonal: it is set to the mean of the others, which alone make up $\bar c$.
+# 4. *Groups*: the scale of a group is taken when its first column's turn comes, from the weights **as they have become**.
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm-gptq_layer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def gptq_layer(weight, moment, bits, group):
+    """float32 [outputs, inputs], [inputs, inputs], int, int -> float32 [outputs, inputs] on the grid."""
+    ### BEGIN SOLUTION
+    moment, high = moment.astype(np.float64), 2**bits - 1
+    diagonal = np.diag(moment).copy()
+    mean = diagonal[diagonal != 0].mean()
+    diagonal[diagonal == 0] = mean
+    np.fill_diagonal(moment, diagonal + 0.01 * mean)
+    factor = np.linalg.cholesky(np.linalg.inv(moment)).T
+    work, out = weight.astype(np.float64), np.zeros(weight.shape, np.float32)
+    for j in range(weight.shape[1]):
+        if j % group == 0:
+            part = work[:, j : j + group]
+            lo, hi = np.minimum(part.min(axis=1), 0), np.maximum(part.max(axis=1), 0)
+            scale = ((hi - lo) / high).astype(np.float16).astype(np.float64)
+            scale[scale == 0] = 1
+            zero = np.rint(-lo / scale)
+        codes = np.clip(np.rint(work[:, j] / scale) + zero, 0, high)
+        out[:, j] = (codes - zero) * scale
+        error = (work[:, j] - out[:, j]) / factor[j, j]
+        work[:, j + 1 :] -= np.outer(error, factor[j, j + 1 :])
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm-gptq_layer-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(gptq_layer, "llm.gptq_layer")
+
+# %%
+gptq_layer = adopt(gptq_layer, "llm.gptq_layer")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

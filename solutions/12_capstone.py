@@ -10,7 +10,7 @@
 # # Lab 12 · Combine, choose, deploy
 #
 # **You will** put one network into as small a file as it will go at less than a point, find out why the order of the steps matters, lay everything from this course on one map, and choose with it: for a microcontroller, a phone and a server.
-# **Time:** 120 minutes to work through, the project not counted; it runs in about two minutes.
+# **Time:** 145 minutes to work through, the project not counted; it runs in about two minutes.
 #
 # Every lab so far had one technique. In practice they are combined, and what they save does not simply multiply. (All times below are this computer's: no phone was measured.)
 
@@ -100,6 +100,8 @@ guess = predict(
 #
 # Give every value the code of its nearest centroid, then move each centroid to the mean of its values. A centroid that no value is nearest to stays where it is. (Centroids come in ascending order; a value half-way between two goes to the lower one.)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def move_centroids_spec(values, centroids):
 #     codes = np.zeros(len(values), np.uint8)
@@ -117,6 +119,8 @@ guess = predict(
 #             moved[k] = total / count
 #     return moved, codes
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "combine-move_centroids", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -170,6 +174,8 @@ explore(draw_palette, colours=(2, 32), steps=(0, 40))
 #
 # Code 0 is a pruned weight: it is zero, no parameter, and gets no gradient. Colour k has code k, from 1 to `colours`.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def centroid_gradient_spec(gradient, codes, colours):
 #     total = np.zeros(colours, np.float32)
@@ -178,6 +184,8 @@ explore(draw_palette, colours=(2, 32), steps=(0, 40))
 #             total[code - 1] += g
 #     return total
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "combine-centroid_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -310,6 +318,8 @@ Table(
 #
 # For each weight that is kept, in order: how many zeros lie between it and the one before. Symbols have `bits` bits (8 at most), and the largest of them, $L = 2^b - 1$, is a *bridge*: L zeros, with no weight after them. So a gap of exactly L is written as L, 0. After the last weight nothing is written.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def gaps_spec(keep, bits):
 #     largest, symbols, zeros = 2**bits - 1, [], 0
@@ -324,6 +334,8 @@ Table(
 #         zeros = 0
 #     return np.array(symbols, np.uint8)
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "combine-gaps", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -370,6 +382,8 @@ plt.show()
 #
 # From how often each symbol occurs, the length of its code. Symbols that never occur have length 0; a lone symbol has 1. Where counts tie, any choice is right: the checker compares the bits of the whole text and the sum of all $2^{-length}$, which is 1 for a code without gaps. (`heapq`, or sorting again each time.)
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def code_lengths_spec(counts):
 #     lengths = np.zeros(len(counts), np.int64)
@@ -384,6 +398,8 @@ plt.show()
 #         groups = groups[2:] + [(few + more, one + other)]
 #     return lengths
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "combine-code_lengths", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -846,6 +862,8 @@ Table(
 #
 # A point is *dominated* (被支配) if another is at least as good in both and better in one. The others are the *Pareto front* (帕累托前沿). True for those on the front.
 #
+# <details><summary>Show a slow version</summary>
+#
 # ```python
 # def pareto_mask_spec(costs, accuracies):
 #     on_front = np.ones(len(costs), bool)
@@ -856,6 +874,8 @@ Table(
 #                 on_front[i] = False
 #     return on_front
 # ```
+#
+# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "combine-pareto_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -1076,7 +1096,82 @@ leaderboard.table(entries)
 
 # %% [markdown]
 # Ideas: how far can 85 % go with more epochs (8? 16?), and with the teacher of lab 08 beside it? Which layers need 15 values, which do with 7? Half the channels *and* Deep Compression? Norms as float16? Two-bit codes, Huffman-coded? What does the fastest network spend its time on, for one image?
+
+# %% [markdown]
+# ## Build it · Huffman into bytes and back
 #
+# ### Exercise 6 · Huffman into bytes and back (build, 4 points, about 25 lines)
+#
+# Exercise 4 gives lengths; a file needs bits. `huffman_code(lengths)` hands back `write(symbols)`, from uint8 symbols to a uint8 stream, and `read(stream, count)`
+# back to the symbols. Codes are canonical, so that the lengths alone say what they are: in order of length, and of the symbol among equal lengths, each code is
+# the one before it plus 1, shifted left when the length grows; a length of 0 means that the symbol has none.
+#
+# 1. *One symbol*: its code, the first bit in the highest place of the byte, zeros behind it.
+# 2. *A stream*: code after code without gaps, the last byte filled up with zeros.
+# 3. *Back again*: `count` symbols.
+
+
+# %% nbgrader={"grade": false, "grade_id": "combine-huffman_code", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def huffman_code(lengths):
+    """uint8 [alphabet] -> (write: uint8 symbols -> uint8 stream, read: stream, count -> uint8 symbols)."""
+    ### BEGIN SOLUTION
+    texts, code, before = {}, 0, 0
+    for symbol in np.lexsort((np.arange(len(lengths)), lengths)).tolist():
+        length = int(lengths[symbol])
+        if length:
+            code <<= length - before
+            texts[symbol], before = format(code, f"0{length}b"), length
+            code += 1
+    symbols = {text: symbol for symbol, text in texts.items()}
+
+    def write(values):
+        bits = "".join(texts[v] for v in values.tolist())
+        return np.packbits(np.array([b == "1" for b in bits], bool))
+
+    def read(stream, count):
+        found, part = [], ""
+        for bit in np.unpackbits(stream).tolist():
+            if len(found) == count:
+                break
+            part += str(bit)
+            if part in symbols:
+                found.append(symbols[part])
+                part = ""
+        return np.array(found, np.uint8)
+
+    return write, read
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "combine-huffman_code-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(huffman_code, "combine.huffman_code")
+
+# %%
+huffman_code = adopt(huffman_code, "combine.huffman_code")
+
+# %%
+generator = np.random.default_rng(0)
+counts = np.array([700, 150, 80, 40, 20, 6, 3, 1])
+symbols = generator.choice(len(counts), 20_000, p=counts / counts.sum()).astype(np.uint8)
+lengths = np.asarray(code_lengths(np.bincount(symbols, minlength=len(counts)))).astype(np.uint8)
+write, read = huffman_code(lengths)
+stream = write(symbols)
+seen = np.bincount(symbols, minlength=len(counts)) / len(symbols)
+entropy_bytes = -float((seen[seen > 0] * np.log2(seen[seen > 0])).sum()) * len(symbols) / 8
+claim("What was written is read again", np.array_equal(read(stream, len(symbols)), symbols))
+claim("The stream is within 15 % of the entropy", 1.15 - len(stream) / entropy_bytes, "of it")
+Table(
+    ["", "bytes"],
+    [
+        ["a byte for each symbol", f"{symbols.nbytes:,}"],
+        ["3 bits for each", f"{3 * len(symbols) // 8:,}"],
+        ["Huffman, as written", f"{len(stream):,}"],
+        ["entropy", f"{entropy_bytes:,.0f}"],
+    ],
+    "20,000 symbols of eight kinds",
+)
+
+# %% [markdown]
 # ## When not to
 #
 # - *Deep Compression* is for what is sent or stored: an update over the air, an app in a store. It gains nothing in memory or time unless the hardware decodes it.

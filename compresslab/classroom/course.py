@@ -63,13 +63,12 @@ class LabPage:
         return sum(EXERCISES[id].points for id in self.exercises)
 
     def earned(self, stored: Mapping[str, dict]) -> float:
-        """Points of the exercises that are passed.
+        """Points of its exercises so far.
 
         Args:
             stored: verdicts by exercise id, as `progress.read` gives them.
         """
-        passed = (id for id in self.exercises if stored.get(id, {}).get("passed"))
-        return sum(EXERCISES[id].points for id in passed)
+        return sum(progress.earned(id, stored.get(id, {})) for id in self.exercises)
 
 
 def read_labs(folder: Path, strict: bool = True) -> list[LabPage]:

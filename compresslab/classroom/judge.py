@@ -15,7 +15,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 
 CHECK_SEED = 0
+COLOURS = {"passed": "#008A64", "slow": "#8F6400", "not done": "#6F6F6F"}
 
 
 class StoppedError(Exception):
@@ -43,9 +44,12 @@ class CheckResult:
     """The verdict on an answer, shown as a coloured box in a notebook and as text elsewhere.
 
     Attributes:
-        status: "passed", "not done", "failed" or "error".
+        status: "passed", "slow" (right, but too slow), "not done", "failed" or "error"; an open exercise is
+            passed with a medal.
         facts: what the learner is shown, as (heading, text) pairs.
         mistake: the name of the recognised mistake, or None.
+        points: what it earns; 0 for what is not right in any stage.
+        medal: of an open exercise: "gold", "silver", "bronze" or "".
     """
 
     exercise: Exercise
@@ -53,23 +57,28 @@ class CheckResult:
     facts: tuple[tuple[str, str], ...] = ()
     mistake: str | None = None
     hint: str = ""
+    points: float = 0.0
+    medal: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether the answer is right on every case."""
+        """Whether the answer is right on every case; of an open exercise, whether it has a medal."""
         return self.status == "passed"
 
     @property
     def headline(self) -> str:
         """One line: mark, title, verdict."""
         e = self.exercise
+        so_far = f"{self.points:g} of {e.points} points"
         words = {
-            "passed": f"✔ {e.title}: right, {e.points} of {e.points} points",
+            "passed": f"✔ {e.title}: {self.medal or 'right'}, {so_far}",
+            "slow": f"✔ {e.title}: right, but slow: {so_far}",
             "not done": f"○ {e.title}: not done yet (about {e.lines} line{'s' * (e.lines > 1)})",
             "failed": f"✘ {e.title}: not right yet",
             "error": f"✘ {e.title}: your code stopped with an error",
         }
-        return words[self.status]
+        partly = self.points and self.status in ("failed", "error")
+        return words[self.status] + (f", {so_far} so far" if partly else "")
 
     def __str__(self) -> str:
         """The headline, the facts and the hint as lines of text."""
@@ -79,7 +88,7 @@ class CheckResult:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        colour = {"passed": "#008A64", "not done": "#6F6F6F"}.get(self.status, "#C65200")
+        colour = COLOURS.get(self.status, "#C65200")
         rows = "".join(
             "<tr style='vertical-align:baseline'><td style='text-align:left;padding:1px 12px 1px 0'>"
             f"{html.escape(head)}</td><td style='text-align:left'><code>{html.escape(text)}</code>"
@@ -105,7 +114,7 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
     for case in cases:
         outcome = call(driven, case)
         if isinstance(outcome.error, NotImplementedError):
-            return CheckResult(exercise, "not done")
+            return CheckResult(exercise, "not done", worked_cases(exercise, cases))
         if isinstance(outcome.error, StoppedError):
             failure = _Failure(case, outcome, None, str(outcome.error))
             facts = _error_facts(
@@ -113,7 +122,85 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
             )
             return CheckResult(exercise, "error", facts)
         outcomes.append(outcome)
-    return verdict(exercise, cases, outcomes, lambda error: _own_line(error, function))
+    result = verdict(exercise, cases, outcomes, lambda error: _own_line(error, function))
+    if result.passed and exercise.large is not None:
+        return raced(function, exercise, exercise.large(np.random.default_rng(seed)))
+    return result
+
+
+def worked_cases(exercise: Exercise, cases: Sequence[Case]) -> tuple[tuple[str, str], ...]:
+    """What a learner sees before the first try: the smallest calls, with what they should give."""
+    if exercise.kind != "warm-up":
+        return ()
+    reference = exercise.driven(exercise.reference)
+    facts = []
+    for case in sorted(cases, key=lambda c: compare.size(c.args))[:WORKED]:
+        facts += [("for example", case.label), *_argument_facts(case, reference)]
+        value = reference(*compare.fresh(case.args))
+        facts.append(
+            (f"gives{f' {exercise.returns}' if exercise.returns else ''}", compare.show(value))
+        )
+    return tuple(facts)
+
+
+def raced(function: Callable, exercise: Exercise, case: Case) -> CheckResult:
+    """The verdict on an answer that is right, after a case with very many numbers.
+
+    The reference runs beside it, so that the machine's speed does not matter; of three runs the best counts.
+    """
+    driven, reference = exercise.driven(function), exercise.driven(exercise.reference)
+    library, expected = fastest(reference, case)
+    allowed = exercise.seconds_allowed(library)
+    seconds, outcome = fastest(driven, case, allowed)
+    text = complaint(outcome, expected.value, exercise.tolerance)
+    if text:
+        failure = _Failure(case, outcome, expected.value, text)
+        if outcome.error is not None:
+            facts = _error_facts(failure, reference, lambda error: _own_line(error, function))
+            return CheckResult(exercise, "error", facts)
+        return CheckResult(exercise, "failed", _failure_facts(failure, exercise, 1, 1))
+    if seconds > allowed:
+        return slow(exercise, case, seconds, library)
+    return CheckResult(exercise, "passed", points=exercise.points)
+
+
+def slow(exercise: Exercise, case: Case, seconds: float, library: float) -> CheckResult:
+    """The verdict on an answer that is right and too slow.
+
+    Args:
+        exercise: what was asked.
+        case: the large call.
+        seconds: that the answer took for it, at least.
+        library: seconds that the reference took.
+    """
+    facts = (
+        ("large case", case.label),
+        ("yours took", f"{seconds:.2g} seconds"),
+        ("the library's", f"{library:.2g} seconds"),
+        ("allowed", f"{exercise.seconds_allowed(library):.2g} seconds"),
+    )
+    return CheckResult(exercise, "slow", facts, "slow", SLOW_HINT, exercise.points / 2)
+
+
+SLOW_HINT = (
+    "Every result is right. But a network has millions of weights, and here Python touches them one by one. "
+    "Say the same of whole arrays: no `for` over their numbers."
+)
+WORKED, RUNS = 2, 3
+
+
+def fastest(function: Callable, case: Case, enough: float = 0.0) -> tuple[float, Outcome]:
+    """The least of a few runs' seconds, and what came out; no further run once it is quick enough."""
+    best = float("inf")
+    for _ in range(RUNS):
+        args = compare.fresh(case.args)
+        start = time.perf_counter()
+        outcome = call_once(function, args)
+        best = min(best, time.perf_counter() - start)
+        if best <= enough or best > 2 * max(enough, 1.0) or outcome.error is not None:
+            break
+    unchanged = compare.identical(args, case.args)
+    return best, Outcome(outcome.value, outcome.error, not unchanged)
 
 
 def verdict(
@@ -132,6 +219,8 @@ def verdict(
         own_line: from an error to the line of the learner's code that it came from, if that is known.
         expected: what the cases should give; None: the reference is asked.
     """
+    if exercise.medals:
+        return medal_verdict(exercise, cases, outcomes, own_line)
     reference = exercise.driven(exercise.reference)
     if expected is None:
         expected = expected_of(exercise, cases)
@@ -141,16 +230,95 @@ def verdict(
         if (text := complaint(outcome, want, exercise.tolerance))
     ]
     if not failures:
-        return CheckResult(exercise, "passed")
+        return CheckResult(exercise, "passed", points=exercise.points)
+    failed = len(failures)
+    points, stage = of_stages(exercise, cases, [f.case for f in failures])
+    if stage:
+        failures = [f for f in failures if f.case.stage == stage]
     worst = min(failures, key=lambda f: compare.size(f.case.args))
+    which = _stage_facts(exercise, stage)
     if worst.outcome.error is not None:
-        return CheckResult(exercise, "error", _error_facts(worst, reference, own_line))
-    facts = _failure_facts(worst, exercise, len(failures), len(cases))
+        facts = (*which, *_error_facts(worst, reference, own_line))
+        return CheckResult(exercise, "error", facts, points=points)
+    facts = (*which, *_failure_facts(worst, exercise, failed, len(cases)))
     mistake, sure = recognise(exercise, cases, outcomes, failures)
     if mistake is None:
-        return CheckResult(exercise, "failed", facts)
+        return CheckResult(exercise, "failed", facts, points=points)
     hint = mistake.hint if sure else f"Perhaps this: {mistake.hint}"
-    return CheckResult(exercise, "failed", facts, mistake.name, hint)
+    return CheckResult(exercise, "failed", facts, mistake.name, hint, points)
+
+
+def of_stages(
+    exercise: Exercise, cases: Sequence[Case], failed: Sequence[Case]
+) -> tuple[float, str]:
+    """The points of a build's stages before the first that is not right, and that one's name; else 0 and "".
+
+    A stage builds on those before it: what is right by chance in a later one earns nothing.
+    """
+    wrong, points = {case.stage for case in failed}, 0
+    for name, worth in exercise.stages:
+        if name in wrong:
+            return float(points), name
+        points += worth
+    return 0.0, ""
+
+
+def _stage_facts(exercise: Exercise, stage: str) -> tuple[tuple[str, str], ...]:
+    if not stage:
+        return ()
+    names = [name for name, _ in exercise.stages]
+    return (("stage", f"{names.index(stage) + 1} of {len(names)}: {stage}"),)
+
+
+def medal_verdict(
+    exercise: Exercise,
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    own_line: Callable[[Exception], str | None] = lambda error: None,
+) -> CheckResult:
+    """The verdict on an open exercise: its outcome is measured here, from what the answer returned.
+
+    Of several cases the mean counts; one that breaks the rules costs all.
+    """
+    medals, reference = exercise.medals, exercise.driven(exercise.reference)
+    measured = []
+    for case, outcome in zip(cases, outcomes, strict=True):
+        if outcome.error is not None:
+            failure = _Failure(case, outcome, None, complaint(outcome, None, 0.0) or "")
+            return CheckResult(exercise, "error", _error_facts(failure, reference, own_line))
+        broken = "the function changed its input; work on a copy" if outcome.changed_input else ""
+        value = broken or medals.measure(case, outcome.value)
+        if isinstance(value, str):
+            facts = (("case", case.label), ("against the rules", value))
+            return _recognised(exercise, cases, outcomes, facts)
+        measured.append(value)
+    mean = float(np.mean(measured))
+    name, fraction = medals.of(mean)
+    facts = (
+        ("reached", f"{mean:.4g} {medals.unit}"),
+        ("bronze, silver, gold", f"{medals.bronze:g}, {medals.silver:g}, {medals.gold:g}"),
+    )
+    points = exercise.points * fraction
+    if name == "gold":
+        return CheckResult(exercise, "passed", facts, points=points, medal=name)
+    found = _recognised(exercise, cases, outcomes, facts)
+    return replace(found, status="passed" if name else "failed", points=points, medal=name)
+
+
+def _recognised(
+    exercise: Exercise,
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    facts: tuple[tuple[str, str], ...],
+) -> CheckResult:
+    """Failed, with the hint of the known way that gives the same on every case, if there is one."""
+    for mistake in exercise.mistakes:
+        for form in mistake.forms:
+            wrong = exercise.driven(form)
+            pairs = zip(cases, outcomes, strict=True)
+            if all(_alike(o, call(wrong, c), exercise.tolerance) for c, o in pairs):
+                return CheckResult(exercise, "failed", facts, mistake.name, mistake.hint)
+    return CheckResult(exercise, "failed", facts)
 
 
 def expected_of(exercise: Exercise, cases: Sequence[Case]) -> list[object]:
@@ -168,16 +336,24 @@ def not_compiled(exercise: Exercise) -> CheckResult:
 
 def call(function: Callable, case: Case) -> Outcome:
     """Call with fresh arguments, and see what came of it and of them."""
-    args, start = compare.fresh(case.args), time.perf_counter()
+    args = compare.fresh(case.args)
+    outcome = call_once(function, args)
+    if outcome.error is not None:
+        return outcome
+    return Outcome(outcome.value, changed_input=not compare.identical(args, case.args))
+
+
+def call_once(function: Callable, args: tuple) -> Outcome:
+    """Call with these arguments; what it did to them is not looked at."""
+    start = time.perf_counter()
     try:
-        value = function(*args)
+        return Outcome(function(*args))
     except KeyboardInterrupt as stop:
         seconds = time.perf_counter() - start
         error = StoppedError(f"you stopped it after {seconds:.0f} seconds: does it end?")
         return Outcome(error=error.with_traceback(stop.__traceback__))
     except Exception as error:
         return Outcome(error=error)
-    return Outcome(value, changed_input=not compare.identical(args, case.args))
 
 
 def recognise(
@@ -192,17 +368,19 @@ def recognise(
     most of them: that is a guess, and shown as one.
     """
     failing = {id(f.case) for f in failures}
+    others = [(c, o) for c, o in zip(cases, outcomes, strict=True) if id(c) not in failing]
     best, agreed = None, 0
     for mistake in exercise.mistakes:
         for form in mistake.forms:
             wrong = exercise.driven(form)
-            same = [
-                _alike(outcome, call(wrong, case), exercise.tolerance)
-                for case, outcome in zip(cases, outcomes, strict=True)
-            ]
-            if all(same):
+
+            def same(case: Case, outcome: Outcome, wrong: Callable = wrong) -> bool:
+                return _alike(outcome, call(wrong, case), exercise.tolerance)
+
+            count = sum(same(f.case, f.outcome) for f in failures)
+            # The others only where it matters: a build takes a second for each.
+            if count == len(failures) and all(same(*other) for other in others):
                 return mistake, True
-            count = sum(s for s, c in zip(same, cases, strict=True) if id(c) in failing)
             if count > agreed:
                 best, agreed = mistake, count
     if agreed == len(failures):

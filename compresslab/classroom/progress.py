@@ -62,19 +62,31 @@ def _unused(path: Path) -> Path:
     return next(p for name in names if not (p := path.with_suffix(name)).exists())
 
 
-def record(id: str, status: str, mistake: str | None) -> None:
-    """Remember a verdict; once passed, an exercise stays passed."""
+def record(id: str, status: str, mistake: str | None, points: float | None = None) -> None:
+    """Remember a verdict; once passed, an exercise stays passed, and points stay."""
     path = progress_file()
     with contextlib.suppress(OSError), _locked(path):
         stored = _stored(path)
-        _add(stored.setdefault(id, {}), status, mistake)
+        _add(stored.setdefault(id, {}), status, mistake, points)
         text = json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True)
         write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _add(entry: dict, status: str, mistake: str | None) -> None:
+def earned(id: str, entry: dict) -> float:
+    """The points of an exercise, from what is stored of it."""
+    most, points = EXERCISES[id].points, entry.get("points")
+    if type(points) in (int, float) and 0 <= points <= most:
+        return points
+    # Written before points were, or damaged.
+    return most if entry.get("passed") else 0
+
+
+def _add(entry: dict, status: str, mistake: str | None, points: float | None) -> None:
     tries = entry.get("tries", 0)
     entry["tries"] = (tries if type(tries) is int else 0) + (status != "not done")
+    if points is not None:
+        before = entry.get("points", 0)
+        entry["points"] = max(before if type(before) in (int, float) else 0, points)
     entry["passed"] = bool(entry.get("passed")) or status == "passed"
     entry["last"] = mistake or status
 
@@ -102,14 +114,14 @@ def _locked(path: Path) -> Iterator[None]:
 def summary() -> Table:
     """Every exercise of the course with its verdict and points."""
     stored = read()
-    rows, earned = [], 0
+    rows, together = [], 0.0
     for exercise in EXERCISES.values():
         entry = stored.get(exercise.id, {})
-        done = bool(entry.get("passed"))
-        earned += exercise.points * done
-        state = "passed" if done else entry.get("last", "not done")
-        points = f"{exercise.points * done} / {exercise.points}"
+        points = earned(exercise.id, entry)
+        together += points
+        state = "passed" if entry.get("passed") else entry.get("last", "not done")
+        points = f"{points:g} / {exercise.points}"
         rows.append([exercise.id, exercise.title, str(state), str(entry.get("tries", 0)), points])
     total = sum(e.points for e in EXERCISES.values())
     headings = ["exercise", "what", "state", "tries", "points"]
-    return Table(headings, rows, f"{earned} of {total} points")
+    return Table(headings, rows, f"{together:g} of {total} points")

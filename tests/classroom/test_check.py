@@ -174,10 +174,11 @@ def test_the_librarys_function_earns_nothing(id, capsys):
 def test_progress_remembers_tries_and_never_forgets_a_pass():
     check(todo, ID)
     check(rounded_down, ID)
-    assert read()[ID] == {"tries": 1, "passed": False, "last": "rounded down"}
+    assert read()[ID] == {"tries": 1, "passed": False, "points": 0, "last": "rounded down"}
     check(right, ID)
     check(breaks, ID)
-    assert read()[ID] == {"tries": 3, "passed": True, "last": "error"}
+    points = exercise(ID).points
+    assert read()[ID] == {"tries": 3, "passed": True, "points": points, "last": "error"}
     line = next(line for line in str(summary()).splitlines() if line.startswith(ID))
     assert "passed" in line
     assert "1 / 1" in line

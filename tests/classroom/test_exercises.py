@@ -7,17 +7,27 @@ import pytest
 import torch
 
 from compresslab.classroom import compare
-from compresslab.classroom.exercises import EXERCISES, exercise
-from compresslab.classroom.judge import judge
+from compresslab.classroom.exercises import EXERCISES, LABS, exercise
+from compresslab.classroom.judge import fastest, judge
 
 every = pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
-MISTAKES = [(e, m, f) for e in EXERCISES.values() for m in e.mistakes for f in m.forms]
+WARM_UPS = [e for e in EXERCISES.values() if e.kind == "warm-up"]
+OPEN = [e for e in EXERCISES.values() if e.kind == "open"]
+warm_up = pytest.mark.parametrize("e", WARM_UPS, ids=lambda e: e.id)
+build = pytest.mark.parametrize(
+    "e", [e for e in EXERCISES.values() if e.kind == "build"], ids=lambda e: e.id
+)
+SEEDS = [(e, s) for e in EXERCISES.values() for s in range(2 if e.kind == "open" else 5)]
+MISTAKES = [
+    (e, m, f) for e in EXERCISES.values() for m in e.mistakes for f in m.forms if e.kind != "open"
+]
 
 
-@every
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("e,seed", SEEDS, ids=lambda v: getattr(v, "id", str(v)))
 def test_the_reference_passes_with_any_seed(e, seed):
-    assert judge(e.reference, e, seed).passed
+    result = judge(e.reference, e, seed)
+    assert result.passed
+    assert result.points == e.points
 
 
 @every
@@ -25,7 +35,7 @@ def test_there_are_three_mistakes_with_hints_and_several_cases(e):
     assert len(e.mistakes) >= 3
     assert len({m.name for m in e.mistakes}) == len(e.mistakes)
     assert all(len(m.hint) > 20 for m in e.mistakes)
-    assert len(e.cases(np.random.default_rng(0))) >= 4
+    assert len(e.cases(np.random.default_rng(0))) >= (1 if e.medals else 4)
     assert e.points >= 1
     assert e.lines >= 1
 
@@ -100,7 +110,9 @@ NOTHINGS = {
 @every
 @pytest.mark.parametrize("name", NOTHINGS)
 def test_no_ops_and_constants_earn_nothing(e, name):
-    assert not judge(NOTHINGS[name], e).passed
+    result = judge(NOTHINGS[name], e)
+    assert not result.passed
+    assert result.points == 0
 
 
 @every
@@ -151,7 +163,7 @@ class AlwaysEqual:
     dtype = shape = property(lambda self: AlwaysEqual())
 
 
-@every
+@warm_up
 @pytest.mark.parametrize("twist", [wrong_dtype, wrong_shape, all_nan], ids=lambda f: f.__name__)
 def test_right_numbers_in_the_wrong_form_are_rejected(e, twist):
     if e.harness and e.id == "numbers.quantize_loop" and twist is not all_nan:
@@ -165,7 +177,7 @@ def test_objects_that_claim_to_be_equal_are_rejected(e):
     assert not judge(lambda *arguments: np.zeros(3).view(Liar), e).passed
 
 
-@every
+@warm_up
 def test_a_changed_input_is_rejected(e):
     def spoil(value):
         if isinstance(value, np.ndarray | torch.Tensor) and compare.size(value):
@@ -207,7 +219,7 @@ def nudge(value):
     return value
 
 
-@every
+@warm_up
 def test_a_small_error_in_one_value_is_seen(e):
     assert not judge(twisted(e, lambda value: change(value, nudge)), e).passed
 
@@ -215,3 +227,65 @@ def test_a_small_error_in_one_value_is_seen(e):
 def test_ids_are_unique_and_an_unknown_one_names_the_nearest():
     with pytest.raises(ValueError, match=r"nearest: numbers\.quantize"):
         exercise("numbers.quantise")
+
+
+# ---- three kinds -----------------------------------------------------------------------------------
+def test_large_cases_are_the_same_for_the_same_seed_and_leave_their_input():
+    for e in (e for e in WARM_UPS if e.large is not None):
+        case = e.large(np.random.default_rng(3))
+        assert compare.identical(case.args, e.large(np.random.default_rng(3)).args), e.id
+        _, outcome = fastest(e.reference, case)
+        assert outcome.error is None, e.id
+        assert not outcome.changed_input, e.id
+
+
+@build
+def test_the_stages_of_a_build_have_all_the_points_and_cases_of_their_own(e):
+    names = [name for name, _ in e.stages]
+    assert sum(points for _, points in e.stages) == e.points
+    assert {case.stage for case in e.cases(np.random.default_rng(0))} == set(names)
+    assert len(names) == len(set(names)) >= 3
+
+
+@build
+def test_a_mistake_in_a_stage_keeps_the_points_of_those_before_it(e):
+    earned = set()
+    for mistake in e.mistakes:
+        result = judge(mistake.wrong, e)
+        stage = dict(result.facts)["stage"]
+        before = int(stage.split(" ")[0]) - 1
+        assert result.points == sum(points for _, points in e.stages[:before])
+        assert result.points < e.points
+        earned.add(result.points)
+    assert len(earned) >= 2
+
+
+@pytest.mark.parametrize("e", OPEN, ids=lambda e: e.id)
+def test_an_open_exercise_has_a_plain_way_below_every_medal(e):
+    assert e.medals.bronze < e.medals.silver < e.medals.gold
+    result = judge(e.medals.plain, e)
+    assert result.status == "failed"
+    assert result.points == 0
+    assert dict(result.facts)["reached"].endswith(e.medals.unit)
+
+
+@pytest.mark.parametrize("e", OPEN, ids=lambda e: e.id)
+def test_known_ways_of_an_open_exercise_are_named_and_win_no_gold(e):
+    for mistake in e.mistakes:
+        result = judge(mistake.wrong, e)
+        assert result.mistake == mistake.name
+        assert result.points < e.points
+
+
+def test_medals_are_thirds():
+    medals = OPEN[0].medals
+    assert medals.of(medals.gold) == ("gold", 1)
+    assert medals.of(medals.silver)[0] == "silver"
+    assert medals.of(medals.bronze - 1e-9) == ("", 0)
+    assert [medals.of(v)[1] * 3 for v in (medals.bronze, medals.silver)] == [1, 2]
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_warm_ups_with_nothing_but_small_cases_are_not_all_of_a_lab(lab):
+    """Whoever pastes every slow version gets less than the points of the lab."""
+    assert any(e.large is not None or e.kind != "warm-up" for e in LABS[lab])

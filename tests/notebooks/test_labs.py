@@ -166,7 +166,7 @@ def is_small(case):
 @every
 def test_every_spec_in_the_text_is_right(path):
     specs = blocks(path, "spec")
-    for id in blocks(path, "answer"):
+    for id in (id for id in blocks(path, "answer") if EXERCISES[id].kind == "warm-up"):
         exercise, name = EXERCISES[id], id.split(".")[1]
         namespace = imports(path)
         exec(specs[name], namespace)
@@ -178,3 +178,45 @@ def test_every_spec_in_the_text_is_right(path):
             got, expected = spec(*compare.fresh(case.args)), reference(*compare.fresh(case.args))
             difference = compare.difference(got, expected, max(exercise.tolerance, 1e-6))
             assert difference is None, f"{id}, {case.label}: {difference}"
+
+
+@every
+def test_a_pasted_specification_that_a_large_case_catches_earns_half(path):
+    """Right and slow: full points are for what the task asks, not for what it prints."""
+    specs = blocks(path, "spec")
+    for id in blocks(path, "answer"):
+        exercise, name = EXERCISES[id], id.split(".")[1]
+        if exercise.large is None:
+            continue
+        namespace = imports(path)
+        exec(specs[name], namespace)
+        result = judge(namespace[f"{name}_spec"], exercise)
+        assert result.status == "slow", f"{id}: {result}"
+        assert result.points == exercise.points / 2
+
+
+@every
+def test_builds_and_open_tasks_print_no_answer_and_warm_ups_fold_theirs(path):
+    lab = read_solution(path).solution
+    specs = blocks(path, "spec")
+    for id in blocks(path, "answer"):
+        assert (id.split(".")[1] in specs) == (EXERCISES[id].kind == "warm-up"), id
+    for cell in lab.cells:
+        if cell.cell_type == "markdown" and "_spec(" in cell.source:
+            before = cell.source.split("```python")[0]
+            assert before.rstrip().endswith("<details><summary>Show a slow version</summary>")
+            assert "</details>" in cell.source
+
+
+@every
+def test_headings_say_the_kind_and_points_of_each_exercise(path):
+    text = "\n".join(
+        c.source for c in read_solution(path).solution.cells if c.cell_type == "markdown"
+    )
+    for id in blocks(path, "answer"):
+        e = EXERCISES[id]
+        kind = "" if e.kind == "warm-up" else f"{e.kind}, "
+        line = f"about {e.lines} line{'s' * (e.lines > 1)}"
+        points = f"{e.points} point{'s' * (e.points > 1)}"
+        pattern = rf"### Exercise \d+ · .+ \({kind}{points}, {line}\)"
+        assert re.search(pattern, text), f"{id}: {pattern}"

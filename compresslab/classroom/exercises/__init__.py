@@ -1,16 +1,22 @@
-"""All exercises of the course, by id. One file a subject; the labs refer to them by id alone."""
+"""All exercises of the course, by id. The labs refer to them by id alone.
+
+Warm-ups are one file a subject here; what is built whole is in `builds`, open tasks are in `opens`.
+"""
 
 import difflib
+from types import ModuleType
 
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import (
     binary,
+    builds,
     combine,
     distillation,
     llm,
     low_rank,
     measuring,
     numbers,
+    opens,
     pruning,
     ptq,
     qat,
@@ -19,23 +25,27 @@ from compresslab.classroom.exercises import (
     transformers,
 )
 
-LABS = {
-    "00_measure_first": measuring,
-    "01_numbers": numbers,
-    "02_post_training_quantization": ptq,
-    "03_quantization_aware_training": qat,
-    "04_pruning": pruning,
-    "05_lottery_tickets": tickets,
-    "06_low_rank": low_rank,
-    "07_slim_by_design": slim,
-    "08_distillation": distillation,
-    "09_distilling_transformers": transformers,
-    "10_binarization": binary,
-    "11_llm_weights": llm,
-    "12_capstone": combine,
+
+def _in_order(*modules: ModuleType) -> tuple[Exercise, ...]:
+    return tuple(e for module in modules for e in module.EXERCISES)
+
+
+LABS: dict[str, tuple[Exercise, ...]] = {
+    "00_measure_first": _in_order(measuring, builds.measuring),
+    "01_numbers": _in_order(numbers, builds.numbers),
+    "02_post_training_quantization": _in_order(ptq),
+    "03_quantization_aware_training": _in_order(qat, builds.qat),
+    "04_pruning": _in_order(pruning, opens.pruning),
+    "05_lottery_tickets": _in_order(tickets, builds.tickets),
+    "06_low_rank": _in_order(low_rank, builds.low_rank, opens.low_rank),
+    "07_slim_by_design": _in_order(slim, builds.slim),
+    "08_distillation": _in_order(distillation, opens.distillation),
+    "09_distilling_transformers": _in_order(transformers),
+    "10_binarization": _in_order(binary, builds.binary),
+    "11_llm_weights": _in_order(llm, builds.llm),
+    "12_capstone": _in_order(combine, builds.combine),
 }
-SUBJECTS = tuple(LABS.values())
-EXERCISES: dict[str, Exercise] = {e.id: e for subject in SUBJECTS for e in subject.EXERCISES}
+EXERCISES: dict[str, Exercise] = {e.id: e for exercises in LABS.values() for e in exercises}
 
 
 def of_grade_id(grade_id: str) -> Exercise | None:

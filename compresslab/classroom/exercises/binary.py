@@ -33,6 +33,10 @@ def _sign_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_signs(generator: np.random.Generator) -> Case:
+    return Case("six million numbers", (generator.normal(0, 1, (1_500, 4_000)).astype(np.float32),))
+
+
 def _packed(x, *, above=False, big=False, fill=0, inverted=False):
     positive = x > 0 if above else x >= 0
     positive = ~positive if inverted else positive
@@ -49,6 +53,7 @@ PACK_SIGNS = Exercise(
     points=2,
     reference=pack_signs,
     cases=_sign_cases,
+    large=_many_signs,
     lines=4,
     mistakes=(
         Mistake(
@@ -315,12 +320,18 @@ def _step_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_weights(generator: np.random.Generator) -> Case:
+    weight, gradient = torch.from_numpy(generator.normal(0, 1, (2, 200, 1_000)).astype(np.float32))
+    return Case("200,000 weights", (weight.clamp(-1, 1), gradient, 0.1))
+
+
 CONNECT_STEP = Exercise(
     id="binary.connect_step",
     title="A step of BinaryConnect",
     points=1,
     reference=connect_step,
     cases=_step_cases,
+    large=_many_weights,
     lines=1,
     tolerance=1e-6,
     mistakes=(
@@ -410,6 +421,15 @@ def _norm_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_sums(generator: np.random.Generator) -> Case:
+    channels, count = 1_500, 1_500
+    alpha, deviation = generator.uniform(0.1, 1, (2, channels))
+    gain = generator.uniform(0.5, 2, channels) * generator.choice([-1.0, 1.0], channels)
+    shift, mean = generator.normal(0, 20, (2, channels))
+    label = "1,500 channels with 1,500 inputs each"
+    return Case(label, (alpha, gain, shift, mean, deviation, count))
+
+
 def _threshold(a, g, b, m, s, k, *, scale=True, turned="right", rounding="right", mean=True):
     border = ((m if mean else 0 * m) - b * s / g) / (a if scale else 1)
     up, down = np.ceil(border), np.floor(border) + 1
@@ -435,6 +455,7 @@ SIGN_THRESHOLD = Exercise(
     points=3,
     reference=sign_threshold,
     cases=_norm_cases,
+    large=_many_sums,
     lines=5,
     returns="(threshold of each channel, whether it is turned round)",
     mistakes=(

@@ -41,6 +41,13 @@ def _kmeans_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_values(generator: np.random.Generator) -> Case:
+    # Sums of these are exact in any order, and none lies in the middle of two centroids.
+    values = generator.integers(-120, 120, 400_000).astype(np.float32) / 64
+    centroids = (np.arange(15) / 4 - 1.75 + 1 / 256).astype(np.float32)
+    return Case("400,000 weights", (values, centroids))
+
+
 def _distance_to(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     return np.abs(values[:, None] - centroids[None])
 
@@ -104,6 +111,7 @@ MOVE_CENTROIDS = Exercise(
     points=2,
     reference=move_centroids,
     cases=_kmeans_cases,
+    large=_many_values,
     lines=5,
     tolerance=1e-5,
     returns="(centroids, codes)",
@@ -590,6 +598,11 @@ def _pareto_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_networks(generator: np.random.Generator) -> Case:
+    costs, accuracies = generator.integers(0, 100_000, (2, 4_000)).astype(np.float32)
+    return Case("four thousand networks", (costs, accuracies))
+
+
 def _front(costs, accuracies, dominated):
     n = range(len(costs))
     pairs = [[dominated(costs[j], accuracies[j], costs[i], accuracies[i]) for j in n] for i in n]
@@ -611,6 +624,7 @@ PARETO_MASK = Exercise(
     points=1,
     reference=pareto_mask,
     cases=_pareto_cases,
+    large=_many_networks,
     lines=4,
     mistakes=(
         Mistake(

@@ -34,12 +34,17 @@ def _soft_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_logits(generator: np.random.Generator) -> Case:
+    return Case("60,000 examples", (generator.normal(0, 2, (60_000, 26)).astype(np.float32), 2.0))
+
+
 SOFT_TARGETS = Exercise(
     id="distill.soft_targets",
     title="Soft targets",
     points=1,
     reference=soft_targets,
     cases=_soft_cases,
+    large=_many_logits,
     lines=3,
     tolerance=1e-5,
     mistakes=(
@@ -133,6 +138,11 @@ def _loss_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_examples(generator: np.random.Generator) -> Case:
+    student, teacher = generator.normal(0, 2, (2, 15_000, 26)).astype(np.float32)
+    return Case("15,000 examples", (student, teacher, generator.integers(0, 26, 15_000), 0.1, 2.0))
+
+
 def _parts(student, teacher, labels, t):
     """Cross-entropy, log-probabilities of student and teacher at T, the teacher's probabilities."""
 
@@ -179,6 +189,7 @@ DISTILLATION_LOSS = Exercise(
     points=3,
     reference=distillation_loss,
     cases=_loss_cases,
+    large=_many_examples,
     lines=6,
     tolerance=1e-5,
     mistakes=(
@@ -271,6 +282,11 @@ def _gradient_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _more_examples(generator: np.random.Generator) -> Case:
+    student, teacher = generator.normal(0, 2, (2, 400, 26)).astype(np.float32)
+    return Case("400 examples", (student, teacher, 2.0))
+
+
 def _gap(s, t, temp):
     return soft_targets(s, temp) - soft_targets(t, temp)
 
@@ -286,6 +302,7 @@ SOFT_GRADIENT = Exercise(
     points=2,
     reference=soft_gradient,
     cases=_gradient_cases,
+    large=_more_examples,
     lines=2,
     tolerance=1e-5,
     mistakes=(
@@ -417,6 +434,10 @@ def _map_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_maps(generator: np.random.Generator) -> Case:
+    return Case("100,000 images", (generator.normal(0, 2, (100_000, 16, 3, 3)).astype(np.float32),))
+
+
 def _normal(energy, axis=1):
     return (energy / np.sqrt(np.square(energy).sum(axis, keepdims=True))).astype(f32)
 
@@ -427,6 +448,7 @@ ATTENTION_MAP = Exercise(
     points=2,
     reference=attention_map,
     cases=_map_cases,
+    large=_many_maps,
     lines=3,
     tolerance=1e-4,
     mistakes=(

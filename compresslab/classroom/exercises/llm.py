@@ -93,12 +93,24 @@ def _group_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_groups(generator: np.random.Generator) -> Case:
+    # Both ends of the grid occur in every group, and the step is a power of two: nothing depends on how it is
+    # divided.
+    codes = generator.integers(-8, 8, (800, 32, 128)) + generator.choice(
+        [-0.25, 0.0, 0.25], (800, 32, 128)
+    )
+    codes = np.clip(codes, -8, 7)
+    codes[:, :, 0], codes[:, :, 1] = -8, 7
+    return Case("three million weights", ((codes / 64).astype(np.float32).reshape(800, -1), 4, 128))
+
+
 ROUND_GROUPS = Exercise(
     id="llm.round_groups",
     title="Rounding in groups",
     points=2,
     reference=round_groups,
     cases=_group_cases,
+    large=_many_groups,
     lines=8,
     tolerance=1e-5,
     returns="the weights that the codes stand for",

@@ -431,12 +431,19 @@ def _lora_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _wide_lora(generator: np.random.Generator) -> Case:
+    sizes = ((24, 768), (768, 768), (8, 768), (768, 8))
+    x, weight, down, up = (_numbers(generator, *size) / f32(28) for size in sizes)
+    return Case("24 rows through a layer of 768 inputs and outputs", (x, weight, down, up, 16.0))
+
+
 LORA_OUTPUT = Exercise(
     id="low_rank.lora_output",
     title="A correction of low rank",
     points=2,
     reference=lora_output,
     cases=_lora_cases,
+    large=_wide_lora,
     lines=1,
     tolerance=1e-4,
     mistakes=(

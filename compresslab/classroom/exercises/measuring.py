@@ -22,12 +22,18 @@ def _bytes_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_bits(generator: np.random.Generator) -> Case:
+    count = int(generator.integers(14_000_000, 16_000_000))
+    return Case("fifteen million parameters", (count, 5))
+
+
 PARAMETER_BYTES = Exercise(
     id="measuring.parameter_bytes",
     title="Bytes of packed parameters",
     points=1,
     reference=measure.parameter_bytes,
     cases=_bytes_cases,
+    large=_many_bits,
     lines=1,
     mistakes=(
         Mistake("bits", lambda n, bits: n * bits, "That is the number of bits. A byte has 8."),
@@ -62,12 +68,18 @@ def _linear_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_rows(generator: np.random.Generator) -> Case:
+    inputs, outputs = (int(n) for n in generator.integers(6_000, 7_000, 2))
+    return Case("six thousand outputs at ten thousand positions", (inputs, outputs, 10_007))
+
+
 LINEAR_MACS = Exercise(
     id="measuring.linear_macs",
     title="MACs of a linear layer",
     points=1,
     reference=measure.linear_macs,
     cases=_linear_cases,
+    large=_many_rows,
     lines=1,
     mistakes=(
         Mistake(
@@ -101,12 +113,18 @@ def _conv_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_pixels(generator: np.random.Generator) -> Case:
+    outputs = int(generator.integers(1_000, 1_100))
+    return Case("a thousand channels, and as many again", (1_024, outputs, (3, 3), (6, 10), 1))
+
+
 CONV2D_MACS = Exercise(
     id="measuring.conv2d_macs",
     title="MACs of a convolution",
     points=2,
     reference=measure.conv2d_macs,
     cases=_conv_cases,
+    large=_many_pixels,
     lines=2,
     mistakes=(
         Mistake(

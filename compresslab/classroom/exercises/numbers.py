@@ -33,12 +33,18 @@ def _bf16_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_patterns(generator: np.random.Generator) -> Case:
+    patterns = generator.integers(0, 0x7F000000, 1_500_000)
+    return Case("a million and a half numbers", (torch.from_numpy(patterns),))
+
+
 TO_BF16_BITS = Exercise(
     id="numbers.to_bf16_bits",
     title="fp32 to bf16 by bits",
     points=2,
     reference=formats.to_bf16_bits,
     cases=_bf16_cases,
+    large=_many_patterns,
     lines=2,
     mistakes=(
         Mistake(
@@ -200,6 +206,12 @@ def _code_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_codes(generator: np.random.Generator) -> Case:
+    # The scale is a power of two: every way to divide by it gives the same number.
+    x = generator.integers(-400, 400, (50, 1000)).astype(np.float32) / 64
+    return Case("fifty thousand weights", (x, 0.25, 7, 0, 15))
+
+
 def _steps(x: np.ndarray, scale: float) -> np.ndarray:
     return x * (np.float32(1) / np.float32(scale))
 
@@ -234,6 +246,7 @@ QUANTIZE = Exercise(
     points=2,
     reference=quantize,
     cases=_code_cases,
+    large=_many_codes,
     lines=2,
     mistakes=(
         Mistake(
@@ -422,6 +435,11 @@ def _pack_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_nibbles(generator: np.random.Generator) -> Case:
+    codes = generator.integers(0, 16, 12_000_001).astype(np.uint8)
+    return Case("twelve million codes", (codes,))
+
+
 def _even(codes: np.ndarray) -> np.ndarray:
     return np.append(codes, np.zeros(codes.size % 2, np.uint8))
 
@@ -453,6 +471,7 @@ PACK4 = Exercise(
     points=2,
     reference=pack4,
     cases=_pack_cases,
+    large=_many_nibbles,
     lines=3,
     mistakes=(
         Mistake(

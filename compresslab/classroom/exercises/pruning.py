@@ -112,12 +112,18 @@ def _gradient_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_scores(generator: np.random.Generator) -> Case:
+    weight, *gradients = generator.normal(0, 1, (3, 1_000, 2_000)).astype(np.float32)
+    return Case("two million weights", (weight, np.stack(gradients)))
+
+
 TAYLOR_SCORE = Exercise(
     id="prune.taylor_score",
     title="What the loss says about a weight",
     points=2,
     reference=taylor_score,
     cases=_gradient_cases,
+    large=_many_scores,
     lines=1,
     tolerance=1e-5,
     mistakes=(

@@ -331,6 +331,13 @@ def _sum_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_sums(generator: np.random.Generator) -> Case:
+    # Multipliers are powers of two: the product is the same in any precision.
+    acc = generator.integers(-40_000, 40_000, (2_000, 1_000)).astype(np.int32)
+    multiplier = (2.0 ** -generator.integers(6, 10, 1_000)).astype(np.float32)
+    return Case("two thousand rows of a thousand outputs", (acc, multiplier, 128, 0, 255))
+
+
 def _codes(real: np.ndarray, zero: float, low: int, high: int) -> np.ndarray:
     return np.clip(real + zero, low, high).astype(np.uint8)
 
@@ -341,6 +348,7 @@ REQUANTIZE = Exercise(
     points=2,
     reference=requantize,
     cases=_sum_cases,
+    large=_many_sums,
     lines=2,
     mistakes=(
         Mistake(

@@ -42,12 +42,23 @@ def _gradient_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_gradients(generator: np.random.Generator) -> Case:
+    # Sixteenths of an eighth: no way to divide by the scale rounds.
+    x = generator.integers(-500, 500, 2_500_000).astype(np.float32) / 128
+    gradient = generator.normal(0, 1, len(x)).astype(np.float32)
+    return Case(
+        "two and a half million numbers",
+        (torch.from_numpy(x), 0.25, -7, 7, torch.from_numpy(gradient)),
+    )
+
+
 STE_GRADIENT = Exercise(
     id="qat.ste_gradient",
     title="The straight-through gradient",
     points=2,
     reference=ste_gradient,
     cases=_gradient_cases,
+    large=_many_gradients,
     lines=2,
     tolerance=1e-6,
     mistakes=(
@@ -287,12 +298,19 @@ def _noise_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_roundings(generator: np.random.Generator) -> Case:
+    x = generator.integers(-80, 80, 5_000_000).astype(np.float32) / 8
+    noise = (generator.integers(0, 16, len(x)) / 16 + 1 / 32).astype(np.float32)
+    return Case("five million numbers", (x, noise))
+
+
 STOCHASTIC_ROUND = Exercise(
     id="qat.stochastic_round",
     title="Rounding that is right on average",
     points=1,
     reference=stochastic_round,
     cases=_noise_cases,
+    large=_many_roundings,
     lines=1,
     mistakes=(
         Mistake(

@@ -32,12 +32,18 @@ def _cost_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _wide_cost(generator: np.random.Generator) -> Case:
+    inputs = int(generator.integers(5_000, 6_000))
+    return Case("five thousand channels to ten thousand", (inputs, 10_007, 3, 7, 7))
+
+
 SEPARABLE_COST = Exercise(
     id="slim.separable_cost",
     title="What a separable convolution costs",
     points=1,
     reference=separable_cost,
     cases=_cost_cases,
+    large=_wide_cost,
     lines=2,
     returns="(weights, MACs)",
     mistakes=(
@@ -167,6 +173,13 @@ def _depthwise_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _large_image(generator: np.random.Generator) -> Case:
+    x = generator.normal(0, 1, (32, 130, 130)).astype(np.float32)
+    return Case(
+        "32 channels of 130 x 130", (x, generator.normal(0, 1, (32, 3, 3)).astype(np.float32))
+    )
+
+
 def _padded(x, w):
     k = w.shape[1]
     around = ((0, 0), (k // 2, (k - 1) // 2), (k // 2, (k - 1) // 2))
@@ -183,6 +196,7 @@ DEPTHWISE = Exercise(
     points=2,
     reference=depthwise,
     cases=_depthwise_cases,
+    large=_large_image,
     lines=6,
     tolerance=1e-4,
     mistakes=(

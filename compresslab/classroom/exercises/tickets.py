@@ -120,12 +120,18 @@ def _rewind_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_rewound(generator: np.random.Generator) -> Case:
+    initial, trained = generator.normal(0, 1, (2, 4_000, 3_000)).astype(np.float32)
+    return Case("twelve million weights", (initial, trained, generator.random(trained.shape) < 0.5))
+
+
 REWIND = Exercise(
     id="tickets.rewind",
     title="Back to the start",
     points=1,
     reference=rewind,
     cases=_rewind_cases,
+    large=_many_rewound,
     lines=1,
     tolerance=1e-6,
     mistakes=(
@@ -245,12 +251,21 @@ def _sign_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_signs(generator: np.random.Generator) -> Case:
+    # Halves and ones: the mean of their squares is the same in any precision.
+    size = generator.integers(1, 3, (2_000, 2_000)).astype(np.float32) / 2
+    return Case(
+        "four million weights", (np.where(generator.random(size.shape) < 0.5, size, -size),)
+    )
+
+
 SIGNS_ONLY = Exercise(
     id="tickets.signs_only",
     title="Only the signs",
     points=1,
     reference=signs_only,
     cases=_sign_cases,
+    large=_many_signs,
     lines=1,
     tolerance=1e-5,
     mistakes=(

@@ -238,6 +238,13 @@ def _attention_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_heads(generator: np.random.Generator) -> Case:
+    student, teacher = generator.normal(0, 1, (2, 4_000, 4, 16, 16)).astype(np.float32)
+    return Case(
+        "four thousand sentences", (student, teacher, generator.integers(0, 9, (4_000, 16)))
+    )
+
+
 def _pairs(x):
     return (x != 0)[:, :, None] & (x != 0)[:, None, :]
 
@@ -257,6 +264,7 @@ ATTENTION_LOSS = Exercise(
     points=2,
     reference=attention_loss,
     cases=_attention_cases,
+    large=_many_heads,
     lines=4,
     tolerance=1e-5,
     mistakes=(
@@ -368,12 +376,20 @@ def _word_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_words(generator: np.random.Generator) -> Case:
+    shape = (60_000, 64)
+    tokens, picks = generator.integers(0, 500, shape), generator.integers(0, 8, shape)
+    near = generator.integers(3, 500, (500, 8))
+    return Case("60,000 sentences", (tokens, near, generator.random(shape), picks, 0.4))
+
+
 REPLACE_WORDS = Exercise(
     id="transformers.replace_words",
     title="Other words, another sentence",
     points=2,
     reference=replace_words,
     cases=_word_cases,
+    large=_many_words,
     lines=3,
     mistakes=(
         Mistake(
@@ -456,6 +472,10 @@ def _uncertainty_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_logits(generator: np.random.Generator) -> Case:
+    return Case("40,000 examples", (generator.normal(0, 2, (40_000, 26)).astype(np.float32),))
+
+
 def _entropies(z):
     z = z.astype(float)
     p = np.exp(z - z.max(1, keepdims=True))
@@ -499,6 +519,7 @@ UNCERTAINTY = Exercise(
     points=2,
     reference=uncertainty,
     cases=_uncertainty_cases,
+    large=_many_logits,
     lines=4,
     tolerance=1e-5,
     mistakes=(
@@ -589,12 +610,19 @@ def _exit_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_exits(generator: np.random.Generator) -> Case:
+    return Case(
+        "five million sentences", (generator.random((5_000_000, 4)).astype(np.float32), 0.2)
+    )
+
+
 EXIT_LAYERS = Exercise(
     id="transformers.exit_layers",
     title="Who leaves where",
     points=2,
     reference=exit_layers,
     cases=_exit_cases,
+    large=_many_exits,
     lines=3,
     returns="layers passed, of each example",
     mistakes=(

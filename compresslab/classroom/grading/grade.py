@@ -3,10 +3,12 @@
     points = points of the exercise * cases passed / cases     rounded down to quarters; below half of them 0
 
 counted over all cases and over those that come from the seed, whichever is less: a table of the cases
-that a learner's own check shows is worth nothing. The seed is new in every grading run and stands in the
-report, so that marks can be repeated, and results cannot be known beforehand. Expected values, tolerances,
-references and mistakes stay in this process, which never runs, imports or unpickles anything of the
-submission's: it reads text, and numbers.
+that a learner's own check shows is worth nothing. An answer that is right but slow on a case with very many
+numbers earns half. A build earns the points of its stages, an open exercise those of its medal.
+
+The seed is new in every grading run and stands in the report, so that marks can be repeated, and results
+cannot be known beforehand. Expected values, tolerances, references and mistakes stay in this process, which
+never runs, imports or unpickles anything of the submission's: it reads text, and numbers.
 
 A case that hands back nothing (an endless loop, a crash, too much memory) fails; the others count.
 """
@@ -37,11 +39,14 @@ from compresslab.classroom.judge import (
     Outcome,
     complaint,
     expected_of,
+    fastest,
     not_compiled,
+    slow,
     verdict,
 )
 
 JUDGING_SECONDS = 60.0
+LARGE_ANSWER = 64 * 2**20
 ENDINGS = {
     "time": "it ran longer than {wall:g} seconds and was stopped",
     "output": "its results were larger than {output_mb} MB and were cut off",
@@ -105,7 +110,7 @@ def exercises_of(lab: str) -> list[Exercise]:
     Raises:
         ValueError: if there is no such lab.
     """
-    return list(LABS[lab_name(lab)].EXERCISES)
+    return list(LABS[lab_name(lab)])
 
 
 def grade_notebook(
@@ -220,24 +225,23 @@ def grade_exercise(
     cases, drawn, expected = cases_of(exercise, seed)
     ended, said = sandbox.run(_task(exercise, found), [c.args for c in cases], limits)
     outcomes, remark = _outcomes(cases, said, ended, limits)
-    if exercise.harness in AFTERWARDS:
-        outcomes = [_harnessed(exercise, c, o) for c, o in zip(cases, outcomes, strict=True)]
+    outcomes = [_looked_at(exercise, c, o) for c, o in zip(cases, outcomes, strict=True)]
     result = verdict(exercise, cases, outcomes, expected=expected)
-    right = [
-        complaint(outcome, want, exercise.tolerance) is None
-        for outcome, want in zip(outcomes, expected, strict=True)
-    ]
-    passed, points = sum(right), _points(exercise.points, right, drawn)
-    if exercise.compiled and points and not any(s.status == "compiled" for s in said):
-        result, points = not_compiled(exercise), 0.0
-        status = result.status
-    else:
-        status = "passed" if all(right) else _status(exercise, found, outcomes, result, points)
-    words = [*remarks, *([remark] if remark else []), _message(status, result, passed, len(cases))]
+    right = _right(exercise, outcomes, expected)
+    if exercise.kind == "warm-up":
+        result = replace(result, points=_points(exercise.points, right, drawn))
+    if exercise.compiled and result.points and not any(s.status == "compiled" for s in said):
+        result = not_compiled(exercise)
+    elif result.passed and exercise.large is not None:
+        result, more = _raced(exercise, found, result, seed, sandbox, limits)
+        said = [*said, *more]
+    status = _status(exercise, found, outcomes, result)
+    message = _message(exercise, status, result, sum(right), len(cases))
+    words = [*remarks, *([remark] if remark else []), message]
     return Mark(
         found.learner,
         exercise.id,
-        points,
+        math.floor(4 * result.points + 1e-9) / 4,
         exercise.points,
         result.mistake or "",
         status,
@@ -245,6 +249,58 @@ def grade_exercise(
         max((s.seconds for s in said), default=0.0),
         max((s.memory for s in said), default=0),
     )
+
+
+def _right(
+    exercise: Exercise, outcomes: Sequence[Outcome], expected: Sequence[object]
+) -> list[bool]:
+    """Which cases are right; of an open exercise, which handed back anything."""
+    if exercise.medals:
+        return [outcome.error is None for outcome in outcomes]
+    return [
+        complaint(outcome, want, exercise.tolerance) is None
+        for outcome, want in zip(outcomes, expected, strict=True)
+    ]
+
+
+def _raced(
+    exercise: Exercise,
+    found: submission.Submission,
+    right: CheckResult,
+    seed: int,
+    sandbox: Sandbox,
+    limits: Limits,
+) -> tuple[CheckResult, list[Said]]:
+    """The verdict on a right answer after its large case.
+
+    The kernel ends it at the processor time that is allowed, in whole seconds: nothing that the answer says
+    of its own time is believed.
+    """
+    case, expected, library = _large(exercise, seed)
+    allowed = math.ceil(exercise.seconds_allowed(library)) + 1
+    room = replace(limits, cpu=allowed, answer=LARGE_ANSWER, output=2 * LARGE_ANSWER)
+    ended, said = sandbox.run(_task(exercise, found), [case.args], room)
+    out_of_time = ended == "time" or any(
+        s.case == 0 and s.status == "died" and s.detail in ("SIGXCPU", "SIGKILL") for s in said
+    )
+    if out_of_time:
+        return slow(exercise, case, allowed, library), said
+    outcomes, _ = _outcomes([case], said, ended, limits)
+    outcome = _looked_at(exercise, case, outcomes[0])
+    text = complaint(outcome, expected, exercise.tolerance)
+    if text is None:
+        return right, said
+    facts = (("smallest failing case", case.label), ("difference", text))
+    return CheckResult(exercise, "failed", facts), said
+
+
+@functools.lru_cache(maxsize=200)
+def _large(exercise: Exercise, seed: int) -> tuple[Case, object, float]:
+    """The large case of a grading run, what it should give, and the seconds that the reference takes."""
+    words = int.from_bytes(hashlib.sha256(exercise.id.encode()).digest()[:8], "little")
+    case = exercise.large(np.random.default_rng([seed, words, DRAWS]))
+    seconds, outcome = fastest(exercise.driven(exercise.reference), case)
+    return case, outcome.value, seconds
 
 
 def _names_exercise(remark: str) -> bool:
@@ -263,6 +319,9 @@ def cases_of(
     Many exercises have one case from the generator among several that are fixed, because ugly numbers teach
     best; they get more of the first kind here, from further draws.
     """
+    if exercise.medals:
+        cases = _draw(exercise, seed, 0)
+        return tuple(cases), (True,) * len(cases), (None,) * len(cases)
     draws = [_draw(exercise, seed, number) for number in range(DRAWS)]
     reference = exercise.driven(exercise.reference)
     drawn = [_differ(same_case, reference) for same_case in zip(*draws, strict=True)]
@@ -353,12 +412,16 @@ def _outcome(said: Said) -> Outcome:
     return Outcome(error=_error(said.detail))
 
 
-def _harnessed(exercise: Exercise, case: Case, outcome: Outcome) -> Outcome:
-    """A harness that only looks at what came back looks at it here, where no answer can reach it."""
+def _looked_at(exercise: Exercise, case: Case, outcome: Outcome) -> Outcome:
+    """What only looks at what came back does so here, where no answer can reach it."""
     if outcome.error is not None:
         return outcome
     try:
-        value = exercise.harness(lambda *_: outcome.value)(*case.args)
+        value = outcome.value
+        if exercise.harness in AFTERWARDS:
+            value = exercise.harness(lambda *_: value)(*case.args)
+        if exercise.look is not None:
+            value = exercise.look(value, *case.args)
     except Exception as error:
         return Outcome(error=RemoteError(f"its result has another form: {type(error).__name__}"))
     return Outcome(value, changed_input=outcome.changed_input)
@@ -390,10 +453,9 @@ def _status(
     found: submission.Submission,
     outcomes: Sequence[Outcome],
     result: CheckResult,
-    points: float,
 ) -> str:
-    if points:
-        return "partly"
+    if result.points:
+        return "passed" if result.points == exercise.points else "partly"
     if not all(isinstance(o.error, NotImplementedError) for o in outcomes):
         return result.status
     # What the answer calls may not be done, in the library or in another cell: that is an error of its own.
@@ -406,12 +468,20 @@ def _name(exercise: Exercise) -> str:
     return exercise.id.split(".")[1]
 
 
-def _message(status: str, result: CheckResult, passed: int, cases: int) -> str:
-    if status == "passed":
-        return ""
+def _message(exercise: Exercise, status: str, result: CheckResult, passed: int, cases: int) -> str:
     if status == "not done":
         return "the cell is as it was handed out"
     facts = dict(result.facts)
+    if result.medal:
+        return f"{result.medal}: {facts['reached']}"
+    if status == "passed":
+        return ""
+    if result.status == "slow":
+        return f"right, but slow: {facts['large case']}, more than {facts['allowed']}"
+    if exercise.medals:
+        return facts.get("against the rules") or facts.get("error") or facts.get("reached", "")
+    if "stage" in facts:
+        return f"stage {facts['stage']}: {facts.get('difference') or facts.get('error', '')}"
     shown = [facts.get("smallest failing case") or facts.get("case", "")]
     shown.append(facts.get("difference") or facts.get("error", ""))
     return f"{passed} of {cases} cases; " + ": ".join(text for text in shown if text)

@@ -1,0 +1,15 @@
+"""What a learner builds whole, judged in stages: one file a lab, under the lab's subject."""
+
+from compresslab.classroom.exercises.builds import (
+    binary,
+    combine,
+    llm,
+    low_rank,
+    measuring,
+    numbers,
+    qat,
+    slim,
+    tickets,
+)
+
+__all__ = ["binary", "combine", "llm", "low_rank", "measuring", "numbers", "qat", "slim", "tickets"]
