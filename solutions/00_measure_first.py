@@ -641,8 +641,8 @@ count_network = adopt(count_network, "measuring.count_network")
 # %%
 rows = []
 for name, made in networks.items():
-    parameters, macs = count_network(made[0], data.test.x[:3])
-    rows.append([name, f"{parameters:,}", f"{macs:,}", f"{macs / parameters:.0f}"])
+    weights, products = count_network(made[0], data.test.x[:3])
+    rows.append([name, f"{weights:,}", f"{products:,}", f"{products / weights:.0f}"])
 Table(["network", "parameters", "MACs", "MACs / parameter"], rows, "one image")
 
 # %% [markdown]

@@ -11,7 +11,7 @@
 #
 # **You will** turn trained networks into integer ones without training them again, see what breaks first and
 # mend it, spend a byte budget layer by layer, and run the result on integer kernels.
-# **Time:** 90 minutes to work through; it runs in about a minute.
+# **Time:** 105 minutes to work through; it runs in about a minute.
 #
 # Post-training quantization (PTQ, 训练后量化) needs a trained network and a few images without labels. It is
 # the first thing to try: it takes a second.
@@ -856,7 +856,79 @@ Table(
 # does, ONNX Runtime runs the whole graph in C++. And look at the processor: one with matrix tiles (Intel AMX)
 # gives an engine that uses them for convolutions a lead over ours, whose convolutions use vector instructions. And compare each
 # engine with its own fp32 row: where it quantizes, re-orders and does not fuse, int8 may cost more than its arithmetic saves.
+
+# %% [markdown]
+# ## Build it · A layer of integers
 #
+# ### Exercise 7 · A layer of integers (build, 4 points, about 18 lines)
+#
+# Calibrate, quantize, multiply, requantize: exercises 5 and 6 and lab 01 in one piece. `integer_layer(weight, bias, x)` takes a linear layer's floats and
+# calibration inputs [n, inputs] and hands back five things: `(scale_x, zero_x), (scale_y, zero_y), codes, bias, run`.
+#
+# 1. *Ranges*: codes 0 to 255 for the inputs and for the layer's float outputs on them, from minimum to maximum, 0 included.
+# 2. *What is stored*: int8 codes, symmetric with a scale $s_o$ for every output (the largest absolute weight is 127), and the bias as int32 in units of
+#    $s_x s_o$.
+# 3. *Runs on codes*: `run(codes)` from uint8 [m, inputs] to uint8 [m, outputs]: an exact product of integers, scaled by $s_x s_o / s_y$, rounded, shifted,
+#    clipped.
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq-integer_layer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def integer_layer(weight, bias, x):
+    """float32 [o, i], [o], [n, i] -> (scale_x, zero_x), (scale_y, zero_y), codes int8, bias int32, run."""
+
+    ### BEGIN SOLUTION
+    def grid(values):
+        lo, hi = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+        scale = (hi - lo) / 255
+        return scale, round(-lo / scale)
+
+    scale_x, zero_x = grid(x)
+    scale_y, zero_y = grid(x @ weight.T + bias)
+    scale_w = np.abs(weight).max(axis=1) / 127
+    codes = np.rint(weight / scale_w[:, None]).astype(np.int8)
+    whole = np.rint(bias / (scale_x * scale_w)).astype(np.int32)
+    multiplier = scale_x * scale_w / scale_y
+
+    def run(given):
+        sums = (given.astype(np.int32) - zero_x) @ codes.astype(np.int32).T + whole
+        return np.clip(np.rint(sums * multiplier) + zero_y, 0, 255).astype(np.uint8)
+
+    return (scale_x, zero_x), (scale_y, zero_y), codes, whole, run
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq-integer_layer-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(integer_layer, "ptq.integer_layer")
+
+# %%
+integer_layer = adopt(integer_layer, "ptq.integer_layer")
+
+# %%
+generator = np.random.default_rng(0)
+rows = []
+for shift in (0.0, 3.0):
+    real = generator.normal(0, 1, (64, 256)).astype(np.float32) / 16
+    offset = generator.normal(0, 1, 64).astype(np.float32)
+    seen = generator.normal(shift, 1, (500, 256)).astype(np.float32)
+    (sx, zx), (sy, zy), stored, whole, run = integer_layer(real, offset, seen)
+    given = np.clip(np.rint(seen / sx) + zx, 0, 255).astype(np.uint8)
+    wanted = seen @ real.T + offset
+    error = np.square((run(given).astype(np.float32) - zy) * sy - wanted).mean() / wanted.var()
+    rows.append(
+        [
+            f"{shift:g}",
+            f"{stored.nbytes + whole.nbytes:,}",
+            f"{real.nbytes + offset.nbytes:,}",
+            f"{-10 * np.log10(error):.1f}",
+        ]
+    )
+Table(
+    ["mean of the inputs", "bytes", "bytes of float32", "signal to noise of the outputs, dB"],
+    rows,
+    "a layer of 256 inputs and 64 outputs",
+)
+
+# %% [markdown]
 # ## When *not* to
 #
 # - Below 4 bits, without training: lab 03 shows what training buys.

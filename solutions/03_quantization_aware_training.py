@@ -768,9 +768,9 @@ check(quantized_layer, "qat.quantized_layer")
 quantized_layer = adopt(quantized_layer, "qat.quantized_layer")
 
 # %%
-head = copy.deepcopy(networks[0])[-1]  # the last layer, on what reaches it
+*trunk, head = networks[0]  # the last layer, on what reaches it
 with torch.no_grad():
-    features = networks[0][:-1](data.train.x[:2_000])
+    features = torch.nn.Sequential(*trunk)(data.train.x[:2_000])
     wanted = head(features)
 rows = []
 for bits in (4, 3, 2):

@@ -10,7 +10,7 @@
 # # Lab 09 · Distilling transformers
 #
 # **You will** halve a small BERT, narrow it, let easy examples leave it early, and turn it into a recurrent network; each against its control.
-# **Time:** 100 minutes to work through; it runs in about a minute.
+# **Time:** 115 minutes to work through; it runs in about a minute.
 #
 # Four recipes made BERT small: DistilBERT, TinyBERT, FastBERT, and BERT to BiLSTM. Their papers began with BERT-base's 110 million parameters (the last with BERT-large). Here the teacher
 # has some 0.37 million, and the task is one whose data every Python carries: *which keyword was here?* A window of 24 tokens
@@ -754,6 +754,79 @@ Table(
     ["BiLSTM", "test accuracy, %"],
     [[name, mean_sd(*value)] for name, value in reached_lstm.items()],
     f"the same steps, {len(SEEDS)} seeds",
+)
+
+# %% [markdown]
+# ## Build it · Layer against layer, by hooks
+#
+# ### Exercise 7 · Layer against layer, by hooks (build, 4 points, about 20 lines)
+#
+# TinyBERT and its relatives compare *inner* layers, which no `forward` hands back. `hidden_loss(student, teacher, pairs, x)` runs both networks once and hands back the
+# student's output and a loss: the mean over `pairs` (names of a student's and a teacher's layer, as in `named_modules()`) of the mean squared difference
+# between both layers' outputs.
+#
+# 1. *One pair*: `register_forward_hook` on `get_submodule(name)` sees `(layer, inputs, output)`. The teacher answers in eval mode, without dropout.
+# 2. *Several pairs*: their mean.
+# 3. *The gradient* reaches the student alone.
+# 4. *As they were*: no hook stays and both modes are as before, **also when a network stops with an error**.
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers-hidden_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def hidden_loss(student, teacher, pairs, x):
+    """Two modules, ((student's name, teacher's name), ...), a batch -> (student's output, loss)."""
+    ### BEGIN SOLUTION
+    kept, handles, training = {}, [], teacher.training
+
+    def watch(model, name, key):
+        layer = model.get_submodule(name)
+        handles.append(
+            layer.register_forward_hook(lambda _, inputs, output: kept.update({key: output}))
+        )
+
+    try:
+        for number, (one, other) in enumerate(pairs):
+            watch(student, one, ("student", number))
+            watch(teacher, other, ("teacher", number))
+        teacher.eval()
+        with torch.no_grad():
+            teacher(x)
+        output = student(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        teacher.train(training)
+    losses = [(kept["student", i] - kept["teacher", i]).square().mean() for i in range(len(pairs))]
+    return output, sum(losses) / len(losses)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers-hidden_loss-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(hidden_loss, "transformers.hidden_loss")
+
+# %%
+hidden_loss = adopt(hidden_loss, "transformers.hidden_loss")
+
+# %%
+torch.manual_seed(SEEDS[0])
+wide = torch.nn.Sequential(
+    torch.nn.Linear(16, 32),
+    torch.nn.Tanh(),
+    torch.nn.Linear(32, 32),
+    torch.nn.Tanh(),
+    torch.nn.Linear(32, 4),
+)
+pupil = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 4))
+inputs, distances = torch.randn(256, 16), []
+optimizer = torch.optim.Adam(pupil.parameters(), 0.01)
+for _ in range(100):
+    _, loss = hidden_loss(pupil, wide, (("1", "3"),), inputs)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    distances.append(float(loss.detach()))
+claim("A layer learns what two layers say", distances[0] - distances[-1], "of the squared distance")
+print(
+    f"mean squared distance: {distances[0]:.3f} at first, {distances[-1]:.3f} after a hundred steps"
 )
 
 # %% [markdown]

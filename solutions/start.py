@@ -14,6 +14,9 @@
 #
 # **How it works.** Run a lab from top to bottom (*Shift + Enter*). Where a cell says `your code here`, write; the cell below it
 # checks, as often as you like. If you are stuck, go on: the lab then runs on the library's own function, and says so.
+# There are three kinds of exercise: *warm-ups* of a few lines (the check shows two worked cases; a slow version can be unfolded,
+# but it earns half where speed is the point), *builds* of 10 to 30 lines that are judged in stages, and *open* tasks with
+# no right answer, where bronze, silver and gold are measured.
 # A ✔ in front of a sentence means that the numbers in *your* run bear it out.
 #
 # **Where to begin.** Lab 00, then 01. After that follow the arrows: a lab needs what points to it, or what is named above its box

@@ -8,8 +8,9 @@ import inspect
 from collections.abc import Callable
 
 from compresslab.classroom.exercises import exercise
-from compresslab.classroom.judge import CheckResult, judge, not_compiled
+from compresslab.classroom.judge import judge, not_compiled
 from compresslab.classroom.progress import record
+from compresslab.classroom.result import CheckResult
 from compresslab.notice import tell
 
 

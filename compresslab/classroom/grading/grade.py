@@ -16,34 +16,22 @@ A case that hands back nothing (an endless loop, a crash, too much memory) fails
 import atexit
 import builtins
 import contextlib
-import functools
-import hashlib
 import inspect
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import LABS
 from compresslab.classroom.grading import protocol, submission
+from compresslab.classroom.grading.cases import cases_of, large_case
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
 from compresslab.classroom.harnesses import AFTERWARDS
-from compresslab.classroom.judge import (
-    CheckResult,
-    Outcome,
-    complaint,
-    expected_of,
-    fastest,
-    not_compiled,
-    slow,
-    verdict,
-)
+from compresslab.classroom.judge import complaint, not_compiled, slow, verdict
+from compresslab.classroom.result import CheckResult, Outcome
 
 JUDGING_SECONDS = 60.0
 LARGE_ANSWER = 64 * 2**20
@@ -276,7 +264,7 @@ def _raced(
     The kernel ends it at the processor time that is allowed, in whole seconds: nothing that the answer says
     of its own time is believed.
     """
-    case, expected, library = _large(exercise, seed)
+    case, expected, library = large_case(exercise, seed)
     allowed = math.ceil(exercise.seconds_allowed(library)) + 1
     room = replace(limits, cpu=allowed, answer=LARGE_ANSWER, output=2 * LARGE_ANSWER)
     ended, said = sandbox.run(_task(exercise, found), [case.args], room)
@@ -294,60 +282,8 @@ def _raced(
     return CheckResult(exercise, "failed", facts), said
 
 
-@functools.lru_cache(maxsize=200)
-def _large(exercise: Exercise, seed: int) -> tuple[Case, object, float]:
-    """The large case of a grading run, what it should give, and the seconds that the reference takes."""
-    words = int.from_bytes(hashlib.sha256(exercise.id.encode()).digest()[:8], "little")
-    case = exercise.large(np.random.default_rng([seed, words, DRAWS]))
-    seconds, outcome = fastest(exercise.driven(exercise.reference), case)
-    return case, outcome.value, seconds
-
-
 def _names_exercise(remark: str) -> bool:
     return "." in remark.split(" ")[0].rstrip(":")
-
-
-ENOUGH_DRAWN, DRAWS = 3, 5
-
-
-@functools.lru_cache(maxsize=200)
-def cases_of(
-    exercise: Exercise, seed: int
-) -> tuple[tuple[Case, ...], tuple[bool, ...], tuple[object, ...]]:
-    """The cases of a grading run, which of them nobody can know beforehand, and what they should give.
-
-    Many exercises have one case from the generator among several that are fixed, because ugly numbers teach
-    best; they get more of the first kind here, from further draws.
-    """
-    if exercise.medals:
-        cases = _draw(exercise, seed, 0)
-        return tuple(cases), (True,) * len(cases), (None,) * len(cases)
-    draws = [_draw(exercise, seed, number) for number in range(DRAWS)]
-    reference = exercise.driven(exercise.reference)
-    drawn = [_differ(same_case, reference) for same_case in zip(*draws, strict=True)]
-    cases = draws[0]
-    kinds = [number for number, is_drawn in enumerate(drawn) if is_drawn]
-    for again in draws[1:]:
-        if sum(drawn) < ENOUGH_DRAWN:
-            cases += [replace(again[n], label=f"{again[n].label}, other numbers") for n in kinds]
-            drawn += [True] * len(kinds)
-    return tuple(cases), tuple(drawn), tuple(expected_of(exercise, cases))
-
-
-def _differ(draws: Sequence[Case], reference: Callable) -> bool:
-    """Whether a case's arguments and its result are others in some other draw."""
-    first, *others = draws
-    others = [case for case in others if not compare.identical(first.args, case.args)]
-    if not others:
-        return False
-    result = reference(*compare.fresh(first.args))
-    return any(not compare.identical(result, reference(*compare.fresh(c.args))) for c in others)
-
-
-def _draw(exercise: Exercise, seed: int, number: int) -> list[Case]:
-    # Every exercise has numbers of its own, whichever others are graded beside it.
-    words = int.from_bytes(hashlib.sha256(exercise.id.encode()).digest()[:8], "little")
-    return list(exercise.cases(np.random.default_rng([seed, words, *([number] if number else [])])))
 
 
 def _task(exercise: Exercise, found: submission.Submission) -> dict:

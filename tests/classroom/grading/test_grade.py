@@ -19,9 +19,11 @@ from compresslab.classroom import compare
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import folder as grading
 from compresslab.classroom.grading import grade as marking
+from compresslab.classroom.grading.cases import ENOUGH_DRAWN, cases_of
 from compresslab.classroom.grading.grade import exercises_of, grade_notebook
 from compresslab.classroom.grading.sandbox import MISSING, SandboxError, bubblewrap
-from compresslab.classroom.judge import CHECK_SEED, Outcome, call, verdict
+from compresslab.classroom.judge import CHECK_SEED, call, verdict
+from compresslab.classroom.result import Outcome
 from compresslab.cli import app
 from compresslab.data.files import UMASK
 
@@ -46,6 +48,7 @@ def test_a_lab_as_it_is_handed_out_gets_nothing():
     assert sum(m.points for m in marks) == 0
 
 
+NOT_OPEN = [e for e in EXERCISES.values() if e.kind != "open"]
 NOTHING = {
     "the first argument": lambda *args: copy.deepcopy(args[0]),
     "zero": lambda *args: 0,
@@ -64,12 +67,20 @@ def _like(value, number):
     return np.full_like(value, number) if isinstance(value, np.ndarray) else number
 
 
+def earned(e, seed, function):
+    """Points of a function in a grading run, without its sandbox."""
+    cases, drawn, expected = cases_of(e, seed)
+    driven = e.driven(function)
+    outcomes = [call(driven, case) for case in cases]
+    if e.kind != "warm-up":
+        return verdict(e, cases, outcomes, expected=expected).points
+    return marking._points(e.points, marking._right(e, outcomes, expected), drawn)
+
+
 @pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
 def test_an_answer_that_does_nothing_earns_nothing(e):
     for name, function in NOTHING.items():
-        cases, drawn, _ = marking.cases_of(e, seed=3)
-        right = which_are_right(e, cases, function)
-        assert marking._points(e.points, right, drawn) == 0, f"{name}: {right}"
+        assert earned(e, 3, function) == 0, name
 
 
 def which_are_right(e, cases, function):
@@ -87,7 +98,7 @@ ONE_LINERS = {
 @pytest.mark.parametrize("id,function", ONE_LINERS.items())
 def test_a_guess_that_fits_the_fixed_cases_earns_nothing(id, function):
     e = EXERCISES[id]
-    cases, drawn, _ = marking.cases_of(e, seed=7)
+    cases, drawn, _ = cases_of(e, seed=7)
     assert marking._points(e.points, which_are_right(e, cases, function), drawn) == 0
 
 
@@ -96,7 +107,7 @@ def test_two_small_arrays_do_not_fill_the_judges_memory():
     case = e.cases(np.random.default_rng(1))[-1]
     thin = np.ones((1, 12_000), np.float32), np.ones((12_000, 1), np.float32)
     tracemalloc.start()
-    outcome = marking._harnessed(e, case, Outcome(thin))
+    outcome = marking._looked_at(e, case, Outcome(thin))
     result = verdict(e, [case], [outcome])
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -114,26 +125,29 @@ def test_judging_has_a_clock():
         endless()
 
 
-@pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
+@pytest.mark.parametrize("e", NOT_OPEN, ids=lambda e: e.id)
 def test_a_table_of_the_cases_that_a_learner_is_shown_earns_nothing(e):
     shown = list(e.cases(np.random.default_rng(CHECK_SEED)))
     reference = e.driven(e.reference)
     table = [(case.args, reference(*compare.fresh(case.args))) for case in shown]
-    cases, drawn, _ = marking.cases_of(e, seed=4242)
+    cases, drawn, _ = cases_of(e, seed=4242)
 
     def looked_up(case):
         return next((value for args, value in table if compare.identical(args, case.args)), None)
 
     outcomes = [Outcome(looked_up(case)) for case in cases]
+    if e.kind == "build":
+        assert verdict(e, cases, outcomes).points == 0
+        return
     right = [verdict(e, [c], [o]).passed for c, o in zip(cases, outcomes, strict=True)]
-    assert sum(drawn) >= marking.ENOUGH_DRAWN
+    assert sum(drawn) >= ENOUGH_DRAWN
     assert marking._points(e.points, right, drawn) == 0
 
 
-@pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
+@pytest.mark.parametrize("e", NOT_OPEN, ids=lambda e: e.id)
 def test_no_known_mistake_gets_full_marks_whatever_the_seed(e):
     for seed in (11, 12):
-        cases, _, _ = marking.cases_of(e, seed)
+        cases, _, _ = cases_of(e, seed)
         for mistake in e.mistakes:
             assert not all(which_are_right(e, cases, mistake.wrong)), mistake.name
 
@@ -161,7 +175,7 @@ def test_points_are_a_share_in_quarters_of_all_cases_or_of_the_drawn_ones(
 
 def test_exercises_have_numbers_of_their_own_and_seeds_repeat():
     e = exercises_of("12")[2]
-    one, two, other = (marking.cases_of(e, seed)[0][-1].args[0] for seed in (1, 1, 2))
+    one, two, other = (cases_of(e, seed)[0][-1].args[0] for seed in (1, 1, 2))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 

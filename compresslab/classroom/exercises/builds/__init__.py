@@ -7,9 +7,23 @@ from compresslab.classroom.exercises.builds import (
     low_rank,
     measuring,
     numbers,
+    ptq,
     qat,
     slim,
     tickets,
+    transformers,
 )
 
-__all__ = ["binary", "combine", "llm", "low_rank", "measuring", "numbers", "qat", "slim", "tickets"]
+__all__ = [
+    "binary",
+    "combine",
+    "llm",
+    "low_rank",
+    "measuring",
+    "numbers",
+    "ptq",
+    "qat",
+    "slim",
+    "tickets",
+    "transformers",
+]

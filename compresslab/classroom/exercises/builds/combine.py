@@ -50,6 +50,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
         case(ONE, "the last of three", three, [2]),
         case(ONE, "codes in order of length, then of symbol", unordered, [4]),
         case(ONE, "a symbol of three bits", unordered, [3]),
+        case(ONE, "one of sixteen", sixteen, [int(generator.integers(16))]),
         case(STREAM, "four symbols, six bits", three, [1, 0, 1, 2]),
         case(STREAM, "exactly a byte", three, [0, 2, 0, 2]),
         case(STREAM, "five hundred symbols", sixteen, many),

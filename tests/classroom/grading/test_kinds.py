@@ -1,0 +1,189 @@
+"""Slow answers, builds and open exercises in the sandbox: what they earn, and how they cannot cheat."""
+
+import inspect
+import textwrap
+
+import nbformat
+import pytest
+
+from compresslab.classroom.exercises.opens import distillation
+from compresslab.classroom.grading.grade import grade_notebook
+from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
+
+pytestmark = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
+IMPORTS = "import numpy as np\nimport torch"
+
+
+def graded(tmp_path, lab, id, source, seed=5):
+    """The mark of one answer."""
+    cells = [nbformat.v4.new_code_cell(IMPORTS), nbformat.v4.new_code_cell(textwrap.dedent(source))]
+    about = {"grade": False, "locked": False, "schema_version": 3, "solution": True, "task": False}
+    cells[1].metadata["nbgrader"] = {**about, "grade_id": id.replace(".", "-")}
+    path = tmp_path / f"{lab}.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    marks = grade_notebook(path, "somebody", lab, seed)
+    return next(m for m in marks if m.exercise == id)
+
+
+# ---- slow ------------------------------------------------------------------------------------------
+SLOW = """
+def pack_signs(x):
+    rows, count = x.shape
+    words = np.zeros((rows, -(-count // 64)), np.uint64)
+    for m in range(rows):
+        for k in range(count):
+            if x[m, k] >= 0:
+                words[m, k // 64] |= np.uint64(1) << np.uint64(k % 64)
+    return words
+"""
+QUICK = """
+def pack_signs(x):
+    bits = np.zeros((len(x), -(-x.shape[1] // 64) * 64), bool)
+    bits[:, : x.shape[1]] = x >= 0
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
+"""
+
+
+def test_a_right_answer_that_loops_over_millions_earns_half(tmp_path):
+    mark = graded(tmp_path, "10", "binary.pack_signs", SLOW)
+    assert (mark.points, mark.out_of, mark.status, mark.mistake) == (1, 2, "partly", "slow")
+    assert mark.message.startswith("right, but slow: six million numbers")
+
+
+def test_a_quick_one_earns_all(tmp_path):
+    mark = graded(tmp_path, "10", "binary.pack_signs", QUICK)
+    assert (mark.points, mark.status, mark.message) == (2, "passed", "")
+
+
+def test_a_short_cut_for_large_arrays_earns_nothing(tmp_path):
+    shortcut = SLOW.replace(
+        "    for m in range", "    if x.size > 10_000:\n        return words\n    for m in range"
+    )
+    mark = graded(tmp_path, "10", "binary.pack_signs", shortcut)
+    assert (mark.points, mark.status) == (0, "failed")
+    assert "six million numbers" in mark.message
+
+
+def test_a_clock_that_stands_still_helps_nobody(tmp_path):
+    stopped = "import time\ntime.perf_counter = time.process_time = lambda: 0.0\n" + SLOW
+    assert graded(tmp_path, "10", "binary.pack_signs", stopped).points == 1
+
+
+# ---- builds ----------------------------------------------------------------------------------------
+LORA = """
+def lora_layer(layer, rank, alpha):
+    class LoRA(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer.requires_grad_(False)
+            self.down = torch.nn.Parameter(torch.randn(rank, layer.in_features) / 4)
+            self.up = torch.nn.Parameter(torch.zeros(layer.out_features, rank))
+
+        def forward(self, x):
+            return self.layer(x) + alpha / rank * (x @ self.down.T @ self.up.T)
+
+        @torch.no_grad()
+        def merged(self):
+            new = torch.nn.Linear(layer.in_features, layer.out_features)
+            new.weight.copy_(layer.weight + alpha / rank * self.up @ self.down)
+            new.bias.copy_(layer.bias)
+            return new
+
+    return LoRA()
+"""
+
+
+def test_a_build_earns_all_of_its_stages(tmp_path):
+    mark = graded(tmp_path, "06", "low_rank.lora_layer", LORA)
+    assert (mark.points, mark.status) == (4, "passed")
+
+
+def test_a_build_earns_the_stages_before_its_mistake_and_is_told_which(tmp_path):
+    wrong = LORA.replace("layer.weight + alpha / rank *", "layer.weight +")
+    mark = graded(tmp_path, "06", "low_rank.lora_layer", wrong)
+    assert (mark.points, mark.status, mark.mistake) == (3, "partly", "merged without the scale")
+    assert "stage 4 of 4: merges" in mark.message
+
+
+def test_the_layer_itself_earns_nothing(tmp_path):
+    mark = graded(
+        tmp_path,
+        "06",
+        "low_rank.lora_layer",
+        "def lora_layer(layer, rank, alpha):\n    return layer",
+    )
+    assert mark.points == 0
+
+
+def test_comparisons_that_an_answer_replaces_are_not_those_that_judge(tmp_path):
+    lying = """
+    import sys
+    np.allclose = torch.allclose = np.array_equal = lambda *a, **k: True
+    np.square = lambda x: x * 0
+
+    def lora_layer(layer, rank, alpha):
+        return torch.nn.Linear(layer.in_features, layer.out_features)
+    """
+    assert graded(tmp_path, "06", "low_rank.lora_layer", lying).points == 0
+
+
+def test_a_file_that_is_not_in_the_bytes_is_not_read(tmp_path):
+    remembered = """
+    KEPT = []
+
+    def tensor_file(bits):
+        def write(x):
+            KEPT.append(x)
+            return b"0"
+
+        return write, lambda content: KEPT[-1]
+    """
+    mark = graded(tmp_path, "01", "numbers.tensor_file", remembered)
+    assert mark.points == 0
+
+
+# ---- open ------------------------------------------------------------------------------------------
+def test_an_open_exercise_is_measured_from_what_comes_back(tmp_path):
+    source = inspect.getsource(distillation._student) + (
+        "\n\ndef train_student(images, logits, labels, room):\n"
+        "    return _student(images, logits, labels, room)\n"
+    )
+    mark = graded(tmp_path, "08", "distill.train_student", source)
+    assert (mark.points, mark.status) == (3, "passed")
+    assert mark.message.startswith("gold: ")
+    assert mark.message.endswith("% of the validation images")
+
+
+def test_random_weights_win_no_medal(tmp_path):
+    source = """
+    def train_student(images, logits, labels, room):
+        weights = np.random.default_rng(0).normal(0, 1, (26, 256)).astype(np.float32)
+        return (weights,), (np.zeros(26, np.float32),)
+    """
+    mark = graded(tmp_path, "08", "distill.train_student", source)
+    assert (mark.points, mark.status) == (0, "failed")
+    assert "% of the validation images" in mark.message
+
+
+@pytest.mark.parametrize(
+    "body,said",
+    [
+        (
+            "np.zeros((64, 256), np.float32), np.zeros((26, 64), np.float32)",
+            "bytes of float32, allowed",
+        ),
+        ("np.full((26, 256), np.nan, np.float32),", "must be finite"),
+        ("np.zeros((26, 255), np.float32),", "do not take 256 inputs"),
+        ("np.zeros((26, 256)),", "must be a float32 array"),
+        ("np.zeros((25, 256), np.float32),", "must have 26 outputs"),
+    ],
+)
+def test_what_breaks_the_rules_is_named(tmp_path, body, said):
+    source = f"""
+    def train_student(images, logits, labels, room):
+        weights = ({body})
+        return weights, tuple(np.zeros(len(w), w.dtype) for w in weights)
+    """
+    mark = graded(tmp_path, "08", "distill.train_student", source)
+    assert mark.points == 0
+    assert said in mark.message
