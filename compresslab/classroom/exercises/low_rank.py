@@ -115,6 +115,7 @@ def _worth_cases(generator: np.random.Generator) -> list[Case]:
     return [
         Case("a small matrix", (3, 5)),
         Case("exactly break-even", (4, 4)),
+        Case("one number less", (2, 3)),
         Case("nothing pays", (1, 9)),
         Case("exactly break-even, not square", (6, 3)),
         Case("a wide one", (26, 1000)),

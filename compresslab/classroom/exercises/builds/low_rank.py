@@ -1,5 +1,6 @@
 """Lab 06: a linear layer with a LoRA correction, which trains and can be merged away."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -27,9 +28,11 @@ class _Corrected(nn.Module):
         merge_scale: float | None = None,
         keep_bias: bool = True,
         in_place: bool = False,
+        factors: int | None = None,
     ) -> None:
         super().__init__()
         self.layer, self.scale = layer, alpha / rank
+        rank = factors or rank
         self.down = nn.Parameter(down(rank, layer.in_features) / layer.in_features**0.5)
         self.up = nn.Parameter(up(layer.out_features, rank))
         self.merge_scale = self.scale if merge_scale is None else merge_scale
@@ -89,6 +92,8 @@ def at_work(function: Callable) -> Callable:
         before = layer.weight.detach().numpy().copy()
         merged = module.merged()
         size = sum(p.numel() for p in merged.parameters())
+        factors = tuple(p.detach().numpy().copy() for p in trained)
+        difference = merged.weight.detach().numpy() - layer.weight.detach().numpy()
         return (
             "merges",
             size,
@@ -96,6 +101,8 @@ def at_work(function: Callable) -> Callable:
             end,
             before,
             layer.weight.detach().numpy(),
+            factors,
+            difference,
         )
 
     return run
@@ -108,7 +115,9 @@ def seen(value: tuple, stage, weight, bias, x, target, rank, alpha) -> str:
         return "it hands back no module"
     if kind == "nothing to train":
         return "there is nothing to train"
-    return {START: _start, ALONE: _alone, LEARNS: _learns, MERGES: _merges}[stage](
+    if stage == MERGES:
+        return _merges(found, weight, bias, alpha / rank)
+    return {START: _start, ALONE: _alone, LEARNS: _learns}[stage](
         found, weight, bias, x, target, rank
     )
 
@@ -135,14 +144,25 @@ def _learns(found, weight, bias, x, target, rank):
     return RIGHT if end < 0.01 * start else "150 steps of training leave much of the error"
 
 
-def _merges(found, weight, bias, x, target, rank):
-    size, merged, end, before, after = found
+def _merges(found, weight, bias, scale):
+    size, merged, end, before, after, factors, difference = found
     if not np.array_equal(before, after):
         return "merging changes the layer that was given"
     if size != weight.size + len(bias):
         return "the merged layer has another number of parameters than the layer"
-    same = np.allclose(merged, end, atol=1e-3)
-    return RIGHT if same else "the merged layer gives other outputs than the module"
+    if not np.allclose(merged, end, atol=1e-3):
+        return "the merged layer gives other outputs than the module"
+    products = [_product(*pair, weight.shape) for pair in itertools.permutations(factors, 2)]
+    same = any(p is not None and np.allclose(scale * p, difference, atol=1e-3) for p in products)
+    return RIGHT if same else "what it adds is not alpha / r times the product of its factors"
+
+
+def _product(one, other, shape):
+    """Of two factors as [outputs, inputs], whichever way round each is kept; None if they do not fit."""
+    for a, b in itertools.product((one, one.T), (other, other.T)):
+        if a.shape[-1:] == b.shape[:1] and (len(a), b.shape[-1]) == shape:
+            return a @ b
+    return None
 
 
 def _cases(generator: np.random.Generator) -> list[Case]:
@@ -205,6 +225,11 @@ LORA_LAYER = Exercise(
             "merged without the scale",
             _wrong(merge_scale=1.0),
             "What the module adds is alpha / r times B A; so must be what is merged.",
+        ),
+        Mistake(
+            "alpha without the rank",
+            lambda layer, rank, alpha: _Corrected(layer, 1, alpha, factors=rank),
+            "The scale is alpha / r, so that one learning rate suits every rank.",
         ),
         Mistake(
             "the bias lost in merging",
