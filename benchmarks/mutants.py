@@ -5,7 +5,7 @@
 A rule changes one place of an answer: an operator, a comparison, a constant, an axis, a rounding, a type, a
 clamp or an absolute value that is missing. What the check then says is one of
 
-    named       the hint of a known mistake
+    named       the hint of a known mistake, or of how the numbers stand to the right ones
     told        the line that stopped, or how the result differs, without a hint
     passed      nothing: either the change changes nothing, or the check has a hole
 
@@ -231,7 +231,7 @@ def verdict_on(mutant: Mutant, exercise: Exercise, space: dict) -> str:
         return "told"
     if result.status in ("passed", "slow"):
         return "passed"
-    return "named" if result.mistake else "told"
+    return "named" if result.hint else "told"
 
 
 def counted(lab: str) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -265,8 +265,9 @@ def main(labs: list[str]) -> None:
 
 `python -m benchmarks.mutants` changes every model answer in one place (an operator, a comparison, a
 constant, an axis, a rounding, a type, a missing clamp) and asks the check. Of {wrong:,} that were rejected
-{named:,} ({100 * named / max(wrong, 1):.0f} %) got the hint of a known mistake; the others were told the line
-that stopped or how the result differs. Open tasks have no wrong answer, and are not here.
+{named:,} ({100 * named / max(wrong, 1):.0f} %) got a hint, of a known mistake or of how the numbers stand to
+the right ones; the others were told the line that stopped or how the result differs. Open tasks have no wrong
+answer, and are not here.
 
 {markdown(Table(headings, rows))}
 

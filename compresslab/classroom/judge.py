@@ -20,6 +20,7 @@ import numpy as np
 
 from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.relation import relation
 from compresslab.classroom.result import CheckResult, Outcome, StoppedError
 
 CHECK_SEED = 0
@@ -165,7 +166,8 @@ def verdict(
     facts = (*which, *_failure_facts(worst, exercise, failed, len(cases)))
     mistake, sure = recognise(exercise, cases, outcomes, failures)
     if mistake is None:
-        return CheckResult(exercise, "failed", facts, points=points)
+        seen = relation([f.outcome.value for f in failures], [f.expected for f in failures])
+        return CheckResult(exercise, "failed", facts, hint=seen, points=points)
     hint = mistake.hint if sure else f"Perhaps this: {mistake.hint}"
     return CheckResult(exercise, "failed", facts, mistake.name, hint, points)
 

@@ -50,7 +50,7 @@ def at_work(function: Callable) -> Callable:
         elif stage == "layers that run twice":
             layers += [Again(sizes[0], sizes[1])]
         else:
-            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):  # noqa: RUF007  # noqa: RUF007
+            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):  # noqa: RUF007  # noqa: RUF007  # noqa: RUF007
                 norm = [nn.BatchNorm1d(outputs)] if stage == "as it was" else []
                 layers += [nn.Linear(inputs, outputs), *norm, nn.ReLU()]
         network = nn.Sequential(*layers).train()
