@@ -54,10 +54,12 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
 def worked_cases(exercise: Exercise, cases: Sequence[Case]) -> tuple[tuple[str, str], ...]:
     """What a learner sees before the first try: the smallest calls, with what they should give."""
     if exercise.kind != "warm-up":
-        return ()
+        stages = [f"{name} ({points})" for name, points in exercise.stages]
+        return (("stages (points)", ", ".join(stages)),) if stages else _thresholds(exercise)
     reference = exercise.driven(exercise.reference)
     facts = []
-    for case in sorted(cases, key=lambda c: compare.size(c.args))[:WORKED]:
+    telling = [c for c in cases if all(compare.size(a) for a in c.args)] or cases
+    for case in sorted(telling, key=lambda c: compare.size(c.args))[:WORKED]:
         facts += [("for example", case.label), *_argument_facts(case, reference)]
         value = reference(*compare.fresh(case.args))
         facts.append(
@@ -218,15 +220,22 @@ def medal_verdict(
         measured.append(value)
     mean = float(np.mean(measured))
     name, fraction = medals.of(mean)
-    facts = (
-        ("reached", f"{mean:.4g} {medals.unit}"),
-        ("bronze, silver, gold", f"{medals.bronze:g}, {medals.silver:g}, {medals.gold:g}"),
-    )
+    facts = (("reached", f"{mean:.4g} {medals.unit}"), *_thresholds(exercise))
     points = exercise.points * fraction
     if name == "gold":
         return CheckResult(exercise, "passed", facts, points=points, medal=name)
     found = _recognised(exercise, cases, outcomes, facts)
     return replace(found, status="passed" if name else "failed", points=points, medal=name)
+
+
+def _thresholds(exercise: Exercise) -> tuple[tuple[str, str], ...]:
+    medals = exercise.medals
+    return (
+        (
+            "bronze, silver, gold",
+            f"{medals.bronze:g}, {medals.silver:g}, {medals.gold:g} {medals.unit}",
+        ),
+    )
 
 
 def _recognised(

@@ -84,7 +84,8 @@ def earned(id: str, entry: dict) -> float:
 def _add(entry: dict, status: str, mistake: str | None, points: float | None) -> None:
     tries = entry.get("tries", 0)
     entry["tries"] = (tries if type(tries) is int else 0) + (status != "not done")
-    if points is not None:
+    # A pass from before points were kept has all of them.
+    if points is not None and ("points" in entry or not entry.get("passed")):
         before = entry.get("points", 0)
         entry["points"] = max(before if type(before) in (int, float) else 0, points)
     entry["passed"] = bool(entry.get("passed")) or status == "passed"

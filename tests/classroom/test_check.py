@@ -20,7 +20,7 @@ from numba import njit
 from compresslab.classroom import adopt, check, compare
 from compresslab.classroom.exercises import EXERCISES, exercise
 from compresslab.classroom.judge import judge
-from compresslab.classroom.progress import progress_file, read, record, summary
+from compresslab.classroom.progress import earned, progress_file, read, record, summary
 from compresslab.measure import parameter_bytes
 
 ID = "measuring.parameter_bytes"
@@ -193,7 +193,7 @@ def test_two_notebooks_at_once_lose_nothing():
 
 def test_two_processes_at_once_lose_nothing():
     code = (
-        "from compresslab.classroom.progress import record\n"
+        "from compresslab.classroom.progress import earned, record\n"
         "import sys\n"
         "for _ in range(10): record(sys.argv[1], 'failed', None)"
     )
@@ -219,6 +219,22 @@ def test_a_count_that_is_no_number_counts_anew():
     progress_file().write_text(f'{{"{ID}": {{"tries": "x", "passed": true}}}}')
     check(rounded_down, ID)
     assert read()[ID] == {"tries": 1, "passed": True, "last": "rounded down"}
+
+
+def test_a_pass_from_before_points_were_kept_has_all_of_them():
+    progress_file().write_text(f'{{"{ID}": {{"tries": 1, "passed": true}}}}')
+    check(rounded_down, ID)
+    assert earned(ID, read()[ID]) == exercise(ID).points
+
+
+@pytest.mark.parametrize("points", ["1", True, -1, 99, None, [1]])
+def test_damaged_points_are_not_believed(points):
+    assert earned(ID, {"points": points}) == 0
+    assert earned(ID, {"points": points, "passed": True}) == exercise(ID).points
+
+
+def test_half_of_the_points_count():
+    assert earned(ID, {"points": 0.5}) == 0.5
 
 
 def test_a_second_damaged_file_does_not_replace_the_first():

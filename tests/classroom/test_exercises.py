@@ -64,7 +64,12 @@ def stub(*arguments):
 
 @every
 def test_the_stub_is_not_done(e):
-    assert judge(stub, e).status == "not done"
+    result = judge(stub, e)
+    assert result.status == "not done"
+    assert result.points == 0
+    heads = [head.split(" ")[0] for head, _ in result.facts]
+    wanted = {"warm-up": "gives", "build": "stages", "open": "bronze,"}[e.kind]
+    assert heads.count(wanted) == (2 if e.kind == "warm-up" else 1)
 
 
 def twisted(e, twist):
