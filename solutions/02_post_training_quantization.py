@@ -904,7 +904,7 @@ check(integer_layer, "ptq.integer_layer")
 integer_layer = adopt(integer_layer, "ptq.integer_layer")
 
 # %%
-generator = np.random.default_rng(0)
+generator = np.random.default_rng(SEEDS[0])
 rows = []
 for shift in (0.0, 3.0):
     real = generator.normal(0, 1, (64, 256)).astype(np.float32) / 16

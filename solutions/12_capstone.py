@@ -1150,7 +1150,7 @@ check(huffman_code, "combine.huffman_code")
 huffman_code = adopt(huffman_code, "combine.huffman_code")
 
 # %%
-generator = np.random.default_rng(0)
+generator = np.random.default_rng(SEEDS[0])
 counts = np.array([700, 150, 80, 40, 20, 6, 3, 1])
 symbols = generator.choice(len(counts), 20_000, p=counts / counts.sum()).astype(np.uint8)
 lengths = np.asarray(code_lengths(np.bincount(symbols, minlength=len(counts)))).astype(np.uint8)

@@ -30,6 +30,7 @@ def _soft_cases(generator: np.random.Generator) -> list[Case]:
         Case("one example, T = 4", (f32([[4.0, 0.0, -4.0]]), 4.0)),
         Case("several examples", (_numbers(generator, 3, 5), 2.0)),
         Case("colder than 1", (_numbers(generator, 2, 4), 0.5)),
+        Case("logits far apart", (f32([[900.0, 0.0, -900.0]]), 1.0)),
         Case("very large logits", (f32([[800.0, 790.0], [-900.0, -880.0]]), 2.0)),
     ]
 

@@ -33,6 +33,7 @@ def _mask_cases(generator: np.random.Generator) -> list[Case]:
             "equal sizes on both sides of the border", ((f32([1, -1, 1, 2]), f32([1, 3, -1])), 0.45)
         ),
         Case("a convolution too", ((_numbers(generator, 4, 2, 3, 3), small), 0.9)),
+        Case("three layers", (tuple(_numbers(generator, *s) for s in ((2, 3), (4,), (3, 3))), 0.6)),
     ]
 
 

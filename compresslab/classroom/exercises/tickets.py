@@ -42,6 +42,7 @@ def _round_cases(generator: np.random.Generator) -> list[Case]:
         Case("equal sizes", (np.ones((2, 5), f32), np.ones((2, 5), bool), 0.5)),
         Case("the second round", (weight, half, 0.25)),
         Case("very few", (weight, half, 0.05)),
+        Case("no whole number", (_numbers(generator, 1, 7), np.ones((1, 7), bool), 0.35)),
     ]
 
 

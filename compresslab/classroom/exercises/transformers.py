@@ -366,7 +366,10 @@ def _word_cases(generator: np.random.Generator) -> list[Case]:
 
     mixed = some(3, 8)
     mixed[:, 0], mixed[0, 4], mixed[2, 5:] = 2, 1, 0
+    border = case("a roll that is the share", 0.5, some(1, 4))
+    border.args[2][0, 1:3] = 0.5
     return [
+        border,
         case("every word", 1.0, _tokens([3, 4])),
         case("no word", 0.0, some(2, 4)),
         case("some words", 0.4, some(3, 8)),

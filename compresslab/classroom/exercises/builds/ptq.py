@@ -6,6 +6,8 @@ import numpy as np
 
 from compresslab.classroom.exercise import RIGHT, Case, Exercise, Mistake
 
+HALF = 0.501
+"""How far an integer may be from what it is rounded from: another precision rounds halves otherwise."""
 RANGES, STORED, RUNS = "ranges", "what is stored", "runs on codes"
 
 
@@ -88,11 +90,9 @@ def seen(
             return "weight or bias have another shape"
         if np.abs(stored.astype(int) - wanted).max() > 0:
             return "the weight's codes are others"
-        return (
-            RIGHT
-            if np.abs(biases.astype(int) - whole).max() <= 1
-            else "the bias's integers are others"
-        )
+        real = bias / (grid_x[0] * (np.abs(weight).max(1) / 127))
+        near = np.abs(biases - real) <= HALF
+        return RIGHT if near.all() else "the bias's integers are others"
     (found,) = value
     expected = run(codes)
     if (
@@ -101,9 +101,10 @@ def seen(
         or found.shape != expected.shape
     ):
         return "it gives no uint8 codes [rows, outputs]"
-    # A result in the middle of two codes may be either: within one code counts as the same.
-    near = np.abs(found.astype(int) - expected) <= 1
-    return np.where(near, expected, found)
+    # In the middle between two codes either is right.
+    multiplier = grid_x[0] * (np.abs(weight).max(1) / 127) / grid_y[0]
+    real = ((codes.astype(int) - grid_x[1]) @ wanted.T.astype(int) + whole) * multiplier + grid_y[1]
+    return np.where(np.abs(found - np.clip(real, 0, 255)) <= HALF, expected, found)
 
 
 def _cases(generator: np.random.Generator) -> list[Case]:

@@ -172,7 +172,8 @@ def _cases(generator: np.random.Generator) -> list[Case]:
         return Case(f"{stage}: {bits} bits", (stage, *arrays, bits), stage)
 
     stages = (FORWARD, GRADIENT, TRAINS, CODES)
-    return [case(stage, *size) for stage in stages for size in ((6, 4, 3), (10, 5, 2))]
+    found = [case(stage, *size) for stage in stages for size in ((6, 4, 3), (10, 5, 2))]
+    return [case(FORWARD, 7, 3, 5), *found]
 
 
 def _wrong(**options: object) -> Callable:
