@@ -351,6 +351,10 @@ def complaint(outcome: Outcome, expected: object, tolerance: float) -> str | Non
 def _failure_facts(
     failure: _Failure, exercise: Exercise, failed: int, total: int
 ) -> tuple[tuple[str, str], ...]:
+    if isinstance(failure.outcome.value, str) and exercise.look is not None:
+        # What was looked at is a sentence already.
+        seen = ("what is wrong", failure.outcome.value)
+        return (("case", failure.case.label), seen, ("failing cases", f"{failed} of {total}"))
     meaning = f" {exercise.returns}" if exercise.returns else ""
     return (
         ("smallest failing case", failure.case.label),
@@ -363,7 +367,9 @@ def _failure_facts(
 
 
 def _argument_facts(case: Case, reference: Callable) -> list[tuple[str, str]]:
-    names = list(inspect.signature(reference).parameters)
+    parameters = inspect.signature(reference).parameters.values()
+    # Where what comes back is looked at, the arguments are the harness's, not the answer's.
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
     return [(name, compare.show(arg)) for name, arg in zip(names, case.args, strict=False)]
 
 

@@ -417,7 +417,8 @@ def _message(exercise: Exercise, status: str, result: CheckResult, passed: int, 
     if exercise.medals:
         return facts.get("against the rules") or facts.get("error") or facts.get("reached", "")
     if "stage" in facts:
-        return f"stage {facts['stage']}: {facts.get('difference') or facts.get('error', '')}"
+        said = facts.get("what is wrong") or facts.get("difference") or facts.get("error", "")
+        return f"stage {facts['stage']}: {said}"
     shown = [facts.get("smallest failing case") or facts.get("case", "")]
     shown.append(facts.get("difference") or facts.get("error", ""))
     return f"{passed} of {cases} cases; " + ": ".join(text for text in shown if text)
