@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Findings stop a notebook here; torch's own threads would fight for the cores of two tests at once.
 NOTEBOOKS := OMP_NUM_THREADS=1 COMPRESSLAB_STRICT=1 COMPRESSLAB_PROGRESS="$(CURDIR)/.pytest_cache/progress.json"
 
-.PHONY: lab test quick browser lint format release bench clean
+.PHONY: lab test quick browser lint format release site bench clean
 
 lab: $(VENV)/.course
 	$(BIN)/compresslab lab
@@ -43,6 +43,11 @@ format: $(VENV)/.authors
 release: $(VENV)/.authors
 	$(BIN)/compresslab release
 
+# The labs as executed and all pages, for reading; `make site ANSWERS=--answers` is the instructor's build.
+site: $(VENV)/.site
+	$(BIN)/python docs/site/assemble.py build/site $(ANSWERS)
+	$(BIN)/python -m sphinx -b html -W --keep-going -q build/site site
+
 bench: $(VENV)/.authors
 	$(BIN)/python -m benchmarks --page
 
@@ -61,3 +66,7 @@ $(VENV)/.authors: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --upgrade pip
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.course
+
+$(VENV)/.site: $(VENV)/.authors
+	$(PIP) --editable '.[test,site]'
+	touch $@

@@ -1,0 +1,164 @@
+"""Gather what the site is made of into one folder: executed labs, pages, the reference, a table of contents.
+
+    python docs/site/assemble.py FOLDER [--answers]
+
+Labs are the executed solutions. Answers are left out (the cell stands there as it is handed out) unless
+`--answers` asks for the instructor's build, where they are folded. Widgets need a kernel: their still
+pictures stay, they themselves are left out. Links between pages are made to fit the folder.
+"""
+
+import argparse
+import copy
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).parents[2]
+OWN = Path(__file__).parent
+PAGES = (
+    "architectures",
+    "benchmarks",
+    "findings",
+    "glossary",
+    "hints",
+    "instructor",
+    "own",
+    "results",
+    "times",
+)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+REFERENCE = (
+    ("The front door", ("compresslab",)),
+    (
+        "Techniques",
+        (
+            "ptq",
+            "qat",
+            "prune",
+            "lowrank",
+            "lora",
+            "distill",
+            "binarize",
+            "gptq",
+            "sharing",
+            "mixed",
+        ),
+    ),
+    ("Kernels", ("affine", "bitpack", "int8", "lowbit", "sparse", "xnor", "huffman")),
+)
+PACKAGES = {"Techniques": "compresslab.techniques", "Kernels": "compresslab.kernels"}
+
+
+def lab(solution: NotebookNode, handed_out: NotebookNode, answers: bool) -> NotebookNode:
+    """An executed lab for reading.
+
+    Args:
+        solution: as it was executed.
+        handed_out: the lab with its empty answers.
+        answers: whether answers stay, folded.
+    """
+    empty = {_grade_id(c): c.source for c in handed_out.cells if _grade_id(c)}
+    found = copy.deepcopy(solution)
+    for cell in found.cells:
+        if cell.cell_type != "code":
+            continue
+        tags = [t for t in cell.metadata.get("tags", []) if t]
+        is_answer = "BEGIN SOLUTION" in cell.source
+        if is_answer and answers:
+            cell.source = re.sub(r" *### (BEGIN|END) SOLUTION\n?", "", cell.source)
+            tags.append("hide-input")
+        elif is_answer:
+            cell.source = empty[_grade_id(cell)]
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            tags.append("hide-input")
+        cell.metadata["tags"] = sorted(set(tags))
+        cell.outputs = [o for o in map(_readable, cell.outputs) if o is not None]
+    found.metadata.pop("widgets", None)
+    return found
+
+
+def _grade_id(cell: NotebookNode) -> str:
+    return cell.metadata.get("nbgrader", {}).get("grade_id", "")
+
+
+def _readable(output: NotebookNode) -> NotebookNode | None:
+    """An output without its widget; None if there was nothing else."""
+    if "data" not in output:
+        return output
+    data = {kind: content for kind, content in output["data"].items() if kind != WIDGET}
+    if WIDGET in output["data"] and not set(data) - {"text/plain"}:
+        return None
+    output["data"] = data
+    return output
+
+
+def page(text: str, folder: str = "docs") -> str:
+    """A Markdown page with its links fitted: what is a page here leads there, other files are named alone."""
+
+    def fitted(match: re.Match) -> str:
+        label, target = match[1], match[2]
+        if re.match(r"[a-z]+:|#", target):
+            return match[0]
+        path, _, anchor = target.partition("#")
+        name = Path(path).name
+        if match[0].startswith("!"):
+            return f"![{label}](images/{name})"
+        places = {f"{p}.md": f"{p}.md" for p in PAGES}
+        places |= {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md"}
+        places |= {p.name: f"labs/{p.name}" for p in (ROOT / "solutions").glob("[0-9]*.ipynb")}
+        if name in places:
+            return f"[{label}]({places[name]}{'#' + anchor if anchor and name.endswith('.md') else ''})"
+        return label if label.startswith("`") else f"{label} (`{path}`)"
+
+    return re.sub(r"!?\[([^\]]*)\]\(([^)\s]+)\)", fitted, text)
+
+
+def reference() -> str:
+    """The page that autodoc fills from the docstrings."""
+    lines = ["# Reference", "", "From the docstrings of the library; `help()` shows the same.", ""]
+    for title, modules in REFERENCE:
+        lines += [f"## {title}", ""]
+        for name in modules:
+            full = f"{PACKAGES[title]}.{name}" if title in PACKAGES else name
+            lines += [f"### `{full}`", "", "```{eval-rst}", f".. automodule:: {full}", "```", ""]
+    return "\n".join(lines)
+
+
+def assemble(folder: Path, answers: bool) -> None:
+    """Everything into a folder, which is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "labs").mkdir(parents=True)
+    names = sorted(p.stem for p in (ROOT / "solutions").glob("[0-9]*.ipynb"))
+    for name in names:
+        both = (nbformat.read(ROOT / place / f"{name}.ipynb", 4) for place in ("solutions", "labs"))
+        made = lab(*both, answers)
+        for cell in made.cells:
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace("](glossary.ipynb", "](../glossary.md")
+                cell.source = cell.source.replace("](start.ipynb", "](../index.md")
+        nbformat.write(made, folder / "labs" / f"{name}.ipynb")
+    for name in PAGES:
+        text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        (folder / f"{name}.md").write_text(page(text), encoding="utf-8")
+    for name in ("README", "CONTRIBUTING"):
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        (folder / f"{name.lower()}.md").write_text(page(text), encoding="utf-8")
+    (folder / "api.md").write_text(reference(), encoding="utf-8")
+    contents = (OWN / "index.md").read_text(encoding="utf-8")
+    contents = contents.replace("LABS", "\n".join(f"labs/{name}" for name in names))
+    (folder / "index.md").write_text(contents, encoding="utf-8")
+    shutil.copytree(ROOT / "docs" / "images", folder / "images")
+    (folder / "_static").mkdir()
+    shutil.copy(OWN / "compresslab.css", folder / "_static")
+    shutil.copy(OWN / "conf.py", folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--answers", action="store_true", help="the instructor's build")
+    options = parser.parse_args()
+    assemble(options.folder, options.answers)

@@ -1,0 +1,65 @@
+"""How Sphinx makes the site from what `assemble.py` has gathered: `make site`."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+project = "compresslab"
+author = "the compresslab authors"
+html_title = "compresslab"
+language = "en"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",
+]
+# Notebooks are shown as they were executed; nothing runs here.
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_mime_priority_overrides = [("html", "text/plain", 90)]
+myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline"]
+myst_heading_anchors = 4
+myst_dmath_double_inline = True
+# Notebooks have their own heading levels, and their links are those of JupyterLab.
+suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
+
+autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
+autodoc_typehints = "signature"
+autodoc_mock_imports: list[str] = []
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["compresslab.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_navbar_depth": 1,
+    "home_page_in_toc": True,
+    "use_download_button": True,
+    "use_fullscreen_button": False,
+}
+
+default_role = "code"
+
+
+def plain_text(
+    app: object, what: str, name: str, found: object, options: object, lines: list[str]
+) -> None:
+    """Docstrings are written for readers of the code: a module's keeps its layout, bars are bars."""
+    if what == "module":
+        lines[:] = ["::", "", *(f"   {line}" for line in lines), ""]
+    else:
+        lines[:] = [line.replace("|", "\\|") for line in lines]
+
+
+def setup(app: object) -> None:
+    """Before napoleon reads the sections."""
+    app.connect("autodoc-process-docstring", plain_text, priority=400)
