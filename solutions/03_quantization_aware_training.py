@@ -722,14 +722,15 @@ Table(
 #
 # ### Exercise 6 · A layer that trains on the grid (build, 4 points, about 20 lines)
 #
-# `quantized_layer(layer, bits)` takes an `nn.Linear` and hands back an `nn.Module` (define its class inside of the function).
+# `quantized_layer(layer, bits)` takes an `nn.Linear` and hands back an `nn.Module` (define its class inside of the function). Its parameters are its own:
+# the layer that was given stays as it is, and no row of it is all zeros.
 #
 # 1. *On the grid*: it computes with the weight rounded to multiples of $s_o$ for every output $o$, where the largest absolute weight of the row
 #    is the code $2^{b-1} - 1$; the bias stays real.
-# 2. *The gradient passes*: what reaches its parameter is the gradient of the *rounded* weight, straight through the rounding; the scale counts as a
-#    constant.
+# 2. *The gradient passes*: what reaches its parameter is the gradient of the *rounded* weight, straight through the rounding; the scale follows
+#    the weight at each call, but no gradient flows through it.
 # 3. *Trains*: an optimizer over its parameters lowers the loss.
-# 4. *Codes*: `module.codes()` hands back int8 codes [outputs, inputs] and float32 scales [outputs], whose product is the weight it computes with.
+# 4. *Codes*: `module.codes()` hands back two tensors: int8 codes [outputs, inputs] and float32 scales [outputs], whose product is the weight it computes with.
 #    The bias is `module.bias`.
 
 

@@ -633,8 +633,8 @@ POOL.shutdown()
 # ### Exercise 6 · Find a winning ticket (build, 4 points, about 18 lines)
 #
 # The whole search of Frankle and Carbin (2019, section 1): train, prune, rewind, again. `initial` are the layers' weights before training, `train(weights)`
-# hands back trained ones. After round $r$ of $R$ the fraction $p^{r/R}$ of *all* weights stays (rounded to a whole number of them), of equal ones
-# the first.
+# hands back trained ones. After round $r$ of $R$ the fraction $p^{r/R}$ of *all* weights stays (rounded to a whole number of them), among equal
+# magnitudes the earlier ones stay.
 #
 # 1. *One round*: the largest magnitudes after training stay.
 # 2. *Several rounds*: each begins from the initial values under the mask so far; what is gone stays gone, even where training has moved it.

@@ -995,9 +995,9 @@ claim(
 #
 # An *open* exercise has no right answer: what you choose is measured, here and again while grading, on images that your code does not see. Three networks are
 # to be factored to **a tenth** of their numbers. A layer [m, n] of rank k takes k (m + n) numbers, or m n where that is less. The factors are whitened as in
-# exercise 4; you choose the ranks. Bronze is above the same fraction for every layer, gold is what a search reached that tries ranks on the images.
+# exercise 4; you choose the ranks. Bronze is clearly above the same fraction for every layer, gold is what a search reached that tries ranks on the images.
 #
-# You are given weights and biases (ReLU between the layers), 2,000 training images [n, 256] and labels, and the budget.
+# You are given weights and biases (ReLU between the layers), 2,000 training images [n, 256] labels, and the budget. You have 20 seconds of processor time.
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-choose_ranks", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -737,8 +737,8 @@ Table(
 # ### Exercise 6 · A student of 40 kB (open, 3 points, about 25 lines)
 #
 # You are given 6,000 images [n, 256], the teacher's logits for all of them, and labels for **the first 300 only**. Train a perceptron (any number of layers, ReLU
-# between them) whose float32 weights and biases take at most `room` bytes, and hand back its weights, each [outputs, inputs], and its biases. You have 20 seconds
-# of processor time. torch is at hand, the library is not.
+# between them) whose float32 weights and biases take at most `room` bytes, and hand back its weights, each [outputs, inputs], and its biases. Aim at 15 seconds of processor
+# time (`time.process_time()`): after 20 the grader stops. torch is at hand, the library is not.
 
 
 # %% nbgrader={"grade": false, "grade_id": "distill-train_student", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -751,13 +751,16 @@ def train_student(images, logits, labels, room):
     first, last = torch.nn.Linear(inputs, hidden), torch.nn.Linear(hidden, classes)
     x, temperature = torch.from_numpy(images), 2.0
     soft = torch.softmax(torch.from_numpy(logits) / temperature, 1)
-    epochs, size, rate = 40, 100, 1e-2
+    epochs, size, rate = 60, 100, 7e-3
     steps, step = epochs * -(-len(x) // size), 0
-    optimizer = torch.optim.Adam([*first.parameters(), *last.parameters()], rate)
+    optimizer = torch.optim.AdamW(
+        [*first.parameters(), *last.parameters()], rate, weight_decay=0.01
+    )
     for _ in range(epochs):
         for batch in torch.randperm(len(x)).split(size):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps) + 1e-5
-            log_q = torch.log_softmax(last(torch.relu(first(x[batch]))) / temperature, 1)
+            noisy = x[batch] + 0.15 * torch.randn(len(batch), inputs)
+            log_q = torch.log_softmax(last(torch.relu(first(noisy))) / temperature, 1)
             loss = -(soft[batch] * log_q).sum(1).mean() * temperature**2
             optimizer.zero_grad()
             loss.backward()

@@ -765,7 +765,8 @@ Table(
 # student's output and a loss: the mean over `pairs` (names of a student's and a teacher's layer, as in `named_modules()`) of the mean squared difference
 # between both layers' outputs.
 #
-# 1. *One pair*: `register_forward_hook` on `get_submodule(name)` sees `(layer, inputs, output)`. The teacher answers in eval mode, without dropout.
+# 1. *One pair*: `register_forward_hook` on `get_submodule(name)` sees `(layer, inputs, output)`. The teacher answers in eval mode, without
+#    dropout; the student runs in the mode that it is in.
 # 2. *Several pairs*: their mean.
 # 3. *The gradient* reaches the student alone.
 # 4. *As they were*: no hook stays and both modes are as before, **also when a network stops with an error**.

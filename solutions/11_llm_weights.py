@@ -1165,7 +1165,8 @@ else:
 # 1. *Inputs that have nothing in common*: groups along a row have asymmetric codes 0 to $2^b - 1$ as in exercise 1: the range always includes 0, the scale is
 #    rounded to float16, and $z = \operatorname{round}(-lo / s)$.
 # 2. *Columns make up for each other*: $U^\top U = (C + 0.01\,\bar c\,I)^{-1}$ with $U$ upper triangular and $\bar c$ the mean of the diagonal; then exercise 3 for all rows at once.
-# 3. *Inputs that are always 0* have a 0 on the diagonal: it is set to the mean of the others, which alone make up $\bar c$.
+# 3. *Inputs that are always 0* have a 0 on the diagonal: it is set to the mean of the others, which alone make up $\bar c$. Their weights
+#    are rounded like all others.
 # 4. *Groups*: the scale of a group is taken when its first column's turn comes, from the weights **as they have become**.
 
 

@@ -210,6 +210,10 @@ def grade_exercise(
     if exercise.id not in found.answers:
         message = "; ".join(remarks) or "no answer cell"
         return replace(blank, status="missing", message=printable(message))
+    if exercise.kind != "warm-up" and (
+        odd := submission.suspect(found.answers[exercise.id], exercise)
+    ):
+        return replace(blank, status="failed", message=printable("; ".join([*remarks, odd])))
     cases, drawn, expected = cases_of(exercise, seed)
     ended, said = sandbox.run(_task(exercise, found), [c.args for c in cases], limits)
     outcomes, remark = _outcomes(cases, said, ended, limits)
@@ -266,7 +270,8 @@ def _raced(
     """
     case, expected, library = large_case(exercise, seed)
     allowed = math.ceil(exercise.seconds_allowed(library)) + 1
-    room = replace(limits, cpu=allowed, answer=LARGE_ANSWER, output=2 * LARGE_ANSWER)
+    # Two processes: the answer's and its case's. A third would have a clock of its own.
+    room = replace(limits, cpu=allowed, processes=2, answer=LARGE_ANSWER, output=2 * LARGE_ANSWER)
     ended, said = sandbox.run(_task(exercise, found), [case.args], room)
     out_of_time = ended == "time" or any(
         s.case == 0 and s.status == "died" and s.detail in ("SIGXCPU", "SIGKILL") for s in said

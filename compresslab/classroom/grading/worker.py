@@ -209,6 +209,16 @@ def _with_bounds(function: Callable, out: BinaryIO) -> Callable:
     return njit(function.py_func, boundscheck=True)
 
 
+def _harness(task: dict, np: types.ModuleType, torch: types.ModuleType) -> Callable:
+    """What turns the answer into a function of the cases' plain values."""
+    if not task["harness"]:
+        return lambda function: function
+    own = {"np": np, "torch": torch, "Callable": object}
+    text = "from __future__ import annotations\n" + task["harness"]
+    exec(compile(text, "<harness>", "exec"), own)
+    return own[task["harness_name"]]
+
+
 def _prepare(task: dict, out: BinaryIO) -> Callable | None:
     """Run imports and answer; the function as the cases call it, or None after saying what went wrong."""
     import numpy as np
@@ -218,6 +228,8 @@ def _prepare(task: dict, out: BinaryIO) -> Callable | None:
     sys.modules["__main__"], space = module, module.__dict__
     space["get_ipython"] = lambda: _Nothing()
     _without_cache()
+    # Before the answer runs, which may put something else in the place of what makes it.
+    harness = _harness(task, np, torch)
     try:
         for line in task["imports"]:
             try:
@@ -234,16 +246,7 @@ def _prepare(task: dict, out: BinaryIO) -> Callable | None:
             return None
         if task["compiled"]:
             function = _with_bounds(function, out)
-        if task["harness"]:
-            own = {"np": np, "torch": torch, "Callable": object}
-            exec(
-                compile(
-                    "from __future__ import annotations\n" + task["harness"], "<harness>", "exec"
-                ),
-                own,
-            )
-            function = own[task["harness_name"]](function)
-        return function
+        return harness(function)
     except BaseException as error:
         _say(out, -1, "stopped", _described(error))
         return None
@@ -420,6 +423,8 @@ def main() -> None:
     from protocol import read_frame, write_frame
 
     torch.set_num_threads(1)
+    # The first optimizer of a process imports for two seconds; every fork would do so again.
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     source, sink = os.fdopen(0, "rb", closefd=False), os.fdopen(os.dup(1), "wb")
     os.set_inheritable(sink.fileno(), False)
     at_first = set(os.listdir("/tmp")) if alone else set()

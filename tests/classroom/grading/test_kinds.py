@@ -187,3 +187,127 @@ def test_what_breaks_the_rules_is_named(tmp_path, body, said):
     mark = graded(tmp_path, "08", "distill.train_student", source)
     assert mark.points == 0
     assert said in mark.message
+
+
+# ---- found by attack -------------------------------------------------------------------------------
+def test_a_relay_of_processes_has_no_more_time_than_one(tmp_path):
+    relay = SLOW.replace(
+        "            if x[m, k] >= 0:",
+        "            if k % 999 == 0 and time.process_time() > 1.0:\n"
+        "                pid = getattr(os, 'fo' + 'rk')()\n"
+        "                if pid:\n"
+        "                    os.waitpid(pid, 0)\n"
+        "                    os._exit(0)\n"
+        "            if x[m, k] >= 0:",
+    )
+    mark = graded(tmp_path, "10", "binary.pack_signs", "import os\nimport time\n" + relay)
+    assert mark.points < 2
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "import sys\ndef look():\n    return sys._getframe(1).f_locals",
+        "import gc\ndef look():\n    return gc.get_objects()",
+        "import builtins",
+        "from inspect import currentframe",
+        "look = getattr(__import__('sys'), '_getframe')",
+    ],
+)
+def test_what_looks_behind_the_harness_is_for_a_person_to_look_at(tmp_path, way):
+    source = way + "\ndef tensor_file(bits):\n    return (lambda x: b'0'), (lambda c: 0)\n"
+    mark = graded(tmp_path, "01", "numbers.tensor_file", source)
+    assert mark.points == 0
+    assert "look at it by hand" in mark.message
+
+
+def test_a_harness_cannot_be_replaced_by_the_answer(tmp_path):
+    source = """
+    import sys
+    real = sys.modules["built" + "ins"]
+    kept = real.exec
+
+    def fake(function):
+        def run(stage, w, b, x, t, rank, alpha):
+            s = x @ w.T + b
+            if stage == "starts as it was":
+                return "start", s
+            return "alone", rank * sum(w.shape), w, b
+        return run
+
+    def patched(code, space=None, *rest):
+        kept(code, space, *rest)
+        if space is not None and "at_work" in space:
+            space["at_work"] = fake
+
+    real.exec = patched
+
+    def lora_layer(layer, rank, alpha):
+        return None
+    """
+    assert graded(tmp_path, "06", "low_rank.lora_layer", source).points == 0
+
+
+@pytest.mark.parametrize(
+    "data", ["'" + "a" * 500 + "'", "[" + "0.5, " * 500 + "]", str(2**4000), "'a'\n#" + "b" * 9000]
+)
+def test_an_open_task_does_not_bring_its_numbers(tmp_path, data):
+    source = (
+        f"DATA = {data}\ndef train_student(images, logits, labels, room):\n    return DATA, DATA\n"
+    )
+    mark = graded(tmp_path, "08", "distill.train_student", source)
+    assert mark.points == 0
+    assert "look at it by hand" in mark.message
+
+
+def test_a_block_whose_layers_are_made_in_another_order_is_right(tmp_path):
+    source = """
+    def inverted_residual(inputs, outputs, stride, expansion):
+        nn, wide = torch.nn, inputs * expansion
+
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.project = nn.Sequential(nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+                self.depth = nn.Sequential(
+                    nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
+                    nn.BatchNorm2d(wide),
+                    nn.ReLU6(),
+                )
+                first = [nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
+                self.expand = nn.Sequential(*(first if expansion > 1 else []))
+
+            def forward(self, x):
+                y = self.project(self.depth(self.expand(x)))
+                return x + y if stride == 1 and inputs == outputs else y
+
+        return Block()
+    """
+    assert graded(tmp_path, "07", "slim.inverted_residual", source).points == 4
+    linear = source.replace("nn.ReLU6()", "nn.Identity()")
+    assert graded(tmp_path, "07", "slim.inverted_residual", linear).points < 4
+
+
+def test_a_weight_that_is_kept_transposed_is_right(tmp_path):
+    source = """
+    def quantized_layer(layer, bits):
+        high = 2 ** (bits - 1) - 1
+
+        class Layer(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.turned = torch.nn.Parameter(layer.weight.detach().T.clone())
+                self.bias = torch.nn.Parameter(layer.bias.detach().clone())
+
+            def codes(self):
+                scale = self.turned.detach().abs().amax(0) / high
+                return torch.round(self.turned.detach() / scale).clamp(-high, high).T.to(torch.int8), scale
+
+            def forward(self, x):
+                codes, scale = self.codes()
+                rounded = codes.T * scale
+                return x @ (self.turned + (rounded - self.turned).detach()) + self.bias
+
+        return Layer()
+    """
+    assert graded(tmp_path, "03", "qat.quantized_layer", source).points == 4

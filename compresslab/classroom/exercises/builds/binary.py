@@ -137,6 +137,12 @@ XNOR_LAYER = Exercise(
             also=(_built(dots=lambda x, w: _signs(x) @ _signs(w).T - (_width(w) - w.shape[1])),),
         ),
         Mistake(
+            "counted without a sign",
+            _built(dots=lambda x, w: (d := _signs(x) @ _signs(w).T) + 2.0**64 * (d < 0)),
+            "`np.bitwise_count` counts in unsigned numbers, and n minus twice the count wraps around: make "
+            "the counts int64 first.",
+        ),
+        Mistake(
             "agreements instead of the product",
             _built(dots=lambda x, w: (_signs(x) @ _signs(w).T + w.shape[1]) / 2),
             "Agreements count +1 and all others -1: n - 2 * popcount(xor).",

@@ -99,7 +99,7 @@ GPTQ_LAYER = Exercise(
     reference=gptq_layer,
     cases=_cases,
     lines=20,
-    tolerance=1e-3,
+    tolerance=1e-5,
     stages=((NEAREST, 1), (MOVES, 1), (DEAD, 1), (GROUPS, 1)),
     mistakes=(
         Mistake(
@@ -133,6 +133,11 @@ GPTQ_LAYER = Exercise(
             _with_parts(damping=0.0),
             "One hundredth of the mean diagonal is added to the diagonal.",
             also=(_with_parts(damping=0.001), _with_parts(damping=0.1)),
+        ),
+        Mistake(
+            "scales not rounded to float16",
+            _with_parts(fp16=False),
+            "A scale is stored as float16: round it before you compute codes with it.",
         ),
         Mistake(
             "scales from the weights as they were",

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compresslab.classroom.exercise import Case, Exercise, Mistake
+from compresslab.classroom.exercise import RIGHT, Case, Exercise, Mistake
 from compresslab.measure.counts import count_layers
 
 LINEAR, IMAGES, TWICE, LEFT = "linear layers", "convolutions", "layers that run twice", "as it was"
@@ -64,6 +64,18 @@ def at_work(function: Callable) -> Callable:
         return hooks, bool(network.training), same
 
     return run
+
+
+def seen(value: tuple, stage: str, sizes: tuple, shape: tuple) -> tuple | str:
+    """The counts; of the last stage, one sentence."""
+    if stage != LEFT:
+        return value
+    hooks, training, same = value
+    if hooks:
+        return "hooks are left on the network"
+    if not training:
+        return "the network is in another mode than before"
+    return RIGHT if same else "the running means of its norms have changed"
 
 
 def _cases(generator: np.random.Generator) -> list[Case]:
@@ -135,6 +147,7 @@ COUNT_NETWORK = Exercise(
     reference=count_network,
     cases=_cases,
     harness=at_work,
+    look=seen,
     lines=18,
     stages=((LINEAR, 1), (IMAGES, 1), (TWICE, 1), (LEFT, 1)),
     mistakes=(

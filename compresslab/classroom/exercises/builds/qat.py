@@ -27,9 +27,10 @@ class _Trained(nn.Module):
         high: int | None = None,
         bias: bool = True,
         codes_of: Callable = torch.round,
+        own: bool = True,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(layer.weight.detach().clone())
+        self.weight = nn.Parameter(layer.weight.detach().clone()) if own else layer.weight
         self.bias = nn.Parameter(layer.bias.detach().clone())
         self.high = 2 ** (bits - 1) - 1 if high is None else high
         self.per_channel, self.straight, self.fixed = per_channel, straight, fixed
@@ -104,7 +105,9 @@ def at_work(function: Callable) -> Callable:
             return ("nothing",)
         if stage == "the gradient passes":
             (module(inputs) * torch.from_numpy(target)).sum().backward()
-            found = [p.grad for p in trained if p.shape == layer.weight.shape]
+            shape = layer.weight.shape
+            kept = [(p.grad, p.shape == shape) for p in trained if p.shape in (shape, shape[::-1])]
+            found = [g if g is None or upright else g.T for g, upright in kept]
             return ("gradient", *(g.numpy() for g in found if g is not None))
         optimizer = torch.optim.Adam(trained, 0.02)
         for _ in range(100):
@@ -117,8 +120,9 @@ def at_work(function: Callable) -> Callable:
         codes, scales = module.codes()
         return (
             "codes",
-            codes.numpy(),
-            scales.detach().numpy(),
+            bool(np.array_equal(layer.weight.detach().numpy(), weight)),
+            torch.as_tensor(codes).detach().numpy(),
+            torch.as_tensor(scales).detach().numpy(),
             module.bias.detach().numpy(),
             outputs,
         )
@@ -151,7 +155,9 @@ def seen(value: tuple, stage, weight, bias, x, target, bits) -> str:
         before = np.square(x @ _rounded(weight, bits).T + bias - target).mean()
         after = np.square(found[0] - target).mean()
         return RIGHT if after < 0.8 * before else "100 steps of training gain less than a fifth"
-    codes, scales, biases, outputs = found
+    same, codes, scales, biases, outputs = found
+    if not same:
+        return "training the module changes the layer that was given"
     high = 2 ** (bits - 1) - 1
     if codes.dtype != np.int8 or codes.shape != weight.shape or scales.shape != (len(weight),):
         return "codes are no int8 [outputs, inputs] with a scale per output"
@@ -213,6 +219,12 @@ QUANTIZED_LAYER = Exercise(
             "the bias left out",
             _wrong(bias=False),
             "The bias stays real, and is added.",
+        ),
+        Mistake(
+            "the layer's own weight",
+            lambda layer, bits: _Trained(layer, bits, own=False),
+            "The module trains the very weight of the layer that was given. Give it a parameter of its own: "
+            "`nn.Parameter(layer.weight.detach().clone())`.",
         ),
         Mistake(
             "codes cut instead of rounded",

@@ -27,6 +27,7 @@ class _Block(nn.Module):
         around: Callable = lambda i, o, s: i == o and s == 1,
         stride_at: int = 1,
         wide: bool = True,
+        activation: type = nn.ReLU6,
         padding: int = 1,
         expand_at_one: bool = False,
     ) -> None:
@@ -38,13 +39,13 @@ class _Block(nn.Module):
             layers += [
                 nn.Conv2d(inputs, inner, 1, strides[0], bias=bias),
                 nn.BatchNorm2d(inner),
-                nn.ReLU6(),
+                activation(),
             ]
         of = inner if groups else 1
         layers += [nn.Conv2d(inner, inner, 3, strides[1], padding, groups=of, bias=bias)]
-        layers += [nn.BatchNorm2d(inner), nn.ReLU6()]
+        layers += [nn.BatchNorm2d(inner), activation()]
         layers += [nn.Conv2d(inner, outputs, 1, strides[2], bias=bias), nn.BatchNorm2d(outputs)]
-        layers += [] if end else [nn.ReLU6()]
+        layers += [] if end else [activation()]
         self.body = nn.Sequential(*layers)
         self.residual = around(inputs, outputs, stride)
 
@@ -70,9 +71,19 @@ def at_work(function: Callable) -> Callable:
         if stage == "parameters":
             groups = [m.groups for m in block.modules() if isinstance(m, torch.nn.Conv2d)]
             return "count", sum(p.numel() for p in block.parameters()), max(groups, default=0)
+        if stage == "shapes":
+            large = block(1e4 * inputs).detach().numpy()
+            return "outputs", block(inputs).detach().numpy(), large
         if stage in ("the connection", "a linear end"):
             # With every norm's gain and shift at 0 the three convolutions give 0.
-            norms = [m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+            norms, handles = [], []
+            for module in block.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    seen = module.register_forward_hook(lambda m, inputs, y: norms.append(m))
+                    handles.append(seen)
+            block(inputs)  # in the order in which they run, not in which they were made
+            for handle in handles:
+                handle.remove()
             if not norms:
                 return ("no norms",)
             with torch.no_grad():
@@ -103,7 +114,16 @@ def seen(value: tuple, stage, x, outputs, stride, expansion) -> str:
     if found[0].shape != shape:
         return "the outputs have another shape"
     if stage == SHAPES:
-        return RIGHT if np.isfinite(found[0]).all() else "the outputs are not finite"
+        if not np.isfinite(found[0]).all():
+            return "the outputs are not finite"
+        # What comes out of ReLU6 is at most 6, and a fresh 1x1 kernel at most 1 / sqrt(channels).
+        around = 1e4 * x if inputs == outputs and stride == 1 else 0
+        bound = 6 * (inputs * expansion) ** 0.5 + 1
+        return (
+            RIGHT
+            if np.abs(found[1] - around).max() < bound
+            else "large activations are not cut off at 6"
+        )
     same = inputs == outputs and stride == 1
     wanted = (x if same else np.zeros(shape, np.float32)) - (0 if stage == AROUND else 3)
     if np.allclose(found[0], wanted, atol=1e-4):
@@ -169,6 +189,11 @@ INVERTED_RESIDUAL = Exercise(
             "The last 1x1 convolution ends with its norm: an activation would cut off half of what the "
             "narrow "
             "part can say (section 3.2 of the paper).",
+        ),
+        Mistake(
+            "ReLU instead of ReLU6",
+            _wrong(activation=nn.ReLU),
+            "MobileNetV2's activations end at 6, which suits few bits: `nn.ReLU6`.",
         ),
         Mistake(
             "no connection around it",

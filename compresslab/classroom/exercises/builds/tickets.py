@@ -95,7 +95,10 @@ def _cases(generator: np.random.Generator) -> list[Case]:
         return Case(label, (stage, initial, drift, remaining, rounds), stage)
 
     one, two = ((4, 5),), ((6, 4), (3, 6))
+    equal = (np.where(generator.random((3, 6)) < 0.5, 1, -1).astype(np.float32),)
+    still = (np.zeros((3, 6), np.float32),)
     return [
+        Case("equal magnitudes: the earlier ones stay", (ONCE, equal, still, 0.5, 1), ONCE),
         case(ONCE, "half of one layer", one, 0.5, 1),
         case(ONCE, "a fifth of one layer", ((5, 8),), 0.2, 1),
         case(ROUNDS, "a quarter in two rounds", one, 0.25, 2),

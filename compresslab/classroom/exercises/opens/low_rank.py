@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise, Medals, Mistake
 from compresslab.classroom.exercises.opens import networks
 from compresslab.classroom.exercises.opens.networks import Arrays
@@ -117,7 +118,9 @@ def measured(case: Case, ranks: object) -> float | str:
     for rank, weight in zip(ranks, weights, strict=True):
         whole = isinstance(rank, int | np.integer) and not isinstance(rank, bool)
         if not whole or not 1 <= rank <= min(weight.shape):
-            return f"a rank must be an integer from 1 to {min(weight.shape)}, got {str(rank)[:20]}"
+            return (
+                f"a rank must be an integer from 1 to {min(weight.shape)}, got {compare.show(rank)}"
+            )
     used = sum(price(w, int(r)) for w, r in zip(weights, ranks, strict=True))
     if used > budget:
         return f"these ranks take {used:,} numbers, allowed are {budget:,}"
@@ -133,7 +136,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
         whole = sum(w.size for w in weights)
         budget = int(whole * generator.uniform(0.098, 0.102))
         some = generator.choice(len(x), EXAMPLES, replace=False)
-        label = f"network {seed + 1}: {budget:,} numbers, a tenth of {whole:,}"
+        label = f"network {seed + 1}: {budget:,} numbers, about a tenth of {whole:,}"
         cases.append(Case(label, (weights, biases, x[some], y[some], budget)))
     return cases
 
