@@ -121,18 +121,12 @@ def _rewind_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
-def _many_rewound(generator: np.random.Generator) -> Case:
-    initial, trained = generator.normal(0, 1, (2, 4_000, 3_000)).astype(np.float32)
-    return Case("twelve million weights", (initial, trained, generator.random(trained.shape) < 0.5))
-
-
 REWIND = Exercise(
     id="tickets.rewind",
     title="Back to the start",
     points=1,
     reference=rewind,
     cases=_rewind_cases,
-    large=_many_rewound,
     lines=1,
     tolerance=1e-6,
     mistakes=(

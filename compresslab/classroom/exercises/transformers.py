@@ -379,20 +379,12 @@ def _word_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
-def _many_words(generator: np.random.Generator) -> Case:
-    shape = (60_000, 64)
-    tokens, picks = generator.integers(0, 500, shape), generator.integers(0, 8, shape)
-    near = generator.integers(3, 500, (500, 8))
-    return Case("60,000 sentences", (tokens, near, generator.random(shape), picks, 0.4))
-
-
 REPLACE_WORDS = Exercise(
     id="transformers.replace_words",
     title="Other words, another sentence",
     points=2,
     reference=replace_words,
     cases=_word_cases,
-    large=_many_words,
     lines=3,
     mistakes=(
         Mistake(
