@@ -605,19 +605,12 @@ def _exit_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
-def _many_exits(generator: np.random.Generator) -> Case:
-    return Case(
-        "five million sentences", (generator.random((5_000_000, 4)).astype(np.float32), 0.2)
-    )
-
-
 EXIT_LAYERS = Exercise(
     id="transformers.exit_layers",
     title="Who leaves where",
     points=2,
     reference=exit_layers,
     cases=_exit_cases,
-    large=_many_exits,
     lines=3,
     returns="layers passed, of each example",
     mistakes=(
