@@ -235,7 +235,7 @@ def test_a_class_is_graded_into_csv_and_json(class_folder, tmp_path):
     for row in rows:
         by_learner[row["learner"]] = by_learner.get(row["learner"], 0) + float(row["points"])
     # A spreadsheet must not take a name for a formula.
-    assert by_learner == {"'=1+1": 0, "alice": 9, "zoë": 0}
+    assert by_learner == {"'=1+1": 0, "alice": 13, "zoë": 0}
     assert {m["status"] for m in content["marks"]} == {"missing", "passed", "not done"}
     assert {p: p.read_bytes() for p in class_folder.rglob("*") if p.is_file()} == before
 
