@@ -732,7 +732,7 @@ Table(
 # ## Open · A student of 40 kB
 #
 # An *open* exercise has no right answer. What you hand back is measured, here and again while grading, on images that your code does not see: bronze is above
-# what labels alone reach, gold is what some hours of work reached.
+# what labels alone reach, gold is what our own best answer reaches.
 #
 # ### Exercise 6 · A student of 40 kB (open, 3 points, about 25 lines)
 #

@@ -53,9 +53,7 @@ def _differ(draws: Sequence[Case], reference: Callable) -> bool:
 
 
 def _draw(exercise: Exercise, seed: int, number: int) -> list[Case]:
-    # Every exercise has numbers of its own, whichever others are graded beside it.
-    words = int.from_bytes(hashlib.sha256(exercise.id.encode()).digest()[:8], "little")
-    return list(exercise.cases(np.random.default_rng([seed, words, *([number] if number else [])])))
+    return list(exercise.cases(_generator(exercise, seed, number)))
 
 
 def _generator(exercise: Exercise, seed: int, number: int) -> np.random.Generator:

@@ -25,7 +25,7 @@ def _masks(weights: list[torch.Tensor], remaining: float) -> list[torch.Tensor]:
     return [w.detach().abs() > border for w in weights]
 
 
-def _trained(weights, biases, images, labels, remaining, epochs=20, gradual=0.7, rate=6e-3):
+def _trained(weights, biases, images, labels, remaining, epochs=40, gradual=0.7, rate=8e-3):
     torch.manual_seed(0)
     ws = [torch.tensor(w, requires_grad=True) for w in weights]
     bs = [torch.tensor(b, requires_grad=True) for b in biases]
