@@ -370,7 +370,9 @@ def _argument_facts(case: Case, reference: Callable) -> list[tuple[str, str]]:
     parameters = inspect.signature(reference).parameters.values()
     # Where what comes back is looked at, the arguments are the harness's, not the answer's.
     names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
-    return [(name, compare.show(arg)) for name, arg in zip(names, case.args, strict=False)]
+    shown = zip(names, case.args, strict=False)
+    # A build's stage is told by itself.
+    return [(name, compare.show(arg)) for name, arg in shown if name != "stage"]
 
 
 def _error_facts(

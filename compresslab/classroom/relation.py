@@ -22,7 +22,11 @@ def relation(got: Sequence[object], expected: Sequence[object]) -> str:
         expected: what should have.
     """
     pairs = [_arrays(one, other) for one, other in zip(got, expected, strict=True)]
-    if not pairs or any(pair is None for pair in pairs):
+    if any(pair is None for pair in pairs):
+        return ""
+    pairs = [pair for pair in pairs if pair[0].size or pair[1].size]
+    # Without numbers there is nothing to tell, and of the same numbers something else is wrong.
+    if any(not pair[0].size or not pair[1].size or _same(*pair) for pair in pairs):
         return ""
     if sum(len(np.unique(right)) for _, right in pairs) < 2:
         return ""

@@ -55,6 +55,9 @@ def test_masks_that_are_exchanged_and_numbers_alone():
     [
         ([], []),
         ([None], [1.0]),
+        ([np.arange(3)], [np.arange(3.0)]),
+        ([np.zeros(0)], [np.zeros(0)]),
+        ([2 * np.arange(3.0), np.zeros(0)], [np.arange(3.0), np.arange(2.0)]),
         (["a"], ["b"]),
         ([2.0], [1.0]),
         ([np.full(3, np.nan)], [np.arange(3.0)]),
