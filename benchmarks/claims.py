@@ -9,10 +9,11 @@ A run is one lab, from top to bottom, under one *setting*:
                                                                     NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
 
 Every claim's margin is kept in `docs/results/claims/LAB.json`, one entry per run, with the machine, the
-seconds, a hash of the lab's experiments, and one of each margin's expression. What is there for
-the present code is not run again, so an interrupted replication goes on where it stopped. Records of other
-machines stand next to ours (`--add FILE`). After each run docs/findings.md and compresslab/findings.csv are
-written anew. A change in the library is not noticed: run with `--fresh` after one that matters.
+seconds, and for each claim a hash of its margin's expression and one of the statements it rests on
+(`basis.py`). What is there for the present code is not run again, so an interrupted replication goes on
+where it stopped. Records of other machines stand next to ours (`--add FILE`). After each run
+docs/findings.md and compresslab/findings.csv are written anew. A change in the library is not noticed: run
+with `--fresh` after one that matters.
 
 Runs are independent: two by two here, one core each, or on a cluster (`--scheduler`, as in grading).
 """
@@ -40,6 +41,7 @@ from typing import Annotated
 import typer
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+from benchmarks.basis import claims_of, code_of
 from compresslab.claims import COLUMNS, FINDINGS, RECORD
 from compresslab.classroom.grading.executors import open_executor
 from compresslab.classroom.release import client_of, read_solution
@@ -107,86 +109,41 @@ def solution(name: str) -> Path:
 
 
 # ---- one run -------------------------------------------------------------------------------------
-def digest(path: Path) -> str:
-    """SHA-256 of the experiments that margins rest on: a lab's code without comments, layout, imports, claims
-    and what is printed.
-    """  # noqa: D205
-    tree = _Experiments().visit(ast.parse(_code(path)))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
-
-
-def _code(path: Path) -> str:
-    cells = read_solution(path).solution.cells
-    return "\n".join(c.source for c in cells if c.cell_type == "code")
-
-
-def _calls(node: ast.AST, *names: str) -> bool:
-    return isinstance(node, ast.Call) and getattr(node.func, "id", "") in names
-
-
-class _Experiments(ast.NodeTransformer):
-    """A lab without what it says and asks, and without its imports."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        reveals = (
-            isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "reveal"
-        )
-        said = reveals or _calls(node.value, "claim", "print", "check")
-        return None if said else self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        return None if _calls(node.value, "predict") else self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """What is tracked is what is done."""
-        self.generic_visit(node)
-        return node.args[0] if _calls(node, "tqdm", "track") else node
-
-    def visit_Import(self, _node: ast.Import) -> None:
-        """Names come from elsewhere, the experiments stay."""
-
-    def visit_ImportFrom(self, _node: ast.ImportFrom) -> None:
-        """As above."""
-
-
 @dataclass(frozen=True)
 class Asked:
-    """A claim as the lab's code has it: its sentence (None and a pattern where it is put together), and its
-    margin's hash.
+    """A claim as the lab's code has it: its sentence (None and a pattern where it is put together), and the
+    hashes of its margin and of what it rests on.
     """  # noqa: D205
 
     text: str | None
     sentence: re.Pattern
     margin: str
+    basis: str
     everywhere: bool
 
 
 @functools.cache
 def asked(path: Path) -> tuple[Asked, ...]:
-    """The claims of a lab, read from its code; `margin` is a hash of the expression.
+    """The claims of a lab, read from its code.
 
     A claim is not asked everywhere if it stands under an `if` (an extra may be missing) or has `asked=`.
     """
-    tree = ast.parse(_code(path))
-    guarded = {n for i in ast.walk(tree) if isinstance(i, ast.If) for n in ast.walk(i)}
     found = []
-    for node in ast.walk(tree):
-        if _calls(node, "claim"):
-            first, margin = node.args[0], ast.dump(node.args[1])
-            parts = first.values if isinstance(first, ast.JoinedStr) else [first]
-            text = "".join(
-                re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in parts
-            )
-            always = node not in guarded and not any(k.arg == "asked" for k in node.keywords)
-            key = hashlib.sha256(margin.encode()).hexdigest()[:8]
-            fixed = first.value if isinstance(first, ast.Constant) else None
-            found.append(Asked(fixed, re.compile(text), key, always))
+    for node, basis, guarded in claims_of(code_of(path)):
+        first, margin = node.args[0], ast.dump(node.args[1])
+        parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+        text = "".join(re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in parts)
+        always = not guarded and not any(k.arg == "asked" for k in node.keywords)
+        key = hashlib.sha256(margin.encode()).hexdigest()[:8]
+        fixed = first.value if isinstance(first, ast.Constant) else None
+        found.append(Asked(fixed, re.compile(text), key, basis, always))
     return tuple(found)
 
 
-def expression(path: Path, sentence: str) -> str | None:
-    """The hash of the margin of a sentence; None if the lab does not say it."""
-    return next((a.margin for a in asked(path) if a.sentence.fullmatch(sentence)), None)
+def known(path: Path, sentence: str) -> dict[str, str | None]:
+    """The hashes that a sentence is recorded with; None where the lab does not say it."""
+    said = next((a for a in asked(path) if a.sentence.fullmatch(sentence)), None)
+    return {"expression": said and said.margin, "basis": said and said.basis}
 
 
 def machine() -> str:
@@ -213,7 +170,7 @@ def run(name: str, setting: Setting) -> dict[str, object]:
     """Execute a solution under a setting, past errors: its claims, seconds, and what broke."""
     path = solution(name)
     notebook = read_solution(path).solution
-    code, _ = digest(path), asked(path)  # now: the file may be edited while it runs
+    asked(path)  # now: the file may be edited while it runs
     start = time.perf_counter()
     errors: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -240,16 +197,13 @@ def run(name: str, setting: Setting) -> dict[str, object]:
     return {
         **asdict(setting),
         "machine": machine(),
-        "digest": code,
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.perf_counter() - start, 1),
         "errors": errors,
-        "claims": [_with_expression(path, json.loads(line)) for line in lines],
+        "claims": [
+            said | known(path, said["sentence"]) for said in (json.loads(line) for line in lines)
+        ],
     }
-
-
-def _with_expression(path: Path, said: dict) -> dict:
-    return said | {"expression": expression(path, said["sentence"])}
 
 
 def run_apart(name: str, setting: Setting, core: int | None = None) -> dict[str, object]:
@@ -329,21 +283,18 @@ class Outcome:
 
 
 def outcomes(name: str, runs: list[dict]) -> list[Outcome]:
-    """The claims of the lab as it stands, in the order of the lab, over all runs of its present code.
+    """The claims of the lab as it stands, in the order of the lab, over all runs of what they rest on.
 
     A claim is known by its margin's expression, so that a sentence may be worded anew; one whose sentence is
     put together when the lab runs counts as several, by their sentences.
     """
     path = solution(name)
-    current = digest(path)
-    valid = [
-        (entry, said) for entry in runs if entry["digest"] == current for said in entry["claims"]
-    ]
+    recorded = [(entry, said) for entry in runs for said in entry["claims"]]
     found = []
     for claim in asked(path):
-        seen = [pair for pair in valid if pair[1]["expression"] == claim.margin]
+        seen = [pair for pair in recorded if _is_of(pair[1], claim)]
         if claim.text is not None:
-            same = [a for a in asked(path) if a.margin == claim.margin]
+            same = [a for a in asked(path) if (a.margin, a.basis) == (claim.margin, claim.basis)]
             if len(same) > 1:  # two sentences of one expression, such as `True`
                 seen = [pair for pair in seen if pair[1]["sentence"] == claim.text]
             found += [_outcome(name, claim.text, seen)] if seen else []
@@ -353,6 +304,10 @@ def outcomes(name: str, runs: list[dict]) -> list[Outcome]:
                 of = [pair for pair in seen if pair[1]["sentence"] == sentence]
                 found.append(_outcome(name, sentence, of))
     return found
+
+
+def _is_of(said: dict, claim: Asked) -> bool:
+    return (said["expression"], said["basis"]) == (claim.margin, claim.basis)
 
 
 def _outcome(name: str, sentence: str, seen: list[tuple[dict, dict]]) -> Outcome:
@@ -370,15 +325,14 @@ def _outcome(name: str, sentence: str, seen: list[tuple[dict, dict]]) -> Outcome
 
 
 def missing(name: str, wanted: list[Setting], here: str) -> list[Setting]:
-    """Settings without a record of the present code, and of every present claim, on this machine."""
-    path = solution(name)
-    current = digest(path)
+    """Settings without a record of every present claim on this machine."""
+    claims = [a for a in asked(solution(name)) if a.everywhere]
     done = set()
     for entry in read_runs(name):
-        if entry["machine"] == here and entry["digest"] == current:
-            said = {c["expression"] for c in entry["claims"]}
-            if entry["errors"] or all(a.margin in said for a in asked(path) if a.everywhere):
-                done.add(Setting(entry["seed"], entry["threads"], entry["isa"]))
+        said = [any(_is_of(c, a) for c in entry["claims"]) for a in claims]
+        broke = entry["errors"] and any(said)
+        if entry["machine"] == here and (all(said) or broke):
+            done.add(Setting(entry["seed"], entry["threads"], entry["isa"]))
     return [s for s in wanted if s not in done]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import claims
-from benchmarks.claims import Outcome, Setting, digest, missing, outcomes, settings
+from benchmarks.basis import claims_of
+from benchmarks.claims import Outcome, Setting, missing, outcomes, settings
 
 REPLICATED, JUDGED = 1, 10
 """Runs that every finding has at least, and from which on its margin must stand."""
@@ -53,12 +54,12 @@ def entry(path, margins, seed=0, machine="a lamp, AVX2, 1 cores, Python 3, torch
             "unit": u,
             "holds": bool(m is True or m > 0),
             "timed": t,
-            "expression": claims.expression(path, s),
+            **claims.known(path, s),
         }
         for s, m, u, t in said
     ]
     base = {"seed": seed, "threads": 1, "isa": "native", "machine": machine}
-    more = {"digest": digest(path), "date": "2026-01-02", "seconds": 1.0, "errors": []}
+    more = {"date": "2026-01-02", "seconds": 1.0, "errors": []}
     return base | more | {"claims": found} | changes
 
 
@@ -92,13 +93,91 @@ def test_a_setting_reaches_the_lab_through_its_environment():
     assert said.strip() == "(3000, 3001) 2 AVX2"
 
 
-def test_sentences_and_comments_may_change_but_not_experiments(lab):
-    before = digest(lab)
-    text = LAB.replace("Seven is odd", "Seven is not even").replace("# %%\n", "# %%\n# why\n")
-    lab.write_text(text, encoding="utf-8")
-    assert digest(lab) == before
-    lab.write_text(LAB.replace("lost = 0.25", "lost = 0.5"), encoding="utf-8")
-    assert digest(lab) != before
+FOUND = """\
+from somewhere import train
+size = 8
+def cut(model):
+    return model * size
+def shown(sizes):
+    return sizes
+def note(history):
+    history.append(0)
+model = train(size)
+history = []
+small = cut(model)
+sizes = [1, 2]
+{more}
+claim("It is small", 9 - small)
+"""
+
+
+def basis_with(more: str, code: str = FOUND) -> str:
+    return next(basis for _, basis, _ in claims_of(code.format(more=more)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "# a comment",
+        "print(small)",
+        "from elsewhere import cut_",
+        "shown(sizes)",
+        "sizes = shown(sizes)",
+        "guess = predict('how small?', small)",
+        "guess.reveal(small)",
+        "note(history)",
+        "def another(model):\n    return cut(model)",
+        "for small_one in track(sizes):\n    sizes.append(small_one)",
+        "check(cut)",
+    ],
+)
+def test_a_finding_does_not_rest_on(more):
+    assert basis_with(more) == basis_with("")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "small = small + 1",
+        "small += 1",
+        "model.eval()",
+        "shown(model)",
+        "size = 9",
+        "del small",
+        "for small in sizes:\n    pass",
+        "def cut(model):\n    return model",
+        "with open(model) as small:\n    pass",
+        "if sizes:\n    small = 3",
+        "if (small := 3):\n    pass",
+    ],
+)
+def test_a_finding_rests_on(more):
+    assert basis_with(more) != basis_with("")
+
+
+def test_a_function_rests_on_what_is_bound_before_its_call():
+    code = "def f():\n    return late\nlate = {more}\nclaim('s', f())\n"
+    assert basis_with("1", code) != basis_with("2", code)
+
+
+def test_a_claim_in_a_loop_rests_on_the_loop():
+    code = "for n in {more}:\n    claim('s', True)\n"
+    assert basis_with("[1]", code) != basis_with("[2]", code)
+    assert [guarded for _, _, guarded in claims_of(code.format(more="[1]"))] == [False]
+    under = "if extra:\n    claim('s', 1)\nclaim('t', 1)\n"
+    assert [guarded for _, _, guarded in claims_of(under)] == [True, False]
+
+
+def test_thresholds_stay_what_they_are_and_experiments_make_a_finding_new(lab):
+    before = claims.asked(lab)[1]
+    for text, same in [
+        (LAB.replace("Seven is odd", "Seven is not even").replace("# %%\n", "# %%\n# why\n"), True),
+        (LAB.replace("lost = 0.25", "lost = 0.5"), False),
+    ]:
+        lab.write_text(text, encoding="utf-8")
+        claims.asked.cache_clear()
+        assert (claims.asked(lab)[1].basis == before.basis) is same
+        assert claims.asked(lab)[0].basis
 
 
 def test_what_is_recorded_is_not_run_again(lab):
@@ -123,7 +202,10 @@ def test_a_run_takes_the_place_of_an_older_one_and_others_stay(lab):
 
 def test_margins_of_another_expression_or_another_code_do_not_count(lab):
     claims.keep("77", entry(lab, 0.5))
-    claims.keep("77", entry(lab, 0.5, seed=1, digest="older"))
+    older = entry(lab, 0.5, seed=1)
+    for said in older["claims"]:
+        said["basis"] = "older"
+    claims.keep("77", older)
     assert len(outcomes("77", claims.read_runs("77"))[1].margins) == 1
     claims.asked.cache_clear()
     lab.write_text(LAB.replace("1 - lost", "2 - lost"), encoding="utf-8")
@@ -179,7 +261,10 @@ def test_a_lab_is_run_past_errors_and_its_claims_are_kept(lab):
     found = claims.run("77", Setting(1))
     assert found["errors"] == ["ZeroDivisionError: division by zero"]
     assert [c["holds"] for c in found["claims"]] == [True, True, True, True, False]
-    assert found["claims"][1]["expression"] == claims.expression(lab, "It costs less than a point")
+    assert (
+        found["claims"][1]["expression"]
+        == claims.known(lab, "It costs less than a point")["expression"]
+    )
     assert found["seed"] == 1
     json.dumps(found)
 

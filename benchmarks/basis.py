@@ -1,0 +1,127 @@
+"""What a finding rests on: the statements of a lab that its margin follows from.
+
+Going up from a claim, a statement belongs to its *basis* if it binds a name that the margin, or another
+statement of the basis, reads; or if it could change such a value in place (it reads a name that the lab has
+bound to a value). So
+
+    sparse = prune(model)        basis of the claim: this line, and whatever `model` and `prune` come from
+    figure(sizes)                not of it: nothing in the basis reads `sizes`
+    claim("...", accuracy(sparse) - 0.9)
+
+A record of a run holds a hash of each claim's basis, so that a new section of a lab, another figure or a
+better word costs no finding its runs. What is said and asked (claim, print, check, predict, reveal) and
+imports never belong to a basis. Left out: a statement that moves only torch's common generator of random
+numbers. What is drawn after it is then another sample, which is what a replication wants.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from compresslab.classroom.release import read_solution
+
+
+def code_of(path: Path) -> str:
+    """The code of a solution's cells, one after the other."""
+    cells = read_solution(path).solution.cells
+    return "\n".join(c.source for c in cells if c.cell_type == "code")
+
+
+def calls(node: ast.AST, *names: str) -> bool:
+    """Whether a node is a call of one of these names."""
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") in names
+
+
+class _Experiments(ast.NodeTransformer):
+    """A lab without what it says and asks, and without its imports."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        reveals = (
+            isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "reveal"
+        )
+        said = reveals or calls(node.value, "claim", "print", "check")
+        return None if said else self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        return None if calls(node.value, "predict") else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """What is tracked is what is done."""
+        self.generic_visit(node)
+        return node.args[0] if calls(node, "tqdm", "track") else node
+
+    def visit_Import(self, _node: ast.Import) -> None:
+        """Names come from elsewhere, the experiments stay."""
+
+    def visit_ImportFrom(self, _node: ast.ImportFrom) -> None:
+        """As above."""
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """One statement at the top of a lab: what it is, binds and reads."""
+
+    text: str
+    binds: frozenset[str]
+    reads: frozenset[str]
+    defines: bool
+    """Whether it is a function or a class, which changes nothing before it is called."""
+
+
+def _statement(node: ast.stmt) -> _Statement | None:
+    """A statement as the experiments have it; None where nothing is left of it."""
+    kept = _Experiments().visit(ast.parse(ast.unparse(node)).body[0])
+    if kept is None:
+        return None
+    if not getattr(
+        kept, "body", True
+    ):  # what it said was all it did, but a claim in it rests on it
+        kept.body = [ast.Pass()]
+    names = [n for n in ast.walk(kept) if isinstance(n, ast.Name)]
+    defines = isinstance(kept, ast.FunctionDef | ast.ClassDef)
+    binds = {kept.name} if defines else {n.id for n in names if not isinstance(n.ctx, ast.Load)}
+    reads = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+    reads |= {n.target.id for n in ast.walk(kept) if _augments(n)}
+    return _Statement(ast.dump(kept), frozenset(binds), frozenset(reads), defines)
+
+
+def _augments(node: ast.AST) -> bool:
+    return isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
+
+
+def _basis(above: list[_Statement], names: set[str]) -> str:
+    """The hash of the statements among `above` that the values of `names` follow from."""
+    values = {name for s in above if not s.defines for name in s.binds}
+    wanted, kept, grows = set(names), set(), True
+    while grows:  # a function reads what is bound after it, too
+        grows = False
+        for index in reversed(range(len(above))):
+            statement = above[index]
+            changes = set() if statement.defines else statement.reads & values
+            if index not in kept and (statement.binds | changes) & wanted:
+                kept.add(index)
+                wanted |= statement.reads
+                grows = True
+    text = "\n".join(above[index].text for index in sorted(kept))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def claims_of(code: str) -> Iterator[tuple[ast.Call, str, bool]]:
+    """Every claim of a lab's code, in order: its call, the hash of its basis, whether an `if` guards it."""
+    above: list[_Statement] = []
+    for node in ast.parse(code).body:
+        statement = _statement(node)
+        here = [*above, statement] if statement else above
+        for claim in (n for n in ast.walk(node) if calls(n, "claim")):
+            names = {n.id for n in ast.walk(claim.args[1]) if isinstance(n, ast.Name)}
+            # One that stands inside of a loop or a condition rests on it.
+            if statement and not isinstance(node, ast.Expr):
+                names |= statement.reads | statement.binds
+            yield claim, _basis(here, names), _under_an_if(node, claim)
+        above = here
+
+
+def _under_an_if(node: ast.stmt, claim: ast.Call) -> bool:
+    return any(claim in ast.walk(i) for i in ast.walk(node) if isinstance(i, ast.If))
