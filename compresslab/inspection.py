@@ -17,7 +17,14 @@ from torch import nn
 from compresslab.measure.counts import WITH_WEIGHTS, layer_macs
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import normal_form
-from compresslab.network.select import check_weights, is_linear, is_transposed, linear_layers
+from compresslab.network.select import (
+    check_weights,
+    is_linear,
+    is_table,
+    is_transposed,
+    linear_layers,
+    word_tables,
+)
 from compresslab.network.taps import tapped
 from compresslab.report import Table, in_units
 from compresslab.runtime.integers import unknown_operations
@@ -64,7 +71,7 @@ class Inspection:
     Attributes:
         layers: those with weights, in order of execution.
         obstacles: by technique why the network cannot be taken, an empty tuple where it can.
-        others: parameters outside of the layers above (embeddings, norms).
+        others: parameters outside of the layers above (norms, tables that are more than looked up).
     """
 
     network: str
@@ -116,7 +123,7 @@ class Inspection:
             ]
             for layer in self.layers
         ]
-        caption = f"{in_units(self.others)} more parameters in norms, embeddings and others"
+        caption = f"{in_units(self.others)} more parameters in norms and others"
         headings = ["layer", "kind", "in", "out", "parameters", "MACs"]
         return Table(headings, rows, caption, text_columns=2)
 
@@ -149,7 +156,7 @@ def inspect(network: nn.Module, example: object) -> Inspection:
         "prune": _of(lambda: prunable(network)),
         "low rank": _of(lambda: factorizable(network)),
         "share": _of(lambda: shareable(network)),
-        "packed weights": _of(lambda: linear_layers(network)),
+        "packed weights": _of(lambda: word_tables(network) or linear_layers(network)),
         "dynamic int8": _of(lambda: linear_layers(network)),
     }
     others = total - sum(layer.parameters for layer in layers)
@@ -165,19 +172,27 @@ def run_on(network: nn.Module, example: object) -> object:
 
 def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
     found: dict[str, Layer] = {}
+    counted: set[int] = set()
+
+    def own(layer: nn.Module) -> int:
+        """Parameters, those of a tied weight at the layer that ran first."""
+        new = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
+        counted.update(map(id, new))
+        return sum(p.numel() for p in new)
 
     def record(name: str, layer: nn.Module, inputs: tuple, output: object) -> None:
         if name in found:
             return
         first = output[0] if isinstance(output, tuple) else output
-        own = sum(p.numel() for p in layer.parameters(recurse=False))
         shapes = (tuple(inputs[0].shape[1:]), tuple(first.shape[1:]))
-        macs = layer_macs(layer, output, inputs)
+        macs = 0 if is_table(layer) else layer_macs(layer, output, inputs)
         kind = type(layer).__name__
-        found[name] = Layer(name, kind, *shapes, own, macs, _does(layer))
+        found[name] = Layer(name, kind, *shapes, own(layer), macs, _does(layer))
 
     watched = {
-        n: m for n, m in network.named_modules() if isinstance(m, WITH_WEIGHTS) or is_transposed(m)
+        n: m
+        for n, m in network.named_modules()
+        if isinstance(m, WITH_WEIGHTS) or is_transposed(m) or is_table(m)
     }
     with tapped(watched, after=record), torch.no_grad(), evaluating(network):
         try:
@@ -207,8 +222,8 @@ def _does(layer: nn.Module) -> dict[str, str]:
         "prune": when(conv or linear, floats),
         "low rank": when(linear or (conv and not grouped), "grouped" if grouped else floats),
         "share": when(conv or type(layer) is nn.Linear, floats),
-        "packed weights": when(linear, floats),
-        "dynamic int8": when(linear, floats),
+        "packed weights": when(linear or is_table(layer), floats),
+        "dynamic int8": when(linear or is_table(layer), floats),
     }
 
 

@@ -27,7 +27,7 @@ import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ from compresslab.debugging import decibels
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import flat_outputs, normal_form
+from compresslab.network.select import word_tables
 from compresslab.notice import tell
 from compresslab.runtime.convert import ConversionError, convert_dynamic
 from compresslab.runtime.export import export_int8
@@ -124,12 +125,12 @@ class Stage:
     def __repr__(self) -> str:
         """Such as "Prune(0.85)": the first setting, and those that are not the default."""
         found = []
-        for index, field in enumerate(dataclasses.fields(self)):
-            value = getattr(self, field.name)
-            if index == 0:
+        for index, one in enumerate(dataclasses.fields(self)):
+            value = getattr(self, one.name)
+            if index == 0 and not one.kw_only:
                 found.append(f"{value!r}")
-            elif value != field.default:
-                found.append(f"{field.name}={value!r}")
+            elif value != one.default:
+                found.append(f"{one.name}={value!r}")
         return f"{type(self).__name__}({', '.join(found)})"
 
 
@@ -377,15 +378,18 @@ class Weights(Stage):
         bits: 2 to 8.
         group: weights that share a scale; it must divide every layer's inputs.
         method: "nearest", or "gptq", which takes the inputs of every layer from the material's images.
+        words: bits of tables of words (embeddings) and of a head that shares one; None leaves them in floats.
     """
 
     bits: int = 4
     group: int = 32
     method: str = "nearest"
+    words: int | None = 8
 
     def __post_init__(self) -> None:
         """Validate the settings."""
         weight_only.WeightConfig(self.bits, self.group)
+        _check_words(self.words, self.group)
         if self.method not in ("nearest", "gptq"):
             raise ValueError(f"method must be nearest or gptq, got {self.method!r}")
 
@@ -396,16 +400,43 @@ class Weights(Stage):
             codes = gptq.quantize(network, list(material.images.split(100)), config)
         else:
             codes = weight_only.quantize(network, config)
-        return convert_weights(codes).eval()
+        return convert_weights(_with_words(codes, self.words, self.group)).eval()
 
 
 @dataclass(frozen=True, repr=False)
 class Dynamic(Stage):
-    """Linear layers on int8; activations are quantized row by row as they come. Nothing is calibrated."""
+    """Linear layers on int8; activations are quantized row by row as they come. Nothing is calibrated.
+
+    Attributes:
+        words: as in `Weights`; a head that shares a table is packed with it, its activations stay floats.
+    """
+
+    words: int | None = field(default=8, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Validate the bits."""
+        _check_words(self.words, 32)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with int8 layers."""
-        return convert_dynamic(sharing.unshared(network))
+        dynamic = convert_dynamic(sharing.unshared(network))
+        codes = _with_words(weight_only.Codes(dynamic, {}), self.words, 32)
+        return convert_weights(codes).eval() if codes.layers else dynamic
+
+
+def _check_words(bits: int | None, group: int) -> None:
+    if bits is None:
+        return
+    try:
+        weight_only.WeightConfig(bits, group)
+    except ValueError as error:
+        raise ValueError(f"words must be an integer from 2 to 8, or None, got {bits!r}") from error
+
+
+def _with_words(codes: weight_only.Codes, bits: int | None, group: int) -> weight_only.Codes:
+    if bits is None or not word_tables(codes.model):
+        return codes
+    return weight_only.with_words(codes, weight_only.WeightConfig(bits, group))
 
 
 @dataclass(frozen=True, repr=False)

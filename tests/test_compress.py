@@ -192,6 +192,7 @@ def test_stages_print_themselves_as_they_are_written():
     assert repr(stages) == (
         "[Prune(0.85), Quantize(4), Quantize(4, epochs=0), Share(15, lr=0.05), Dynamic()]"
     )
+    assert repr(Dynamic(words=None)) == "Dynamic(words=None)"
 
 
 @pytest.mark.parametrize(

@@ -106,11 +106,22 @@ def test_any_number_of_inputs_and_dictionaries_are_taken():
     ids = torch.randint(0, 50, (2, 7))
     for example in (ids, (ids, torch.ones(2, 7)), {"ids": ids, "mask": torch.ones(2, 7)}):
         found = cl.inspect(Tokens(), example)
-        assert [layer.name for layer in found.layers] == ["head"]
-        assert found.layers[0].inputs == (7, 8)
-        assert found.others == 400
+        assert [layer.name for layer in found.layers] == ["words", "head"]
+        assert [layer.inputs for layer in found.layers] == [(7,), (7, 8)]
+        assert [layer.macs for layer in found.layers] == [0, 7 * 8 * 3]
+        assert found.others == 0
+        assert found.coverage("packed weights") == 1
+        assert found.coverage("low rank") == pytest.approx(27 / 427)
     with pytest.raises(ValueError, match="network does not run on the example"):
         cl.inspect(Tokens(), torch.rand(2, 3, 4))
+
+
+def test_a_tied_weight_is_counted_once():
+    network = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 50, bias=False))
+    network[2].weight = network[0].weight
+    found = cl.inspect(network, torch.randint(0, 50, (2, 7)))
+    assert [layer.parameters for layer in found.layers] == [400, 72, 0]
+    assert found.others == 0
 
 
 def test_what_cannot_be_followed_is_said_with_its_line():

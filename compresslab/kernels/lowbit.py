@@ -109,19 +109,42 @@ class PackedCodes:
 
     def unpacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes uint8 [N, K], scales and zero points float32 [N, K / group], as they are held."""
+        return self.codes_of(np.arange(self.outputs))
+
+    def codes_of(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Codes uint8 [n, K], scales and zero points float32 [n, K / group] of some outputs, int64 [n]."""
+        panel, lane = outputs // WIDTH, outputs % WIDTH
         words, scales = (
-            a.reshape(self.panels, -1, WIDTH).transpose(0, 2, 1).reshape(self.panels * WIDTH, -1)
-            for a in (self.words, self.scales)
+            a.reshape(self.panels, -1, WIDTH)[panel, :, lane] for a in (self.words, self.scales)
         )
         held = held_bits(self.bits)
         shifts = np.arange(0, 8, held, dtype=np.uint8)
-        rows = np.ascontiguousarray(words[: self.outputs]).view(np.uint8)
-        codes = rows.reshape(self.outputs, -1, 1, QUAD) >> shifts[:, None] & ((1 << held) - 1)
-        codes = codes.reshape(self.outputs, self.inputs // self.group, -1)[:, :, : self.group]
-        scales = np.ascontiguousarray(scales[: self.outputs])
+        rows = np.ascontiguousarray(words).view(np.uint8)
+        groups, a_group = self.inputs // self.group, words_of_group(self.group, self.bits)
+        quads = rows.reshape(len(outputs), groups * a_group, 1, QUAD)
+        codes = quads >> shifts[:, None] & ((1 << held) - 1)
+        places = a_group * len(shifts) * QUAD
+        codes = codes.reshape(len(outputs), groups, places)[:, :, : self.group]
         zero = (scales & ZERO_BITS).astype(np.float32)
-        shape = (self.outputs, self.inputs)
+        shape = (len(outputs), self.inputs)
         return codes.reshape(shape).copy(), (scales & ~ZERO_BITS).view(np.float32), zero
+
+    def rows(self, outputs: np.ndarray) -> np.ndarray:
+        """The weights of some outputs, float32 [n, K]: what a table of words is read by.
+
+        Args:
+            outputs: int64 [n], each 0 to N - 1, in any order and more than once.
+
+        Raises:
+            IndexError: for one that is not there.
+        """
+        if outputs.size and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.outputs:
+            raise IndexError(
+                f"outputs must be 0 to {self.outputs - 1}, got {outputs.min()} to {outputs.max()}"
+            )
+        codes, scale, zero = self.codes_of(outputs)
+        groups = codes.reshape(*scale.shape, self.group).astype(np.float32)
+        return ((groups - zero[..., None]) * scale[..., None]).reshape(codes.shape)
 
 
 def held_bits(bits: int) -> int:

@@ -5,7 +5,7 @@
     Conv1D (transformers)     [inputs, outputs]    GPT-2
 
 A layer whose weight is also somebody else's (a language model's head and its words) is nobody's to change
-alone, and is left out of `linear_layers`.
+alone, and is left out of `linear_layers`; `word_tables` has it, together with the table that it shares.
 """
 
 from collections import Counter
@@ -31,13 +31,15 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def sizes(layer: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a linear-like layer.
+    """Inputs and outputs of a linear-like layer; a table's width and its words.
 
     Raises:
         ValueError: if it does not say.
     """
     if is_transposed(layer):
         return tuple(layer.weight.shape)
+    if isinstance(layer, nn.Embedding):
+        return layer.embedding_dim, layer.num_embeddings
     try:
         return layer.in_features, layer.out_features
     except AttributeError as error:
@@ -52,11 +54,46 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
         ValueError: if there is none.
     """
     check_weights(model)
-    modules = list(model.named_modules())
-    uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
-    found = {n: m for n, m in modules if is_linear(m) and uses[id(m.weight)] == 1}
+    found = own_linear_layers(model)
     if not found:
         raise ValueError("model must have a linear layer with a weight of its own, got none")
+    return found
+
+
+def own_linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """`linear_layers`, or an empty dictionary where there is none."""
+    modules = list(model.named_modules())
+    uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
+    return {n: m for n, m in modules if is_linear(m) and uses[id(m.weight)] == 1}
+
+
+def is_table(layer: nn.Module) -> bool:
+    """Whether a layer is a table of rows that are looked up, and no more: nn.Embedding with its own forward.
+
+    Not one that rescales its rows while it reads them (`max_norm`).
+    """
+    plain = isinstance(layer, nn.Embedding) and type(layer).forward is nn.Embedding.forward
+    return plain and layer.max_norm is None
+
+
+def word_tables(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Tables (词嵌入, embeddings) by name, each with the layers that share its weight, such as a tied head.
+
+    A table whose weight is also read by something that is neither a table nor a plain linear layer is left
+    out; so is an empty one.
+    """
+    users: dict[int, list[str]] = {}
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                users.setdefault(id(parameter), []).append(name)
+    found = {}
+    for names in users.values():
+        tables = [n for n in names if is_table(modules[n])]
+        heads = [n for n in names if is_linear(modules[n]) and not is_transposed(modules[n])]
+        if tables and len(tables) + len(heads) == len(names) and modules[tables[0]].weight.numel():
+            found[tables[0]] = tuple(n for n in names if n != tables[0])
     return found
 
 

@@ -126,6 +126,26 @@ def _codes(words, scales, sizes) -> lowbit.PackedCodes:  # noqa: ANN001
     return lowbit.PackedCodes(*arrays, *sizes)
 
 
+@torch.library.custom_op("compresslab::table_rows", mutates_args=())
+def table_rows(
+    tokens: torch.Tensor,
+    words: torch.Tensor,
+    scales: torch.Tensor,
+    outputs: int,
+    inputs: int,
+    bits: int,
+    group: int,
+) -> torch.Tensor:
+    """Rows of a packed table, int64 [n] -> float32 [n, inputs]."""
+    table = _codes(words, scales, (outputs, inputs, bits, group))
+    return torch.from_numpy(table.rows(tokens.numpy()))
+
+
+@table_rows.register_fake
+def _(tokens, words, scales, outputs, inputs, bits, group):  # noqa: ANN001, ANN202
+    return words.new_empty((tokens.shape[0], inputs), dtype=torch.float32)
+
+
 @torch.library.custom_op("compresslab::lowbit_linear", mutates_args=())
 def lowbit_linear(
     x: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Linear layers on packed low-bit weights inside any float model, and the file of such a model.
+"""Linear layers and tables of words on packed low-bit weights inside any model, and the file of such a model.
 
     file    [8 bytes: length of the header][header: JSON][tensors]             safetensors
 
@@ -7,9 +7,11 @@
     NAME/zero      uint8    zero points at b bits each
     others         everything else of the model's state, as it was; of tied tensors the first
 
-The header's metadata names each packed layer's bits, group and shape. A file is read into a model of the
-same architecture: built from its configuration, it need not have the right weights. Every size is checked
-against the model and the bytes that are there before anything is built; the model given is not changed.
+The header's metadata names each packed layer's bits, group and shape; layers that share a table are told by
+the model (a tied head multiplies by the codes that the table is read from). A file is read into a model
+of the same architecture: built from its configuration, it need not have the right weights. Every size is
+checked against the model and the bytes that are there before anything is built; the model given is not
+changed.
 
 A layer has no trainable weight but lets gradients through to its inputs: a base for LoRA, which makes
 QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, with their number format replaced by groups
@@ -29,7 +31,7 @@ from torch import nn
 from compresslab.data.files import write_whole
 from compresslab.kernels import bitpack, lowbit
 from compresslab.network.edit import replaced
-from compresslab.network.select import linear_layers, sizes
+from compresslab.network.select import own_linear_layers, sizes, word_tables
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.runtime import ops
 from compresslab.runtime.steps.step import Numbers, numbers_in
@@ -40,34 +42,80 @@ FORMAT, VERSION = "compresslab.weights", "1"
 PARTS = ("codes", "scale", "zero")
 
 
-class WeightOnlyLinear(nn.Module):
-    """A linear layer whose weights are low-bit codes in memory; activations are float32.
+class Packed(nn.Module):
+    """Codes [outputs, inputs] in memory as the kernels take them.
 
     Args:
-        codes: of a matrix [outputs, inputs], on an unsigned grid, one scale a group.
-        bias: float32 [outputs] or None.
+        codes: on an unsigned grid, one scale a group.
     """
 
     activation_bits = 32
+    shared = False
+    """Whether the codes are those of a table that counts and saves them."""
 
-    def __init__(self, codes: QTensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, codes: QTensor) -> None:
         """Pack the codes for the kernel."""
         super().__init__()
         p = codes.qparams
-        self.out_features, self.in_features = codes.codes.shape
+        self.rows, self.columns = codes.codes.shape
         self.weight_bits, self.group = p.grid.bits, p.group
         arrays = (codes.codes.numpy(), p.scale.numpy(), p.zero_point.float().numpy())
         packed = lowbit.pack_weight(*arrays, self.weight_bits, self.group)
         self.register_buffer("words", torch.from_numpy(packed.words.view(np.int32)))
         self.register_buffer("scales", torch.from_numpy(packed.scales.view(np.int32)))
-        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
 
     @property
     def packed(self) -> lowbit.PackedCodes:
         """The buffers as the kernel takes them; a view, so that it is what was loaded last."""
         arrays = (self.words.numpy().view(np.uint32), self.scales.numpy().view(np.uint32))
-        sizes = (self.out_features, self.in_features, self.weight_bits, self.group)
-        return lowbit.PackedCodes(*arrays, *sizes)
+        return lowbit.PackedCodes(*arrays, self.rows, self.columns, self.weight_bits, self.group)
+
+    def read_from_(self, table: "Packed") -> "Packed":
+        """Use the codes of a table instead of its own, as a tied layer does; returns itself."""
+        self.words, self.scales, self.shared = table.words, table.scales, True
+        return self
+
+    def numbers(self) -> Numbers:
+        """Weights; a code that is its group's zero point is a 0."""
+        if self.shared:
+            return Numbers()
+        codes, _, zero = self.packed.unpacked()
+        groups = codes.reshape(*zero.shape, -1)
+        return Numbers(codes.size, int((groups != zero[..., None]).sum()))
+
+    def extra_repr(self) -> str:
+        """Sizes, bits and group."""
+        return f"{self.columns}, {self.rows}, {self.weight_bits} bits, groups of {self.group}"
+
+    def file_tensors(self) -> dict[str, torch.Tensor]:
+        """Codes and zero points packed to their bits, scales as float16."""
+        codes, scale, zero = self.packed.unpacked()
+        if not bool((torch.from_numpy(scale).half().float() == torch.from_numpy(scale)).all()):
+            raise ValueError(
+                "scales must be float16 numbers to be saved, as `WeightConfig` makes them"
+            )
+        return {
+            "codes": torch.from_numpy(bitpack.pack(codes.reshape(-1), self.weight_bits)),
+            "scale": torch.from_numpy(scale).half(),
+            "zero": torch.from_numpy(
+                bitpack.pack(zero.astype(np.uint8).reshape(-1), self.weight_bits)
+            ),
+        }
+
+
+class WeightOnlyLinear(Packed):
+    """A linear layer whose weights are low-bit codes in memory; activations are float32.
+
+    Args:
+        codes: of a matrix [outputs, inputs].
+        bias: float32 [outputs] or None.
+    """
+
+    def __init__(self, codes: QTensor, bias: torch.Tensor | None = None) -> None:
+        """Pack the codes, keep a copy of the bias."""
+        super().__init__(codes)
+        self.out_features, self.in_features = self.rows, self.columns
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., inputs] -> float32 [..., outputs].
@@ -89,41 +137,58 @@ class WeightOnlyLinear(nn.Module):
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def numbers(self) -> Numbers:
-        """Weights and biases; a code that is its group's zero point is a 0."""
-        codes, _, zero = self.packed.unpacked()
-        groups = codes.reshape(*zero.shape, -1)
-        held = Numbers(codes.size, int((groups != zero[..., None]).sum()))
-        return held + numbers_in(self.bias)
+        """Weights and biases."""
+        return super().numbers() + numbers_in(self.bias)
 
     def macs(self, output: torch.Tensor) -> int:
         """Multiply-accumulates of one example."""
         return self.in_features * output[0].numel()
 
-    def extra_repr(self) -> str:
-        """Sizes, bits and group."""
-        return f"{self.in_features}, {self.out_features}, {self.weight_bits} bits, groups of {self.group}"
 
-    def file_tensors(self) -> dict[str, torch.Tensor]:
-        """Codes and zero points packed to their bits, scales as float16."""
-        codes, scale, zero = self.packed.unpacked()
-        if not bool((torch.from_numpy(scale).half().float() == torch.from_numpy(scale)).all()):
-            raise ValueError(
-                "scales must be float16 numbers to be saved, as `WeightConfig` makes them"
-            )
-        return {
-            "codes": torch.from_numpy(bitpack.pack(codes.reshape(-1), self.weight_bits)),
-            "scale": torch.from_numpy(scale).half(),
-            "zero": torch.from_numpy(
-                bitpack.pack(zero.astype(np.uint8).reshape(-1), self.weight_bits)
-            ),
-        }
+class WeightOnlyEmbedding(Packed):
+    """A table of words whose rows are low-bit codes in memory, and float32 when they are read.
+
+    Args:
+        codes: of a table [words, width].
+        padding_idx: as nn.Embedding has it, for a model that reads it by name.
+    """
+
+    def __init__(self, codes: QTensor, padding_idx: int | None = None) -> None:
+        """Pack the rows."""
+        super().__init__(codes)
+        self.num_embeddings, self.embedding_dim = self.rows, self.columns
+        self.padding_idx = padding_idx
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The whole table in floats, made anew: for a model that reads it past the lookup."""
+        return torch.from_numpy(self.packed.rows(np.arange(self.rows)))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Integers [...], each 0 to words - 1 -> float32 [..., width].
+
+        Raises:
+            ValueError: for numbers that are not integers.
+            IndexError: for a word that is not there.
+        """
+        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise ValueError(f"tokens must be integers, got {tokens.dtype}")
+        rows = ops.table_rows(tokens.reshape(-1).long(), self.words, self.scales, *self._sizes())
+        return rows.reshape(*tokens.shape, self.columns)
+
+    def _sizes(self) -> tuple[int, int, int, int]:
+        return self.rows, self.columns, self.weight_bits, self.group
+
+    def macs(self, _output: torch.Tensor) -> int:
+        """None: rows are read, not multiplied."""
+        return 0
 
 
 def convert_weights(codes: Codes) -> nn.Module:
     """A copy of a quantized model that computes with its packed codes.
 
     Args:
-        codes: from `weight_only.quantize` or `gptq.quantize`.
+        codes: from `weight_only.quantize` or `gptq.quantize`, with words or without.
 
     Raises:
         ValueError: naming a layer whose parent reads its weight instead of calling it.
@@ -134,16 +199,28 @@ def convert_weights(codes: Codes) -> nn.Module:
             raise ValueError(
                 f"{name} is read by nn.TransformerEncoderLayer, not called: leave it out"
             )
-    new = {
-        name: WeightOnlyLinear(one, codes.model.get_submodule(name).bias)
-        for name, one in codes.layers.items()
-    }
-    return replaced(codes.model, new)
+    return replaced(codes.model, _packed_in_place_of(codes.model, codes.layers))
 
 
-def packed_layers(model: nn.Module) -> dict[str, WeightOnlyLinear]:
+def _packed_in_place_of(model: nn.Module, codes: Mapping[str, QTensor]) -> dict[str, nn.Module]:
+    """A packed layer for each that has codes, and for those that share a table's."""
+    ties, new = word_tables(model), {}
+    for name, one in codes.items():
+        new[name] = _packed(model.get_submodule(name), one)
+        for tied in ties.get(name, ()):
+            new[tied] = _packed(model.get_submodule(tied), one).read_from_(new[name])
+    return new
+
+
+def _packed(layer: nn.Module, codes: QTensor) -> Packed:
+    if isinstance(layer, nn.Embedding):
+        return WeightOnlyEmbedding(codes, layer.padding_idx)
+    return WeightOnlyLinear(codes, layer.bias)
+
+
+def packed_layers(model: nn.Module) -> dict[str, Packed]:
     """The packed layers of a model by name."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, WeightOnlyLinear)}
+    return {n: m for n, m in model.named_modules() if isinstance(m, Packed)}
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -159,10 +236,12 @@ def save(model: nn.Module, path: Path) -> int:
     tensors = dict(_other_state(model))
     about = {}
     for name, layer in layers.items():
+        if layer.shared:
+            continue
         about[name] = {
             "bits": layer.weight_bits,
             "group": layer.group,
-            "shape": [layer.out_features, layer.in_features],
+            "shape": [layer.rows, layer.columns],
         }
         tensors |= {f"{name}/{part}": t for part, t in layer.file_tensors().items()}
     metadata = {"format": FORMAT, "version": VERSION, "layers": json.dumps(about)}
@@ -189,8 +268,8 @@ def load(model: nn.Module, path: Path) -> nn.Module:
         with safe_open(path, "pt") as file:
             about = _about(file.metadata() or {}, model)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        new = {name: _layer(model, name, one, tensors) for name, one in about.items()}
-        result = replaced(model, new)
+        codes = {name: _codes(name, one, tensors) for name, one in about.items()}
+        result = replaced(model, _packed_in_place_of(model, codes))
         _load_others(result, tensors)
     except (
         *(SafetensorError, ValueError, KeyError, TypeError, AttributeError),
@@ -216,11 +295,12 @@ def _about(metadata: dict[str, str], model: nn.Module) -> dict[str, dict]:
         found = f"{metadata.get('format')!r} {metadata.get('version')!r}"
         raise ValueError(f"expected format {FORMAT!r} version {VERSION!r}, found {found}")
     about = json.loads(metadata["layers"])
-    known = linear_layers(model)
+    tables = {name: model.get_submodule(name) for name in word_tables(model)}
+    known = tables | own_linear_layers(model)
     if not isinstance(about, dict) or not about or set(about) - set(known):
-        raise ValueError("its packed layers are not linear layers of this model")
+        raise ValueError("its packed layers are not layers of this model")
     for name, one in about.items():
-        outputs, inputs = reversed(sizes(known[name]))
+        inputs, outputs = sizes(known[name])
         bits, group = one["bits"], one["group"]
         if one["shape"] != [outputs, inputs]:
             raise ValueError(f"{name} must have shape {[outputs, inputs]}, found {one['shape']}")
@@ -231,10 +311,8 @@ def _about(metadata: dict[str, str], model: nn.Module) -> dict[str, dict]:
     return about
 
 
-def _layer(
-    model: nn.Module, name: str, about: dict, tensors: dict[str, torch.Tensor]
-) -> WeightOnlyLinear:
-    """Build a packed layer from its tensors, taking them out of `tensors`."""
+def _codes(name: str, about: dict, tensors: dict[str, torch.Tensor]) -> QTensor:
+    """The codes of a packed layer from its tensors, which are taken out of `tensors`."""
     codes, scale, zero = (tensors.pop(f"{name}/{part}") for part in PARTS)
     outputs, inputs = about["shape"]
     bits, groups = about["bits"], inputs // about["group"]
@@ -245,16 +323,11 @@ def _layer(
     for part in (codes, zero):
         if part.dtype != torch.uint8:
             raise ValueError(f"{name}: codes and zero points must be uint8, found {part.dtype}")
-    config_grid = WeightConfig(bits).grid
     codes = torch.from_numpy(bitpack.unpack(codes.numpy(), bits, outputs * inputs))
     zero = torch.from_numpy(bitpack.unpack(zero.numpy(), bits, outputs * groups))
-    params = QParams(
-        scale.float(), zero.to(torch.int32).view(outputs, groups), config_grid, group=about["group"]
-    )
-    bias = model.get_submodule(name).bias
-    return WeightOnlyLinear(
-        QTensor(codes.view(outputs, inputs), params), None if bias is None else torch.zeros(outputs)
-    )
+    zero = zero.to(torch.int32).view(outputs, groups)
+    params = QParams(scale.float(), zero, WeightConfig(bits).grid, group=about["group"])
+    return QTensor(codes.view(outputs, inputs), params)
 
 
 @torch.no_grad()

@@ -10,6 +10,10 @@ stay what they are. A weight then costs
 Rounding to nearest (RTN) needs no data and is the base that `gptq` and `smoothing` must beat. The result
 is a `Codes`: the model with its weights replaced by what the codes mean, to be measured, and the codes,
 to be packed (`runtime.weight_only`).
+
+Words (embeddings) are tables of rows that are looked up, not multiplied. They are often most of a small
+language model, and `with_words` rounds them too, each row in groups; a head that shares the table's weight
+goes with it. Small tables (of positions, of sentence kinds) are taken as well: they cost as little.
 """
 
 from collections.abc import Mapping
@@ -19,7 +23,7 @@ import torch
 from torch import nn
 
 from compresslab.network.edit import plain_copy
-from compresslab.network.select import linear_layers, matrix, set_matrix
+from compresslab.network.select import linear_layers, matrix, set_matrix, word_tables
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.numerics.affine import quantize as quantize_tensor
 from compresslab.numerics.grid import IntGrid
@@ -117,6 +121,25 @@ def quantize(model: nn.Module, config: WeightConfig) -> Codes:
     return with_codes(
         model, {n: round_to_nearest(matrix(m), config) for n, m in linear_layers(model).items()}
     )
+
+
+def with_words(codes: Codes, config: WeightConfig) -> Codes:
+    """A copy with the tables of words rounded to nearest as well.
+
+    Args:
+        codes: from `quantize` or `gptq.quantize`; `Codes(model, {})` for a model of which nothing else is
+            quantized.
+        config: bits and groups of the tables, which need not be those of the layers.
+
+    Raises:
+        ValueError: if the model has no table.
+    """
+    tables = word_tables(codes.model)
+    if not tables:
+        raise ValueError("model must have a table of words (nn.Embedding), got none")
+    model = plain_copy(codes.model).eval()
+    words = {n: round_to_nearest(matrix(model.get_submodule(n)), config) for n in tables}
+    return Codes(model, {**codes.layers, **with_codes(model, words).layers})
 
 
 def with_codes(model: nn.Module, layers: Mapping[str, QTensor]) -> Codes:
