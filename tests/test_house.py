@@ -21,7 +21,7 @@ LAYERS = [
         "gpt",
         "training",
     ),
-    *("claims", "experiment", "baselines", "pretrained", "published", "network"),
+    *("claims", "experiment", "baselines", "pretrained", "published", "real", "network"),
     *(
         "techniques",
         "runtime",

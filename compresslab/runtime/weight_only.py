@@ -161,8 +161,8 @@ class WeightOnlyEmbedding(Packed):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The whole table in floats, made anew: for a model that reads it past the lookup."""
-        return torch.from_numpy(self.packed.rows(np.arange(self.rows)))
+        """The whole table in floats, made anew whenever a model reads it past the lookup."""
+        return torch.from_numpy(lowbit.restore(self.packed)).T
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Integers [...], each 0 to words - 1 -> float32 [..., width].

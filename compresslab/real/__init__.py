@@ -1,0 +1,1 @@
+"""Real networks that come from the package index, read and built here; see `packages`."""
