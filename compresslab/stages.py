@@ -379,6 +379,7 @@ class Weights(Stage):
         group: weights that share a scale; it must divide every layer's inputs.
         method: "nearest", or "gptq", which takes the inputs of every layer from the material's images.
         words: bits of tables of words (embeddings) and of a head that shares one; None leaves them in floats.
+            At 8 bits a whole row shares a scale, below that a group.
     """
 
     bits: int = 4
@@ -436,7 +437,9 @@ def _check_words(bits: int | None, group: int) -> None:
 def _with_words(codes: weight_only.Codes, bits: int | None, group: int) -> weight_only.Codes:
     if bits is None or not word_tables(codes.model):
         return codes
-    return weight_only.with_words(codes, weight_only.WeightConfig(bits, group))
+    return weight_only.with_words(
+        codes, weight_only.WeightConfig(bits, None if bits == 8 else group)
+    )
 
 
 @dataclass(frozen=True, repr=False)
