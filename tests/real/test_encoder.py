@@ -7,6 +7,7 @@ import compresslab as cl
 from compresslab.real.encoder import SentenceEncoder, load_bert_, minilm, tokenizer, tokens_of
 from compresslab.real.packages import installed
 from compresslab.runtime import files
+from compresslab.runtime.export import quietly
 
 transformers = pytest.importorskip("transformers")
 needs_weights = pytest.mark.skipif(installed("minilm") is None, reason="compresslab real minilm")
@@ -128,6 +129,33 @@ def test_4_bits_with_words_at_8_are_a_quarter_of_the_file_and_the_same_vectors()
     assert files.size(dynamic) < 0.29 * floats
     assert float((small(tokens, mask) * wanted).sum(1).min()) > 0.94
     assert float((dynamic(tokens, mask) * wanted).sum(1).min()) > 0.98
+
+
+@needs_weights
+@torch.no_grad()
+def test_our_int8_vectors_are_nearer_to_the_floats_than_onnx_runtimes(tmp_path):
+    """Both with dynamic int8 layers and the words at 8 bits; files of about one size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    network, words = minilm(), tokenizer()
+    tokens, mask = tokens_of([s for pair in PAIRS for s in pair], words)
+    floats, integers = tmp_path / "floats.onnx", tmp_path / "int8.onnx"
+    with quietly():
+        torch.onnx.export(
+            network,
+            (tokens, mask),
+            str(floats),
+            input_names=["tokens", "mask"],
+            external_data=False,
+        )
+        quantization.quantize_dynamic(floats, integers)
+    session = onnxruntime.InferenceSession(integers, providers=["CPUExecutionProvider"])
+    theirs = session.run(None, {"tokens": tokens.numpy(), "mask": mask.numpy()})[0]
+    ours = cl.compress(network, [cl.Dynamic()], tokens)
+    wanted = network(tokens, mask)
+    nearness = [(wanted * v).sum(1).mean() for v in (ours(tokens, mask), torch.from_numpy(theirs))]
+    assert 1 - float(nearness[0]) < 0.5 * (1 - float(nearness[1]))
+    assert files.size(ours) < 1.05 * integers.stat().st_size
 
 
 def test_no_sentences_are_refused():
