@@ -32,7 +32,7 @@ from compresslab.classroom import adopt, check, explore, predict
 from compresslab.data import Examples, load
 from compresslab.experiment import accuracy, begin, built, fit_all, side_by_side
 from compresslab.measure import count_layers, disk_bytes, race_networks
-from compresslab.report import Table, in_bytes, in_units, mean_sd, use_style
+from compresslab.report import Table, compared, in_bytes, in_units, mean_sd, use_style
 from compresslab.techniques import lora, lowrank, scores
 from compresslab.techniques.prune import prune_and_tune
 from compresslab.training import evaluate, fit, seed_everything
@@ -371,7 +371,8 @@ claim(
     gain[16] - 1,
     "points",
 )
-claim("At rank 8 the start from the SVD is worth less than 2 points", 2 - gain[8], "points")
+tuned, scratch = (found[8, kind] for kind in ("tuned", "same shape from scratch"))
+print("At rank 8:", compared("the start from the SVD", tuned, "one from scratch", scratch))
 Table(
     ["rank", "parameters", *kinds],
     [[str(r), in_units(sizes[r]), *(mean_sd(*found[r, k]) for k in kinds)] for r in RANKS],
@@ -379,7 +380,7 @@ Table(
 )
 
 # %% [markdown]
-# Where the SVD keeps most of the network, it is a head start; at the lowest rank tuning ends where a start from scratch ends. Look along
+# Where the SVD keeps most of the network, it is a head start; at the lowest rank tuning ends about where a start from scratch ends. Look along
 # that row for what is best *there*.
 #
 # ## 2 · The inputs have a say
