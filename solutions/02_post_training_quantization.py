@@ -624,10 +624,11 @@ claim(
     4 - (fp32["VGG-like"][0] - outcome["your search"][0]),
     "points",
 )
-lost = {plan: fp32["VGG-like"][0] - found[0] for plan, found in outcome.items()}
+plan_loss = {plan: fp32["VGG-like"][0] - found[0] for plan, found in outcome.items()}
 claim(
     "The mixed plan loses less than two thirds of what 3 bits everywhere lose, on all seeds' mean",
-    2 / 3 - lost["your search"] / lost["3 bits everywhere (the widest single width that fits)"],
+    2 / 3
+    - plan_loss["your search"] / plan_loss["3 bits everywhere (the widest single width that fits)"],
     "of the loss",
 )
 Table(
