@@ -371,8 +371,13 @@ claim(
     gain[16] - 1,
     "points",
 )
-tuned, scratch = (found[8, kind] for kind in ("tuned", "same shape from scratch"))
-print("At rank 8:", compared("the start from the SVD", tuned, "one from scratch", scratch))
+print(
+    "At rank 8:",
+    compared(
+        *("a start from the SVD", found[8, "tuned"]),
+        *("one from scratch", found[8, "same shape from scratch"]),
+    ),
+)
 Table(
     ["rank", "parameters", *kinds],
     [[str(r), in_units(sizes[r]), *(mean_sd(*found[r, k]) for k in kinds)] for r in RANKS],
