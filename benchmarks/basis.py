@@ -16,11 +16,28 @@ numbers. What is drawn after it is then another sample, which is what a replicat
 
 import ast
 import hashlib
+import symtable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from compresslab.classroom.release import read_solution
+
+LOOKING = (
+    "len",
+    "min",
+    "max",
+    "sum",
+    "float",
+    "int",
+    "str",
+    "round",
+    "abs",
+    "range",
+    "zip",
+    "mean_sd",
+)
+"""Functions that change nothing."""
 
 
 def code_of(path: Path) -> str:
@@ -36,6 +53,13 @@ def calls(node: ast.AST, *names: str) -> bool:
 
 class _Experiments(ast.NodeTransformer):
     """A lab without what it says and asks, and without its imports."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """A block stays where what it said was all it did: a claim in it rests on it."""
+        super().generic_visit(node)
+        if getattr(node, "body", None) == []:
+            node.body = [ast.Pass()]
+        return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         reveals = (
@@ -68,6 +92,8 @@ class _Statement:
     reads: frozenset[str]
     defines: bool
     """Whether it is a function or a class, which changes nothing before it is called."""
+    changes: bool
+    """Whether it could change the values that it reads."""
 
 
 def _statement(node: ast.stmt) -> _Statement | None:
@@ -75,20 +101,42 @@ def _statement(node: ast.stmt) -> _Statement | None:
     kept = _Experiments().visit(ast.parse(ast.unparse(node)).body[0])
     if kept is None:
         return None
-    if not getattr(
-        kept, "body", True
-    ):  # what it said was all it did, but a claim in it rests on it
-        kept.body = [ast.Pass()]
-    names = [n for n in ast.walk(kept) if isinstance(n, ast.Name)]
+    nodes = list(ast.walk(kept))
     defines = isinstance(kept, ast.FunctionDef | ast.ClassDef)
-    binds = {kept.name} if defines else {n.id for n in names if not isinstance(n.ctx, ast.Load)}
-    reads = {n.id for n in names if isinstance(n.ctx, ast.Load)}
-    reads |= {n.target.id for n in ast.walk(kept) if _augments(n)}
-    return _Statement(ast.dump(kept), frozenset(binds), frozenset(reads), defines)
+    changes = not defines and any(_acts(n) for n in nodes)
+    binds, reads = _names(symtable.symtable(ast.unparse(kept), "lab", "exec"))
+    reads |= {n.target.id for n in nodes if _augments(n)}
+    return _Statement(ast.dump(kept), frozenset(binds), frozenset(reads), defines, changes)
+
+
+def _names(table: symtable.SymbolTable) -> tuple[set[str], set[str]]:
+    """What a statement binds at the top, and reads there or from inside of functions and comprehensions."""
+    binds = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_namespace()}
+    reads = {s.get_name() for s in table.get_symbols() if s.is_referenced()}
+    for inner in _inside(table):
+        here = [s for s in inner.get_symbols() if s.is_global()]
+        binds |= {s.get_name() for s in here if s.is_assigned()}
+        reads |= {s.get_name() for s in here if s.is_referenced()}
+    return binds, reads
+
+
+def _inside(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    for child in table.get_children():
+        yield child
+        yield from _inside(child)
 
 
 def _augments(node: ast.AST) -> bool:
     return isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
+
+
+def _acts(node: ast.AST) -> bool:
+    """Whether a node is a call (but for some that only look), or stores into a part of something."""
+    if isinstance(node, ast.Call):
+        views = getattr(node.func, "attr", "") in ("items", "keys", "values")
+        return not (views or calls(node, *LOOKING))
+    into_a_part = isinstance(node, ast.Subscript | ast.Attribute)
+    return _augments(node) or (into_a_part and not isinstance(node.ctx, ast.Load))
 
 
 def _basis(above: list[_Statement], names: set[str]) -> str:
@@ -99,7 +147,7 @@ def _basis(above: list[_Statement], names: set[str]) -> str:
         grows = False
         for index in reversed(range(len(above))):
             statement = above[index]
-            changes = set() if statement.defines else statement.reads & values
+            changes = statement.reads & values if statement.changes else frozenset()
             if index not in kept and (statement.binds | changes) & wanted:
                 kept.add(index)
                 wanted |= statement.reads
