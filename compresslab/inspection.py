@@ -23,6 +23,7 @@ from compresslab.network.select import (
     is_table,
     is_transposed,
     linear_layers,
+    packable,
     word_tables,
 )
 from compresslab.network.taps import tapped
@@ -187,8 +188,9 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
         shapes = (tuple(inputs[0].shape[1:]), tuple(first.shape[1:]))
         macs = 0 if is_table(layer) else layer_macs(layer, output, inputs)
         kind = type(layer).__name__
-        found[name] = Layer(name, kind, *shapes, own(layer), macs, _does(layer))
+        found[name] = Layer(name, kind, *shapes, own(layer), macs, _does(layer, name in packed))
 
+    packed = packable(network)
     watched = {
         n: m
         for n, m in network.named_modules()
@@ -202,7 +204,7 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
     return list(found.values()), sum(p.numel() for p in network.parameters())
 
 
-def _does(layer: nn.Module) -> dict[str, str]:
+def _does(layer: nn.Module, packed: bool) -> dict[str, str]:
     conv, linear = type(layer) is nn.Conv2d, is_linear(layer)
     transposed = type(layer) is nn.ConvTranspose2d
     grouped = conv and layer.groups > 1
@@ -222,8 +224,8 @@ def _does(layer: nn.Module) -> dict[str, str]:
         "prune": when(conv or linear, floats),
         "low rank": when(linear or (conv and not grouped), "grouped" if grouped else floats),
         "share": when(conv or type(layer) is nn.Linear, floats),
-        "packed weights": when(linear or is_table(layer), floats),
-        "dynamic int8": when(linear or is_table(layer), floats),
+        "packed weights": when(packed, floats),
+        "dynamic int8": when(packed, floats),
     }
 
 

@@ -38,7 +38,7 @@ from compresslab.debugging import decibels
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import flat_outputs, normal_form
-from compresslab.network.select import word_tables
+from compresslab.network.select import own_linear_layers, word_tables
 from compresslab.notice import tell
 from compresslab.runtime.convert import ConversionError, convert_dynamic
 from compresslab.runtime.export import export_int8
@@ -310,18 +310,33 @@ class Quantize(Stage):
 
     def prove(self, quantized: nn.Module, network: nn.Module, images: torch.Tensor) -> None:
         """Hold the answers against the float network's, and say so where they are far from them."""
-        few = images[:PROOF]
-        with torch.no_grad(), evaluating(network), evaluating(quantized):
-            wanted, found = (flat_outputs(m(few)) for m in (network, quantized))
-        # Against the differences between examples: what all answers have in common is no information.
-        common = wanted.mean(0)
-        near = decibels(wanted - common, found - common)
-        if len(few) > 1 and near < NEAR:
-            tell(
-                f"{self!r}: on the calibration inputs the answers are {near:.0f} dB from the float network's "
-                f"(less than {NEAR} dB are a third of their spread or more); debug(network, "
-                "quantize_post_training(...), inputs) says which layer loses it"
-            )
+        say_if_far(self, quantized, network, images, "quantize_post_training(...)")
+
+
+def say_if_far(
+    stage: Stage, after: nn.Module, before: nn.Module, images: torch.Tensor, name: str
+) -> None:
+    """Hold a network's answers against those before a stage, and say so where they are far from them.
+
+    Args:
+        stage: what was done.
+        after: the network behind it.
+        before: the network in front of it.
+        images: of which the first few are taken.
+        name: what `debug` should be called with to find the layer.
+    """
+    few = images[:PROOF]
+    with torch.no_grad(), evaluating(before), evaluating(after):
+        wanted, found = (flat_outputs(m(few)) for m in (before, after))
+    # Against the differences between examples: what all answers have in common is no information.
+    common = wanted.mean(0)
+    near = decibels(wanted - common, found - common)
+    if len(few) > 1 and near < NEAR:
+        tell(
+            f"{stage!r}: on the calibration inputs the answers are {near:.0f} dB from those of the network "
+            f"before (less than {NEAR} dB are a third of their spread or more); debug(network, {name}, "
+            "inputs) says which layer loses it"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -397,11 +412,15 @@ class Weights(Stage):
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy on packed weights."""
         config = weight_only.WeightConfig(self.bits, self.group)
-        if self.method == "gptq":
+        if self.words is not None and word_tables(network) and not own_linear_layers(network):
+            codes = weight_only.Codes(network, {})
+        elif self.method == "gptq":
             codes = gptq.quantize(network, list(material.images.split(100)), config)
         else:
             codes = weight_only.quantize(network, config)
-        return convert_weights(_with_words(codes, self.words, self.group)).eval()
+        packed = convert_weights(_with_words(codes, self.words, self.group)).eval()
+        say_if_far(self, packed, network, material.images, "it")
+        return packed
 
 
 @dataclass(frozen=True, repr=False)
@@ -422,7 +441,9 @@ class Dynamic(Stage):
         """A copy with int8 layers."""
         dynamic = convert_dynamic(sharing.unshared(network))
         codes = _with_words(weight_only.Codes(dynamic, {}), self.words, 32)
-        return convert_weights(codes).eval() if codes.layers else dynamic
+        quick = convert_weights(codes).eval() if codes.layers else dynamic
+        say_if_far(self, quick, network, material.images, "it")
+        return quick
 
 
 def _check_words(bits: int | None, group: int) -> None:

@@ -140,7 +140,7 @@ class PackedCodes:
         """
         if outputs.size and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.outputs:
             raise IndexError(
-                f"outputs must be 0 to {self.outputs - 1}, got {outputs.min()} to {outputs.max()}"
+                f"rows must be 0 to {self.outputs - 1}, got {outputs.min()} to {outputs.max()}"
             )
         codes, scale, zero = self.codes_of(outputs)
         groups = codes.reshape(*scale.shape, self.group).astype(np.float32)

@@ -64,6 +64,11 @@ def numbers(model: nn.Module) -> Numbers:
     for module in model.modules():
         if id(module) in inside:
             continue
+        memory = getattr(module, "memory", None)
+        if memory is not None:
+            total += module.numbers(again=memory in seen)
+            seen.add(memory)
+            continue
         if hasattr(module, "numbers"):
             total += Numbers(*module.numbers())
             inside |= {id(m) for m in module.modules()}

@@ -15,19 +15,40 @@ from torch import nn
 
 
 def is_transposed(layer: nn.Module) -> bool:
-    """Whether the weight lies [inputs, outputs], as in GPT-2's Conv1D of Hugging Face."""
-    return type(layer).__name__ == "Conv1D"
+    """Whether it is GPT-2's Conv1D of Hugging Face, whose weight lies [inputs, outputs]."""
+    kind = type(layer)
+    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
+
+
+def computes_as(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer of this kind in its place would compute the same.
+
+    Not one with a forward or a call of its own (of the class or of this one layer), with hooks, with more
+    parameters than a weight and a bias, nor of a class that keeps something else that a parent may read.
+    """
+    own = type(layer)
+    if not isinstance(layer, kind) or own.forward is not kind.forward or "forward" in vars(layer):
+        return False
+    if own.__call__ is not nn.Module.__call__ or layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    if set(layer._parameters) - {"weight", "bias"} or layer._buffers or layer._modules:
+        return False
+    if own is kind:
+        return True
+    known = vars(kind(1, 1, device="meta"))
+    return all(name in known or name.startswith("_") for name in vars(layer))
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Linear layers and Conv1D that compute what these do.
+    """Linear layers and Conv1D that compute what these do (`computes_as`).
 
-    Not the one in nn.MultiheadAttention, which never runs as a module, nor a class of somebody's own with a
-    forward of its own, which a plain layer in its place would not compute.
+    Not the one in nn.MultiheadAttention, which never runs as a module.
     """
-    read_by_name = isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
-    plain = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
-    return (plain and not read_by_name) or is_transposed(layer)
+    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False
+    if is_transposed(layer):
+        return not (layer._forward_hooks or layer._forward_pre_hooks)
+    return computes_as(layer, nn.Linear)
 
 
 def sizes(layer: nn.Module) -> tuple[int, int]:
@@ -38,7 +59,7 @@ def sizes(layer: nn.Module) -> tuple[int, int]:
     """
     if is_transposed(layer):
         return tuple(layer.weight.shape)
-    if isinstance(layer, nn.Embedding):
+    if hasattr(layer, "num_embeddings"):
         return layer.embedding_dim, layer.num_embeddings
     try:
         return layer.in_features, layer.out_features
@@ -72,8 +93,7 @@ def is_table(layer: nn.Module) -> bool:
 
     Not one that rescales its rows while it reads them (`max_norm`).
     """
-    plain = isinstance(layer, nn.Embedding) and type(layer).forward is nn.Embedding.forward
-    return plain and layer.max_norm is None
+    return computes_as(layer, nn.Embedding) and layer.max_norm is None
 
 
 def word_tables(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -95,6 +115,12 @@ def word_tables(model: nn.Module) -> dict[str, tuple[str, ...]]:
         if tables and len(tables) + len(heads) == len(names) and modules[tables[0]].weight.numel():
             found[tables[0]] = tuple(n for n in names if n != tables[0])
     return found
+
+
+def packable(model: nn.Module) -> set[str]:
+    """The layers whose weights can be packed: linear ones, tables, and those that share a table."""
+    tables = word_tables(model)
+    return {*own_linear_layers(model), *tables, *(n for tied in tables.values() for n in tied)}
 
 
 def refuse_fast_path(model: nn.Module) -> None:

@@ -190,7 +190,8 @@ def tokens_of(sentences: Sequence[str], made: Tokenizer) -> tuple[torch.Tensor, 
     Raises:
         ValueError: if there is none.
     """
-    if not sentences:
-        raise ValueError("sentences must be at least one, got none")
+    if isinstance(sentences, str) or not sentences:
+        found = "a single text" if sentences else "none"
+        raise ValueError(f"sentences must be a list of at least one, got {found}")
     found = made.encode_batch(list(sentences))
     return torch.tensor([f.ids for f in found]), torch.tensor([f.attention_mask for f in found])

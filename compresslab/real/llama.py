@@ -16,6 +16,8 @@ The weights are read from the GGUF of the package, where they have 4 bits, as fl
 file's own vocabulary. Left out: dropout, several sequences of different length in one batch.
 """
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -197,41 +199,75 @@ def llama_from(file: Gguf) -> Llama:
         GgufError: for another architecture, or tensors that do not fit.
     """
     network = _architecture(file)
-    given = {_ours(name): name for name in file.tensors}
+    names = {_ours(name): name for name in file.tensors}
     wanted = dict(network.named_parameters())
-    if set(given) != set(wanted):
-        differ = ", ".join(sorted(set(given) ^ set(wanted))[:5])
+    if set(names) != set(wanted):
+        differ = ", ".join(sorted(set(names) ^ set(wanted))[:5])
         raise GgufError(f"{file.path} holds another network: {differ}")
     for name, parameter in wanted.items():
-        entry = file.tensors[given[name]]
-        if entry.shape != tuple(parameter.shape):
-            raise GgufError(f"{given[name]} must be {list(parameter.shape)}, found {entry.shape}")
-        parameter.copy_(torch.from_numpy(file.read(given[name])))
+        shape = file.tensors[names[name]].shape
+        if shape != tuple(parameter.shape):
+            raise GgufError(f"{names[name]} must be {list(parameter.shape)}, found {list(shape)}")
+    network = network.to_empty(device="cpu")
+    if "head.weight" not in wanted:
+        network.head.weight = network.words.weight  # `to_empty` made two of them
+    for name, parameter in network.named_parameters():
+        parameter.copy_(torch.from_numpy(file.read(names[name])))
     return network
 
 
 def _architecture(file: Gguf) -> Llama:
+    """The network without memory for its weights, which are held against the file's first."""
     about = file.metadata
     if about.get("general.architecture") != "llama":
         found = about.get("general.architecture")
         raise GgufError(f"{file.path} must hold a llama, found {found!r}")
     try:
-        network = Llama(
-            len(about["tokenizer.ggml.tokens"]),
-            about["llama.context_length"],
-            about["llama.embedding_length"],
-            about["llama.block_count"],
-            about["llama.attention.head_count"],
-            about["llama.attention.head_count_kv"],
-            about["llama.feed_forward_length"],
-            about["llama.rope.freq_base"],
-            about["llama.attention.layer_norm_rms_epsilon"],
-        )
-    except (KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        with torch.device("meta"):
+            network = _of_sizes(about)
+        size = network.layers[0].attention.size
+    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
         raise GgufError(f"{file.path} does not say its sizes: {error}") from error
     if "output.weight" in file.tensors:
         network.head.weight = nn.Parameter(torch.empty_like(network.words.weight))
+    _refuse_other_settings(file, size)
     return network
+
+
+def _of_sizes(about: Mapping[str, object]) -> Llama:
+    base = about["llama.rope.freq_base"]
+    epsilon = about["llama.attention.layer_norm_rms_epsilon"]
+    if not (0 < base < math.inf and 0 < epsilon < math.inf):
+        raise ValueError(f"base and epsilon must be positive, found {base} and {epsilon}")
+    length = about["llama.context_length"]
+    if type(length) is not int or length < 1:
+        raise ValueError(f"context_length must be a positive integer, found {length!r}")
+    return Llama(
+        len(about["tokenizer.ggml.tokens"]),
+        length,
+        about["llama.embedding_length"],
+        about["llama.block_count"],
+        about["llama.attention.head_count"],
+        about["llama.attention.head_count_kv"],
+        about["llama.feed_forward_length"],
+        base,
+        epsilon,
+    )
+
+
+def _refuse_other_settings(file: Gguf, size: int) -> None:
+    """Settings of other Llamas, which would be another network if they were passed over."""
+    plain = {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.dimension_count": size}
+    plain |= dict.fromkeys(("embedding_scale", "residual_scale", "logit_scale"), 1.0)
+    plain |= {"expert_count": 0, "attention.sliding_window": 0}
+    for key, wanted in plain.items():
+        found = file.metadata.get(f"llama.{key}", wanted)
+        if found != wanted:
+            raise GgufError(
+                f"{file.path}: llama.{key} must be {wanted!r} or missing, found {found!r}"
+            )
+    if "llama.attention.scale" in file.metadata:
+        raise GgufError(f"{file.path}: llama.attention.scale must be missing")
 
 
 def _ours(name: str) -> str:
@@ -254,12 +290,13 @@ def tokenizer_from(file: Gguf) -> Tokenizer:
     kind = (about.get("tokenizer.ggml.model"), about.get("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
         raise GgufError(f"{file.path} must have the vocabulary of SmolLM2, found {kind}")
-    words = about["tokenizer.ggml.tokens"]
-    pairs = [tuple(pair.split(" ")) for pair in about["tokenizer.ggml.merges"]]
+    words, kinds = about["tokenizer.ggml.tokens"], about.get("tokenizer.ggml.token_type", [])
+    pairs = [tuple(pair.split(" ")) for pair in about.get("tokenizer.ggml.merges", [])]
+    if len(kinds) != len(words) or any(len(pair) != 2 for pair in pairs):
+        raise GgufError(f"{file.path} must have a kind for each token, and merges of two parts")
     made = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, pairs))
     digits = pre_tokenizers.Digits(individual_digits=True)
     made.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(False)])
     made.decoder = decoders.ByteLevel()
-    kinds = about["tokenizer.ggml.token_type"]
     made.add_special_tokens([w for w, k in zip(words, kinds, strict=True) if k == CONTROL])
     return made

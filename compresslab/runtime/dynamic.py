@@ -7,13 +7,20 @@ networks with linear layers, forwards that decide by values. What lies between t
 """
 
 import dataclasses
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import nn
 
 from compresslab.kernels import affine, int8
 from compresslab.network.edit import in_place_of_, replaced
-from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
+from compresslab.network.select import (
+    as_linear,
+    linear_layers,
+    own_linear_layers,
+    refuse_fast_path,
+)
 from compresslab.runtime import ops
 from compresslab.runtime.steps.step import Called, Numbers, numbers_in
 
@@ -72,6 +79,11 @@ class DynamicInt8Linear(Called):
             out = ops.dynamic_int8_linear(rows, *arguments)
         return out if x.ndim == 2 else out.reshape(*x.shape[:-1], -1)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """All weights in floats [N, K], made anew for a model that reads them past the layer."""
+        return torch.from_numpy(self.packed.unpacked().astype(np.float32)) * self.scale[:, None]
+
     def numbers(self) -> Numbers:
         """Weights and biases."""
         return numbers_in(self.packed.unpacked(), self.bias)
@@ -92,3 +104,15 @@ def convert_dynamic(model: nn.Module) -> nn.Module:
     refuse_fast_path(model)
     new = {name: DynamicInt8Linear(as_linear(m)) for name, m in linear_layers(model).items()}
     return replaced(model, new).eval()
+
+
+def in_form_of(names: Iterable[str], model: nn.Module) -> nn.Module:
+    """The model with int8 layers where a file has them: by their tensors' names; itself where it has none.
+
+    Args:
+        names: of the tensors of a file.
+        model: of the same architecture, in floats or with int8 layers; not changed.
+    """
+    places = {name.removesuffix(".panels") for name in names if name.endswith(".panels")}
+    floats = {n: m for n, m in own_linear_layers(model).items() if n in places}
+    return replaced(model, {n: DynamicInt8Linear(as_linear(m)) for n, m in floats.items()})

@@ -19,6 +19,7 @@ from torch import nn
 
 from compresslab.data.files import write_whole
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
+from compresslab.runtime.dynamic import in_form_of
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
 from compresslab.runtime.rebuild import in_shape
@@ -87,7 +88,7 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
         return _load_onnx(path)
     try:
         with safe_open(path, "pt") as file:
-            found = (file.metadata() or {}).get("format", "")
+            found, names = (file.metadata() or {}).get("format", ""), list(file.keys())
     except SafetensorError as error:
         raise FileError(f"{path} is no safetensors file: {error}") from error
     if found not in READERS and found.startswith("compresslab."):
@@ -95,6 +96,8 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
             f"{path} has format {found!r}, known are {', '.join(filter(None, READERS))}"
         )
     reader = READERS.get(found, READERS[""])
+    if like is not None:
+        like = in_form_of(names, like)
     if like is None and found != storage.FORMAT:
         raise ValueError(
             f"like must be a network of the same architecture to read {path}, got None"

@@ -50,8 +50,6 @@ class Packed(nn.Module):
     """
 
     activation_bits = 32
-    shared = False
-    """Whether the codes are those of a table that counts and saves them."""
 
     def __init__(self, codes: QTensor) -> None:
         """Pack the codes for the kernel."""
@@ -68,16 +66,35 @@ class Packed(nn.Module):
     def packed(self) -> lowbit.PackedCodes:
         """The buffers as the kernel takes them; a view, so that it is what was loaded last."""
         arrays = (self.words.numpy().view(np.uint32), self.scales.numpy().view(np.uint32))
-        return lowbit.PackedCodes(*arrays, self.rows, self.columns, self.weight_bits, self.group)
+        return lowbit.PackedCodes(*arrays, *self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Outputs, inputs, bits and group, as the kernels take them."""
+        return self.rows, self.columns, self.weight_bits, self.group
 
     def read_from_(self, table: "Packed") -> "Packed":
         """Use the codes of a table instead of its own, as a tied layer does; returns itself."""
-        self.words, self.scales, self.shared = table.words, table.scales, True
+        self.words, self.scales = table.words, table.scales
         return self
 
-    def numbers(self) -> Numbers:
-        """Weights; a code that is its group's zero point is a 0."""
-        if self.shared:
+    @property
+    def memory(self) -> int:
+        """The same for layers that read the same codes."""
+        return id(self.words)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """All weights in floats [rows, columns], made anew for a model that reads them past the layer."""
+        return torch.from_numpy(lowbit.restore(self.packed)).T
+
+    def numbers(self, again: bool = False) -> Numbers:
+        """Weights; a code that is its group's zero point is a 0.
+
+        Args:
+            again: whether another layer with this memory was counted before.
+        """
+        if again:
             return Numbers()
         codes, _, zero = self.packed.unpacked()
         groups = codes.reshape(*zero.shape, -1)
@@ -131,14 +148,13 @@ class WeightOnlyLinear(Packed):
         if ops.plain(x) and not (x.requires_grad and torch.is_grad_enabled()):
             out = ops.lowbit_product(rows.detach(), self.packed, self.bias)
         else:
-            p = self.packed
             numbers = (self.words, self.scales, self.bias)
-            out = ops.lowbit_linear(rows, *numbers, p.outputs, p.inputs, p.bits, p.group)
+            out = ops.lowbit_linear(rows, *numbers, *self.sizes)
         return out.reshape(*x.shape[:-1], self.out_features)
 
-    def numbers(self) -> Numbers:
-        """Weights and biases."""
-        return super().numbers() + numbers_in(self.bias)
+    def numbers(self, again: bool = False) -> Numbers:
+        """Weights, as in `Packed`, and biases."""
+        return super().numbers(again) + numbers_in(self.bias)
 
     def macs(self, output: torch.Tensor) -> int:
         """Multiply-accumulates of one example."""
@@ -153,16 +169,13 @@ class WeightOnlyEmbedding(Packed):
         padding_idx: as nn.Embedding has it, for a model that reads it by name.
     """
 
+    max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False
+
     def __init__(self, codes: QTensor, padding_idx: int | None = None) -> None:
         """Pack the rows."""
         super().__init__(codes)
         self.num_embeddings, self.embedding_dim = self.rows, self.columns
         self.padding_idx = padding_idx
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The whole table in floats, made anew whenever a model reads it past the lookup."""
-        return torch.from_numpy(lowbit.restore(self.packed)).T
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Integers [...], each 0 to words - 1 -> float32 [..., width].
@@ -173,11 +186,8 @@ class WeightOnlyEmbedding(Packed):
         """
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-        rows = ops.table_rows(tokens.reshape(-1).long(), self.words, self.scales, *self._sizes())
+        rows = ops.table_rows(tokens.reshape(-1).long(), self.words, self.scales, *self.sizes)
         return rows.reshape(*tokens.shape, self.columns)
-
-    def _sizes(self) -> tuple[int, int, int, int]:
-        return self.rows, self.columns, self.weight_bits, self.group
 
     def macs(self, _output: torch.Tensor) -> int:
         """None: rows are read, not multiplied."""
@@ -204,7 +214,7 @@ def convert_weights(codes: Codes) -> nn.Module:
 
 def _packed_in_place_of(model: nn.Module, codes: Mapping[str, QTensor]) -> dict[str, nn.Module]:
     """A packed layer for each that has codes, and for those that share a table's."""
-    ties, new = word_tables(model), {}
+    ties, new = _ties(model), {}
     for name, one in codes.items():
         new[name] = _packed(model.get_submodule(name), one)
         for tied in ties.get(name, ()):
@@ -212,8 +222,18 @@ def _packed_in_place_of(model: nn.Module, codes: Mapping[str, QTensor]) -> dict[
     return new
 
 
+def _ties(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """By name of the first that reads some codes or a table: the other layers that do."""
+    groups: dict[int, list[str]] = {}
+    layers = packed_layers(model)
+    # A table before its head, wherever the two are defined: so it is in files.
+    for name in sorted(layers, key=lambda n: not isinstance(layers[n], WeightOnlyEmbedding)):
+        groups.setdefault(layers[name].memory, []).append(name)
+    return word_tables(model) | {first: tuple(others) for first, *others in groups.values()}
+
+
 def _packed(layer: nn.Module, codes: QTensor) -> Packed:
-    if isinstance(layer, nn.Embedding):
+    if isinstance(layer, nn.Embedding | WeightOnlyEmbedding):
         return WeightOnlyEmbedding(codes, layer.padding_idx)
     return WeightOnlyLinear(codes, layer.bias)
 
@@ -235,9 +255,8 @@ def save(model: nn.Module, path: Path) -> int:
         raise ValueError("model must have packed layers, got none: see convert_weights")
     tensors = dict(_other_state(model))
     about = {}
-    for name, layer in layers.items():
-        if layer.shared:
-            continue
+    for name in _ties(model).keys() & layers.keys():
+        layer = layers[name]
         about[name] = {
             "bits": layer.weight_bits,
             "group": layer.group,
@@ -245,7 +264,7 @@ def save(model: nn.Module, path: Path) -> int:
         }
         tensors |= {f"{name}/{part}": t for part, t in layer.file_tensors().items()}
     metadata = {"format": FORMAT, "version": VERSION, "layers": json.dumps(about)}
-    tensors = {name: t.contiguous() for name, t in tensors.items()}
+    tensors = {name: t.contiguous().clone() for name, t in tensors.items()}
     write_whole(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
     return Path(path).stat().st_size
 
@@ -254,7 +273,8 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     """A copy of a model with the weights of a file, packed layers included.
 
     Args:
-        model: of the same architecture, with or without weights that mean anything.
+        model: of the same architecture, with or without weights that mean anything; layers may be packed
+            already.
         path: from `save`.
 
     Raises:
@@ -296,7 +316,7 @@ def _about(metadata: dict[str, str], model: nn.Module) -> dict[str, dict]:
         raise ValueError(f"expected format {FORMAT!r} version {VERSION!r}, found {found}")
     about = json.loads(metadata["layers"])
     tables = {name: model.get_submodule(name) for name in word_tables(model)}
-    known = tables | own_linear_layers(model)
+    known = tables | own_linear_layers(model) | packed_layers(model)
     if not isinstance(about, dict) or not about or set(about) - set(known):
         raise ValueError("its packed layers are not layers of this model")
     for name, one in about.items():

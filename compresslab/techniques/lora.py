@@ -118,7 +118,7 @@ class LoRA(nn.Module):
     def _change(self, merged: bool, sign: int) -> None:
         if self.merged != merged:
             raise ValueError(f"the layer is {'not ' if merged else ''}merged already")
-        weight = getattr(self.base, "weight", None)
+        weight = self.base._parameters.get("weight")
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
             kind = type(self.base).__name__
             raise ValueError(f"base must have a float weight to be merged into, got {kind}")
@@ -182,8 +182,8 @@ def _chosen(
     unknown = [n for n in names if n not in modules]
     if unknown or not names:
         raise ValueError(f"layers must name layers of the model, got {unknown or 'none'}")
-    weights = [id(m.weight) for m in modules.values() if hasattr(m, "weight")]
-    shared = [n for n in names if weights.count(id(getattr(modules[n], "weight", None))) > 1]
+    weights = [id(m._parameters["weight"]) for m in modules.values() if "weight" in m._parameters]
+    shared = [n for n in names if weights.count(id(modules[n]._parameters.get("weight"))) > 1]
     if shared:
         raise ValueError(f"layers must have weights of their own, got shared ones: {shared}")
     return names

@@ -158,6 +158,7 @@ def test_our_int8_vectors_are_nearer_to_the_floats_than_onnx_runtimes(tmp_path):
     assert files.size(ours) < 1.05 * integers.stat().st_size
 
 
-def test_no_sentences_are_refused():
-    with pytest.raises(ValueError, match="sentences must be at least one"):
-        tokens_of([], None)
+@pytest.mark.parametrize("sentences", [[], "", "a man eats"])
+def test_no_sentences_and_a_single_text_are_refused(sentences):
+    with pytest.raises(ValueError, match="sentences must be a list of at least one"):
+        tokens_of(sentences, None)

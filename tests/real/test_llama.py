@@ -153,6 +153,17 @@ def test_rotations_are_complex_products():
         ({"feed_forward_length": 96}, "must be"),
         ({"attention.head_count": 0}, "does not say its sizes"),
         ({"embedding_length": "wide"}, "does not say its sizes"),
+        ({"embedding_length": 1 << 20}, "must be"),
+        ({"block_count": 0}, "does not say its sizes"),
+        ({"context_length": 0}, "positive integer, found 0"),
+        ({"context_length": "48"}, "positive integer, found '48'"),
+        ({"rope.freq_base": float("nan")}, "must be positive, found nan"),
+        ({"rope.scaling.type": "linear"}, "rope.scaling.type must be 'none' or missing"),
+        ({"rope.scaling.factor": 4.0}, "rope.scaling.factor must be 1.0 or missing"),
+        ({"rope.dimension_count": 4}, "rope.dimension_count must be 8 or missing"),
+        ({"logit_scale": 2.0}, "logit_scale must be 1.0"),
+        ({"attention.scale": 0.5}, "attention.scale must be missing"),
+        ({"expert_count": 4}, "expert_count must be 0"),
     ],
 )
 def test_files_of_other_networks_are_refused(changes, words, tmp_path):

@@ -1,5 +1,7 @@
 """Tables of words on packed codes: rows, ties, files, and what a stage makes of them."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,133 @@ def test_tied_layers_read_one_memory_and_one_place_of_the_file(tmp_path):
     assert stored <= path.stat().st_size <= stored + 1500
 
 
+class Half(nn.Module):
+    def __init__(self, table):
+        super().__init__()
+        self.head, self.words = nn.Linear(32, 70, bias=False), table
+        self.head.weight = table.weight
+
+    def forward(self, tokens):
+        return self.head(self.words(tokens))
+
+
+def test_a_part_whose_table_is_somebody_elses_too_is_saved_whole(tmp_path):
+    table = nn.Embedding(70, 32)
+    model = nn.Sequential(Half(table), Half(nn.Embedding(70, 32)))
+    model[1].words.weight = model[1].head.weight = table.weight
+    codes = with_words(Codes(model, {}), WeightConfig(8, 16))
+    small = weight_only.convert_weights(codes)
+    part = small[1]
+    assert numbers(part).parameters == numbers(small).parameters == 70 * 32
+    cl.save(part, tmp_path / "part.safetensors")
+    again = cl.load(tmp_path / "part.safetensors", like=Half(nn.Embedding(70, 32)))
+    assert torch.equal(again(TOKENS), part(TOKENS))
+    cl.save(part.head, tmp_path / "head.safetensors")
+    head = cl.load(
+        tmp_path / "head.safetensors", like=nn.Sequential(nn.Linear(32, 70, bias=False))[0]
+    )
+    assert torch.equal(head(torch.ones(1, 32)), part.head(torch.ones(1, 32)))
+
+
+def hooked(layer, before=False):
+    if before:
+        layer.register_forward_pre_hook(lambda module, given: (3 * given[0],))
+    else:
+        layer.register_forward_hook(lambda module, given, out: 3 * out)
+    return layer
+
+
+def with_forward(layer):
+    layer.forward = types.MethodType(lambda self, x: 3 * type(self).forward(self, x), layer)
+    return layer
+
+
+class Called(nn.Embedding):
+    def __call__(self, tokens):
+        return 3 * super().__call__(tokens)
+
+
+class CalledLinear(nn.Linear):
+    def __call__(self, x):
+        return 3 * super().__call__(x)
+
+
+class Keeping(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.gain = 3.0
+
+
+class Conv1D(nn.Module):
+    """Of somebody's own, not GPT-2's."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), None
+
+    def forward(self, x):
+        return torch.relu(x @ self.weight)
+
+
+@pytest.mark.parametrize("stage", [cl.Weights(8, group=16), cl.Dynamic()])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: (hooked(nn.Embedding(70, 32)), nn.Linear(32, 32)),
+        lambda: (with_forward(nn.Embedding(70, 32)), nn.Linear(32, 32)),
+        lambda: (Called(70, 32), nn.Linear(32, 32)),
+        lambda: (nn.Embedding(70, 32), hooked(nn.Linear(32, 32))),
+        lambda: (nn.Embedding(70, 32), hooked(nn.Linear(32, 32), before=True)),
+        lambda: (nn.Embedding(70, 32), with_forward(nn.Linear(32, 32))),
+        lambda: (nn.Embedding(70, 32), CalledLinear(32, 32)),
+        lambda: (nn.Embedding(70, 32), Keeping(32, 32)),
+        lambda: (nn.Embedding(70, 32), Conv1D(32, 32)),
+    ],
+)
+def test_a_layer_that_does_more_than_its_kind_stays_as_it_is(build, stage):
+    torch.manual_seed(0)
+    model = nn.Sequential(*build(), nn.Linear(32, 5)).eval()
+    small = cl.compress(model, [stage], TOKENS)
+    changed = [type(one) is not type(other) for one, other in zip(model, small, strict=True)]
+    assert sum(changed) == 2
+    with torch.no_grad():
+        wanted = model(TOKENS)
+        assert float((small(TOKENS) - wanted).norm() / wanted.norm()) < 0.05
+    found = cl.inspect(model, TOKENS).layers
+    assert sum(layer.does["packed weights"] == "yes" for layer in found) == 2
+
+
+def test_weights_of_packed_layers_can_be_read_past_them():
+    model = language()
+    four = cl.compress(model, [cl.Weights(8, group=16)], TOKENS)
+    eight = cl.compress(model, [cl.Dynamic()], TOKENS)
+    for layer in (four.layer, four.words, four.head, eight.layer):
+        wanted = model.layer.weight if layer in (four.layer, eight.layer) else model.words.weight
+        assert layer.weight.shape == wanted.shape
+        assert float((layer.weight - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
+
+
+def test_a_table_alone_is_packed_and_an_answer_that_is_lost_is_said(capsys):
+    model = nn.Sequential(nn.Embedding(70, 32), nn.Conv1d(4, 3, 1)).eval()
+    small = cl.compress(model, [cl.Weights(8)], TOKENS)
+    assert type(small[0]) is weight_only.WeightOnlyEmbedding
+    tiny = nn.Sequential(nn.Embedding(70, 32), nn.Linear(32, 9, bias=False)).eval()
+    with torch.no_grad():
+        tiny[1].weight.mul_(1e-8)
+    capsys.readouterr()
+    cl.compress(tiny, [cl.Weights(8)], TOKENS)
+    assert "dB from those of the network before" in capsys.readouterr().out
+
+
+def test_buffers_that_share_memory_are_saved(tmp_path):
+    model = language()
+    model.register_buffer("long", torch.rand(9, 4))
+    model.register_buffer("short", model.long[:2])
+    small = cl.compress(model, [cl.Weights(4, group=16)], TOKENS)
+    cl.save(small, tmp_path / "k.safetensors")
+    assert torch.equal(cl.load(tmp_path / "k.safetensors", like=model).short, model.short)
+
+
 def test_two_tables_and_a_head_can_share_one_weight():
     model = nn.ModuleDict({"a": nn.Embedding(9, 8), "b": nn.Embedding(9, 8), "c": nn.Linear(8, 9)})
     model["b"].weight = model["c"].weight = model["a"].weight
@@ -163,8 +292,14 @@ def test_dynamic_int8_takes_words_and_a_tied_head_along(tmp_path):
         for other in (small, floats):
             assert float((other(TOKENS) - wanted).norm() / wanted.norm()) < 0.02
     cl.save(small, tmp_path / "k.safetensors")
-    again = cl.load(tmp_path / "k.safetensors", like=convert_dynamic(language(words=700, width=64)))
-    assert torch.equal(again(TOKENS), small(TOKENS))
+    cl.save(floats, tmp_path / "f.safetensors")
+    for like in (language(words=700, width=64), small, floats, convert_dynamic(model)):
+        again = cl.load(tmp_path / "k.safetensors", like=like)
+        assert torch.equal(again(TOKENS), small(TOKENS))
+        assert again.head.words is again.words.words
+    for like in (language(words=700, width=64), floats):
+        again = cl.load(tmp_path / "f.safetensors", like=like)
+        assert torch.equal(again(TOKENS), floats(TOKENS))
 
 
 @pytest.mark.parametrize("stage", [cl.Weights, cl.Dynamic])

@@ -78,6 +78,7 @@ def test_gpt2s_transposed_layer_is_understood():
         def forward(self, x):
             return x @ self.weight
 
+    Conv1D.__module__ = "transformers.pytorch_utils"
     layer = Conv1D(4, 6)
     adapted = lora.LoRA(layer, 2)
     nn.init.normal_(adapted.up.weight)
