@@ -7,6 +7,7 @@ from compresslab.network.taps import tapped
 from compresslab.runtime import files
 from compresslab.runtime.program import Program
 from compresslab.runtime.steps.step import Numbers
+from compresslab.runtime.weight_only import Packed
 from compresslab.training import evaluating
 
 
@@ -64,10 +65,9 @@ def numbers(model: nn.Module) -> Numbers:
     for module in model.modules():
         if id(module) in inside:
             continue
-        memory = getattr(module, "memory", None)
-        if memory is not None:
-            total += module.numbers(again=memory in seen)
-            seen.add(memory)
+        if isinstance(module, Packed):
+            total += module.numbers(again=module.memory in seen)
+            seen.add(module.memory)
             continue
         if hasattr(module, "numbers"):
             total += Numbers(*module.numbers())

@@ -115,4 +115,5 @@ def in_form_of(names: Iterable[str], model: nn.Module) -> nn.Module:
     """
     places = {name.removesuffix(".panels") for name in names if name.endswith(".panels")}
     floats = {n: m for n, m in own_linear_layers(model).items() if n in places}
-    return replaced(model, {n: DynamicInt8Linear(as_linear(m)) for n, m in floats.items()})
+    new = {name: DynamicInt8Linear(as_linear(m)) for name, m in floats.items()}
+    return replaced(model, new) if new else model

@@ -14,7 +14,7 @@ from compresslab.kernels import lowbit
 from compresslab.measure.sizes import numbers
 from compresslab.network.select import word_tables
 from compresslab.runtime import files, weight_only
-from compresslab.runtime.dynamic import convert_dynamic
+from compresslab.runtime.dynamic import convert_dynamic, in_form_of
 from compresslab.runtime.storage import FileError
 from compresslab.techniques.weight_only import (
     Codes,
@@ -333,3 +333,16 @@ def test_a_packed_table_is_exported_with_its_row_shapes():
     )
     program = torch.export.export(nn.Sequential(table), (torch.tensor([[1, 2]]),))
     assert torch.equal(program.module()(torch.tensor([[1, 2]])), table(torch.tensor([[1, 2]])))
+
+
+def test_a_layer_of_somebodys_own_may_have_a_memory():
+    layer = nn.Linear(3, 2)
+    layer.memory = torch.zeros(4)
+    assert numbers(nn.Sequential(layer)).parameters == 8
+
+
+def test_a_float_network_that_a_file_is_read_into_is_not_copied_twice():
+    model = language()
+    assert in_form_of(["layer.weight"], model) is model
+    assert in_form_of(["layer.panels"], model) is not model
+    assert type(model.layer) is nn.Linear
