@@ -38,7 +38,7 @@ def in_shape(like: nn.Module, shapes: Shapes) -> nn.Module:
             network = replace_(network, {name: built})
     for name, layer in network.named_modules():
         wanted = shapes.get(f"{name}.weight" if name else "weight")
-        if wanted is not None and getattr(layer, "weight", None) is not None:
+        if wanted is not None and layer._parameters.get("weight") is not None:
             _resize_(layer, tuple(wanted))
     return network
 

@@ -34,6 +34,7 @@ from compresslab.network.edit import replaced
 from compresslab.network.select import own_linear_layers, sizes, word_tables
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.runtime import ops
+from compresslab.runtime.rebuild import Shapes, in_shape
 from compresslab.runtime.steps.step import Numbers, numbers_in
 from compresslab.runtime.storage import FileError
 from compresslab.techniques.weight_only import Codes, WeightConfig
@@ -274,7 +275,7 @@ def load(model: nn.Module, path: Path) -> nn.Module:
 
     Args:
         model: of the same architecture, with or without weights that mean anything; layers may be packed
-            already.
+            already, or have been cut and factored since (`rebuild`).
         path: from `save`.
 
     Raises:
@@ -286,8 +287,9 @@ def load(model: nn.Module, path: Path) -> nn.Module:
         raise FileNotFoundError(f"no file {path}")
     try:
         with safe_open(path, "pt") as file:
-            about = _about(file.metadata() or {}, model)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            model = in_shape(model, _shapes(file.metadata() or {}, tensors))
+            about = _about(file.metadata() or {}, model)
         codes = {name: _codes(name, one, tensors) for name, one in about.items()}
         result = replaced(model, _packed_in_place_of(model, codes))
         _load_others(result, tensors)
@@ -307,6 +309,17 @@ def _other_state(model: nn.Module) -> Mapping[str, torch.Tensor]:
         if id(tensor) not in seen:
             found[name] = tensor.detach()
             seen.add(id(tensor))
+    return found
+
+
+def _shapes(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> Shapes:
+    """What `rebuild` asks of a file: the shape of every tensor and of every packed weight."""
+    found = {name: tuple(t.shape) for name, t in tensors.items() if "/" not in name}
+    for name, one in json.loads(metadata.get("layers", "{}")).items():
+        shape = tuple(one["shape"])
+        if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError(f"{name} must have two positive sizes, found {one['shape']!r}")
+        found[f"{name}.weight" if name else "weight"] = shape
     return found
 
 

@@ -335,6 +335,21 @@ def test_a_packed_table_is_exported_with_its_row_shapes():
     assert torch.equal(program.module()(torch.tensor([[1, 2]])), table(torch.tensor([[1, 2]])))
 
 
+@pytest.mark.parametrize("stage", [cl.LowRank(0.5), cl.CutChannels(0.5)])
+@pytest.mark.parametrize("words", [8, None])
+def test_what_was_cut_or_factored_before_comes_back_packed(stage, words, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 5)
+    )
+    x = torch.randn(20, 32)
+    small = cl.compress(model, [stage, cl.Weights(4, group=8, words=words)], x)
+    cl.save(small, tmp_path / "k.safetensors")
+    again = cl.load(tmp_path / "k.safetensors", like=model)
+    assert torch.equal(again(x), small(x))
+    assert [tuple(m.weight.shape) for m in (model[0], model[2])] == [(64, 32), (48, 64)]
+
+
 def test_a_layer_of_somebodys_own_may_have_a_memory():
     layer = nn.Linear(3, 2)
     layer.memory = torch.zeros(4)
