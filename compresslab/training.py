@@ -180,14 +180,22 @@ def _step(run: Run, batch: Batch, loss: Loss, hooks: Sequence[Hook]) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; after it every module is in the mode that it was in."""
+    """Evaluation mode inside the block; after it every module is in the mode that it was in.
+
+    Tables with `max_norm`, whose rows torch scales in place whenever they are read, have their rows back too.
+    """
     modes = {module: module.training for module in model.modules()}
+    scaled = [m for m in modes if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm]
+    before = [(table.weight, table.weight.detach().clone()) for table in scaled]
     model.eval()
     try:
         yield
     finally:
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for weight, rows in before:
+                weight.copy_(rows)
 
 
 @torch.no_grad()

@@ -350,6 +350,18 @@ def test_what_was_cut_or_factored_before_comes_back_packed(stage, words, tmp_pat
     assert [tuple(m.weight.shape) for m in (model[0], model[2])] == [(64, 32), (48, 64)]
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_looking_at_a_table_that_scales_its_rows_changes_none(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(70, 32, max_norm=1.0), nn.Linear(32, 5))
+    before = model[0].weight.detach().clone()
+    cl.inspect(model, TOKENS)
+    small = cl.compress(model, [cl.Weights(8)], TOKENS)
+    cl.debug(model, small, TOKENS)
+    cl.measure(model, TOKENS[0], batches=(1,))
+    assert torch.equal(model[0].weight, before)
+
+
 def test_a_layer_of_somebodys_own_may_have_a_memory():
     layer = nn.Linear(3, 2)
     layer.memory = torch.zeros(4)
