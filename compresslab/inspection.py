@@ -188,7 +188,7 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
         shapes = (tuple(inputs[0].shape[1:]), tuple(first.shape[1:]))
         macs = 0 if is_table(layer) else layer_macs(layer, output, inputs)
         kind = type(layer).__name__
-        found[name] = Layer(name, kind, *shapes, own(layer), macs, _does(layer, name in packed))
+        found[name] = Layer(name, kind, *shapes, own(layer), macs, does[name])
 
     packed = packable(network)
     watched = {
@@ -196,6 +196,8 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
         for n, m in network.named_modules()
         if isinstance(m, WITH_WEIGHTS) or is_transposed(m) or is_table(m)
     }
+    # Before anything watches them: a layer with a hook does more than its kind.
+    does = {name: _does(layer, name in packed) for name, layer in watched.items()}
     with tapped(watched, after=record), torch.no_grad(), evaluating(network):
         try:
             run_on(network, example)

@@ -116,6 +116,19 @@ def test_any_number_of_inputs_and_dictionaries_are_taken():
         cl.inspect(Tokens(), torch.rand(2, 3, 4))
 
 
+def test_answers_that_are_not_finite_and_states_of_recurrent_layers_do_not_stop_an_inspection():
+    network = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 3))
+    with torch.no_grad():
+        network[0].weight[5, 0] = float("nan")
+    assert len(cl.inspect(network, torch.tensor([[5, 5, 7]])).layers) == 2
+    recurrent = nn.Sequential(nn.Embedding(50, 8), nn.GRU(8, 4))
+    found = cl.inspect(recurrent, torch.randint(0, 50, (2, 7)))
+    assert "examples as their first axis" in found.obstacles["cut channels"][0]
+    assert found.can("packed weights")
+    with pytest.raises(ValueError, match="examples as their first axis"):
+        cl.compress(recurrent, [cl.Weights(8)], torch.randint(0, 50, (2, 7)))
+
+
 def test_a_tied_weight_is_counted_once():
     network = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 50, bias=False))
     network[2].weight = network[0].weight

@@ -116,11 +116,22 @@ def _three(example: torch.Tensor) -> torch.Tensor:
 
 
 def flat_outputs(output: object) -> torch.Tensor:
-    """All tensors of an output as rows, [b, n]: what two networks that answer alike are compared by."""
+    """All tensors of an output as rows, [b, n]: what two networks that answer alike are compared by.
+
+    Raises:
+        ValueError: for tensors that do not all have the examples as their first axis.
+    """
     if isinstance(output, torch.Tensor):
-        return output.flatten(1)
+        return output.flatten(1) if output.ndim else output.reshape(1, 1)
     values = output.values() if hasattr(output, "values") else output
-    return torch.cat([flat_outputs(v) for v in values if v is not None], 1)
+    rows = [flat_outputs(v) for v in values if v is not None]
+    if len({len(r) for r in rows}) != 1:
+        shapes = ", ".join(str(list(v.shape)) for v in values if isinstance(v, torch.Tensor))
+        raise ValueError(
+            f"a network's outputs must all have the examples as their first axis, got {shapes}: wrap it in a "
+            "module that returns the one that counts"
+        )
+    return torch.cat(rows, 1)
 
 
 def _exported(model: nn.Module, example: torch.Tensor, reason: TracingError) -> fx.GraphModule:
@@ -146,9 +157,10 @@ def _prove(traced: fx.GraphModule, example: torch.Tensor, wanted: torch.Tensor) 
             found = flat_outputs(traced(example))
     except Exception as error:  # a form that does not even run
         raise ValueError(f"model cannot be written as a graph: {error}") from error
-    reach = float(wanted.max() - wanted.min()) if wanted.numel() else 0.0
+    numbers = wanted[wanted.isfinite()]
+    reach = float(numbers.max() - numbers.min()) if numbers.numel() else 0.0
     if found.shape != wanted.shape or not torch.allclose(
-        found, wanted, rtol=1e-3, atol=CLOSE * reach + 1e-6
+        found, wanted, rtol=1e-3, atol=CLOSE * reach + 1e-6, equal_nan=True
     ):
         raise ValueError(
             "model answers otherwise when it is written as a graph: does its forward depend on the size of "
