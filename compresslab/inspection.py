@@ -24,6 +24,8 @@ from compresslab.network.select import (
     is_transposed,
     linear_layers,
     packable,
+    refuse_fast_path,
+    refuse_to_pack,
     word_tables,
 )
 from compresslab.network.taps import tapped
@@ -157,8 +159,8 @@ def inspect(network: nn.Module, example: object) -> Inspection:
         "prune": _of(lambda: prunable(network)),
         "low rank": _of(lambda: factorizable(network)),
         "share": _of(lambda: shareable(network)),
-        "packed weights": _of(lambda: word_tables(network) or linear_layers(network)),
-        "dynamic int8": _of(lambda: linear_layers(network)),
+        "packed weights": _for_packing(network),
+        "dynamic int8": _for_dynamic(network),
     }
     others = total - sum(layer.parameters for layer in layers)
     return Inspection(type(network).__name__, tuple(layers), obstacles, others)
@@ -237,6 +239,22 @@ def _of(look: object) -> tuple[str, ...]:
         return () if look() else ("there is no layer that it could change",)
     except ValueError as error:
         return (str(error),)
+
+
+def _for_packing(network: nn.Module) -> tuple[str, ...]:
+    try:
+        refuse_to_pack(network)
+    except ValueError as error:
+        return (str(error),)
+    return _of(lambda: word_tables(network) or linear_layers(network))
+
+
+def _for_dynamic(network: nn.Module) -> tuple[str, ...]:
+    try:
+        refuse_fast_path(network)
+    except ValueError as error:
+        return (str(error),)
+    return _of(lambda: linear_layers(network))
 
 
 def _for_integers(network: nn.Module, example: torch.Tensor | None) -> tuple[str, ...]:

@@ -38,7 +38,13 @@ from compresslab.debugging import decibels
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import flat_outputs, normal_form
-from compresslab.network.select import own_linear_layers, word_tables
+from compresslab.network.select import (
+    linear_layers,
+    own_linear_layers,
+    refuse_fast_path,
+    refuse_to_pack,
+    word_tables,
+)
 from compresslab.notice import tell
 from compresslab.runtime.convert import ConversionError, convert_dynamic
 from compresslab.runtime.export import export_int8
@@ -409,6 +415,12 @@ class Weights(Stage):
         if self.method not in ("nearest", "gptq"):
             raise ValueError(f"method must be nearest or gptq, got {self.method!r}")
 
+    def check(self, network: nn.Module, _example: torch.Tensor) -> None:
+        """A network without a layer to pack, or with one that is read by name, is refused."""
+        refuse_to_pack(network)
+        if self.words is None or not word_tables(network):
+            linear_layers(network)
+
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy on packed weights."""
         config = weight_only.WeightConfig(self.bits, self.group)
@@ -436,6 +448,11 @@ class Dynamic(Stage):
     def __post_init__(self) -> None:
         """Validate the bits."""
         _check_words(self.words, 32)
+
+    def check(self, network: nn.Module, _example: torch.Tensor) -> None:
+        """A network without a linear layer, or with one that is read by name, is refused."""
+        refuse_fast_path(network)
+        linear_layers(network)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with int8 layers."""

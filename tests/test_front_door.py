@@ -129,6 +129,24 @@ def test_answers_that_are_not_finite_and_states_of_recurrent_layers_do_not_stop_
         cl.compress(recurrent, [cl.Weights(8)], torch.randint(0, 50, (2, 7)))
 
 
+def test_what_reads_weights_by_name_is_an_obstacle():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = nn.Sequential(nn.Embedding(50, 8), nn.TransformerEncoder(layer, 1)).eval()
+    tokens = torch.randint(0, 50, (2, 7))
+    found = cl.inspect(network, tokens)
+    for technique, stage in (("packed weights", cl.Weights(8)), ("dynamic int8", cl.Dynamic())):
+        assert "TransformerEncoderLayer" in found.obstacles[technique][0]
+        with pytest.raises(ValueError, match="TransformerEncoderLayer"):
+            cl.compress(network, [cl.Prune(0.5), stage], tokens)
+
+
+def test_layers_that_are_packed_already_are_said():
+    network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)).eval()
+    for first in (cl.Weights(4, group=8), cl.Dynamic()):
+        with pytest.raises(ValueError, match="packed or on int8 already"):
+            cl.compress(network, [first, cl.Weights(4, group=8)], torch.randn(4, 8))
+
+
 def test_a_tied_weight_is_counted_once():
     network = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 50, bias=False))
     network[2].weight = network[0].weight

@@ -77,7 +77,9 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     check_weights(model)
     found = own_linear_layers(model)
     if not found:
-        raise ValueError("model must have a linear layer with a weight of its own, got none")
+        packed = any(hasattr(m, "weight_bits") for m in model.modules())
+        why = "none" if not packed else "layers that are packed or on int8 already"
+        raise ValueError(f"model must have a linear layer with a weight of its own, got {why}")
     return found
 
 
@@ -136,6 +138,20 @@ def refuse_fast_path(model: nn.Module) -> None:
             raise ValueError(
                 f"{name or 'the model'!r} is an nn.TransformerEncoderLayer, whose fast path reads weights by "
                 "name: call torch.backends.mha.set_fastpath_enabled(False) first"
+            )
+
+
+def refuse_to_pack(model: nn.Module) -> None:
+    """Refuse torch's own encoder layers, which read weights by name with the fast path and without.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            raise ValueError(
+                f"{name or 'the model'!r} is an nn.TransformerEncoderLayer, which reads its weights by name: "
+                "packed layers need an encoder that calls its layers"
             )
 
 
