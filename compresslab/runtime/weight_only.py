@@ -256,8 +256,13 @@ def save(model: nn.Module, path: Path) -> int:
         raise ValueError("model must have packed layers, got none: see convert_weights")
     tensors = dict(_other_state(model))
     about = {}
-    for name in _ties(model).keys() & layers.keys():
-        layer = layers[name]
+    owners = _ties(model)
+    for (
+        name,
+        layer,
+    ) in layers.items():  # in the model's order, so that a file is the same every time
+        if name not in owners:
+            continue
         about[name] = {
             "bits": layer.weight_bits,
             "group": layer.group,

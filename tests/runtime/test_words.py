@@ -1,5 +1,6 @@
 """Tables of words on packed codes: rows, ties, files, and what a stage makes of them."""
 
+import json
 import types
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import nn
 
 import compresslab as cl
@@ -373,3 +375,11 @@ def test_a_float_network_that_a_file_is_read_into_is_not_copied_twice():
     assert in_form_of(["layer.weight"], model) is model
     assert in_form_of(["layer.panels"], model) is not model
     assert type(model.layer) is nn.Linear
+
+
+def test_a_file_has_its_layers_in_the_models_order(tmp_path):
+    layers = [nn.Linear(16, 16) for _ in range(12)]
+    small = cl.compress(nn.Sequential(*layers), [cl.Weights(4, group=16)], torch.randn(4, 16))
+    cl.save(small, tmp_path / "k.safetensors")
+    with safe_open(tmp_path / "k.safetensors", "pt") as file:
+        assert list(json.loads(file.metadata()["layers"])) == [str(n) for n in range(12)]
