@@ -57,7 +57,8 @@ def claim(
             statement, whether it is true. NaN does not hold.
         unit: of the margin: "points", "times", "bits", ...; None for an exact statement.
         timed: whether the margin rests on a measured time, which belongs to a machine and a minute.
-        asked: False where the sentence names a class of processors and this one is of another.
+        asked: False where the sentence speaks of what is not here: another class of processors, a network
+            that is not installed.
 
     Raises:
         ClaimFailed: if the claim does not hold and COMPRESSLAB_STRICT is set, rests on no time, and the
@@ -71,7 +72,7 @@ def claim(
         need = "no unit" if exact else "a unit, such as 'points'"
         raise TypeError(f"a margin of {margin!r} needs {need}, got unit={unit!r}")
     if not asked:
-        tell(f"· not asked on this processor: {sentence}", "open")
+        tell(f"· not asked here: {sentence}", "open")
         return
     holds = bool(margin) if exact else float(margin) > 0
     _record(sentence, margin, unit, holds, timed)

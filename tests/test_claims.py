@@ -67,7 +67,7 @@ def test_a_claim_about_time_never_stops(strict, capsys):
 def test_a_claim_that_is_not_asked_here_says_so_and_is_not_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(claims.RECORD, str(tmp_path / "claims"))
     claim("with wings it flies", -1.0, "metres", timed=True, asked=False)
-    assert capsys.readouterr().out == "· not asked on this processor: with wings it flies\n"
+    assert capsys.readouterr().out == "· not asked here: with wings it flies\n"
     assert not (tmp_path / "claims").exists()
 
 

@@ -151,13 +151,16 @@ def _texts(name: str, part: str) -> Iterator[str]:
         for path in _source_files(part):
             yield path.read_text(encoding="utf-8", errors="replace")
     elif name == "documentation":
-        yield from _topics(part)
+        yield from topics(part)
     else:
         yield _shakespeare(part)
 
 
-def _topics(part: str) -> Iterator[str]:
-    """The part's topics; topics quote each other, so what training has is taken out of the other parts."""
+def topics(part: str) -> Iterator[str]:
+    """The documentation's topics of one part, as text.
+
+    Topics quote each other, so what training has is taken out of the other parts.
+    """
     topics = importlib.import_module("pydoc_data.topics").topics
     parts = {name: _part_of(name) for name in sorted(topics)}
     known = {

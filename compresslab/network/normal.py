@@ -156,6 +156,11 @@ def _prove(traced: fx.GraphModule, example: torch.Tensor, wanted: torch.Tensor) 
         with torch.no_grad():
             found = flat_outputs(traced(example))
     except Exception as error:  # a form that does not even run
+        if not example.is_floating_point():
+            raise ValueError(
+                "model looks up words and computes with integers besides, which no graph of layers follows: "
+                "its linear layers can have int8 inputs by Dynamic() or packed weights by Weights()"
+            ) from error
         raise ValueError(f"model cannot be written as a graph: {error}") from error
     numbers = wanted[wanted.isfinite()]
     reach = float(numbers.max() - numbers.min()) if numbers.numel() else 0.0

@@ -44,7 +44,7 @@ def efficientnet_lite0(path: Path | None = None) -> nn.Sequential:
         ValueError: for weights of another network.
     """
     path = path or weights_of("efficientnet")
-    network = _architecture()
+    network = architecture()
     given = torch.load(path, weights_only=True, map_location="cpu")
     wanted = network.state_dict()
     # The file has its tensors in the order of execution, and so has the network.
@@ -54,7 +54,8 @@ def efficientnet_lite0(path: Path | None = None) -> nn.Sequential:
     return network.eval()
 
 
-def _architecture() -> nn.Sequential:
+def architecture() -> nn.Sequential:
+    """The network with random weights, in training mode."""
     layers: list[nn.Module] = [_unit(3, 32, 3, 2)]
     inputs = 32
     for kernel, stride, expansion, outputs, blocks in STAGES:

@@ -1,14 +1,14 @@
-"""Other people's int8 engines, to measure beside: torch's own, and ONNX Runtime's.
+"""Other people's engines, to compare with: torch's own int8, ONNX Runtime's, and llama.cpp.
 
-Only for comparison: torch's quantization tools are deprecated and will go; ONNX Runtime is an extra
-(`pip install compresslab[peers]`). Each function takes a float network and calibration images and returns
-something callable on a batch.
+Only for comparison: torch's quantization tools are deprecated and will go; ONNX Runtime and llama.cpp are an
+extra (`pip install compresslab[peers]`). Each function of the first two takes a float network and calibration
+images and returns something callable on a batch; llama.cpp takes a GGUF file and keeps its own time.
 """
 
 import copy
 import importlib.util
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +122,58 @@ class _Named(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model(x)
+
+
+class LlamaCpp:
+    """A language model in llama.cpp, by the package xllamacpp, in this process."""
+
+    def __init__(self, path: Path, threads: int = 1, context: int = 512) -> None:
+        """Load a GGUF file.
+
+        Args:
+            path: the file.
+            threads: for the prompt and for the tokens after it.
+            context: the most tokens of prompt and answer together.
+
+        Raises:
+            ModuleNotFoundError: without xllamacpp.
+            FileNotFoundError: if there is no such file.
+            ValueError: for less than one thread or two tokens.
+        """
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise ModuleNotFoundError("xllamacpp is not installed: pip install xllamacpp")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file {path}")
+        if threads < 1 or context < 2:
+            raise ValueError(
+                f"threads must be at least 1 and context 2, got {threads} and {context}"
+            )
+        import xllamacpp
+
+        settings = xllamacpp.CommonParams()
+        settings.model.path = str(path)
+        settings.n_ctx, settings.n_parallel, settings.verbosity = context, 1, 0
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
+        self.context, self.server = context, xllamacpp.Server(settings)
+
+    def milliseconds(self, prompt: Sequence[int], count: int) -> tuple[float, float]:
+        """By its own clock: of reading the whole prompt, and of each of `count` tokens written after it.
+
+        Raises:
+            ValueError: for an empty prompt, no token to write, or more of both than the context holds.
+        """
+        if not len(prompt) or count < 1 or len(prompt) + count > self.context:
+            raise ValueError(
+                f"prompt and count must be at least 1 and together at most {self.context}, got "
+                f"{len(prompt)} and {count}"
+            )
+        wanted = {"n_predict": count, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        said = self.server.handle_completions({"prompt": [int(t) for t in prompt], **wanted})
+        if "timings" not in said:
+            raise RuntimeError(f"llama.cpp did not answer: {str(said)[:200]}")
+        return said["timings"]["prompt_ms"], said["timings"]["predicted_per_token_ms"]
+
+
+def llama_cpp_available() -> bool:
+    """Whether xllamacpp is installed."""
+    return importlib.util.find_spec("xllamacpp") is not None

@@ -45,7 +45,7 @@ def test_parts_share_no_passage(name):
 
 
 def test_no_paragraph_of_the_documentation_is_in_two_parts():
-    texts = ["\n\n".join(corpus._topics(part)) for part in corpus.PARTS]
+    texts = ["\n\n".join(corpus.topics(part)) for part in corpus.PARTS]
     parts = [{p.strip() for p in text.split("\n\n") if p.strip()} for text in texts]
     assert not parts[0] & parts[1]
     assert not (parts[0] | parts[1]) & parts[2]

@@ -50,10 +50,10 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_parameters_and_multiplications_are_those_that_torch_counts():
-    network = efficientnet._architecture()
+    network = efficientnet.architecture()
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(4.65e6, rel=0.01)
     with torch.device("meta"):
-        network, x = efficientnet._architecture().eval(), torch.empty(1, 3, 224, 224)
+        network, x = efficientnet.architecture().eval(), torch.empty(1, 3, 224, 224)
     # torch counts a multiplication and an addition as two.
     with FlopCounterMode(display=False) as counter:
         network(x)

@@ -20,6 +20,7 @@ from compresslab.classroom.exercises import (
     pruning,
     ptq,
     qat,
+    real,
     slim,
     tickets,
     transformers,
@@ -44,6 +45,7 @@ LABS: dict[str, tuple[Exercise, ...]] = {
     "10_binarization": _in_order(binary, builds.binary),
     "11_llm_weights": _in_order(llm, builds.llm),
     "12_capstone": _in_order(combine, builds.combine),
+    "13_real_networks": _in_order(real, builds.real, opens.real),
 }
 EXERCISES: dict[str, Exercise] = {e.id: e for exercises in LABS.values() for e in exercises}
 
