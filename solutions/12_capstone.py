@@ -44,7 +44,8 @@ from compresslab.report import (
     plain_log_ticks,
     use_style,
 )
-from compresslab.runtime import deep_compression, export, files, peers
+from compresslab.runtime import deep_compression, emulator, export, files, peers
+from compresslab.runtime.c_source import to_c
 from compresslab.runtime.convert import convert
 from compresslab.stages import (
     CutChannels,
@@ -824,6 +825,51 @@ Table(
 # %% [markdown]
 # Among candidates that meet every constraint the one that loses the fewest points is recommended; if bytes or speed matter more to you, tighten that constraint. The last column was not looked at for choosing: had it been, it would be no test any more. And look at the server's table: distillation is the technique for quality. How much does int8 lose here that a teacher could win back?
 #
+# ### On the chip
+#
+# A microcontroller has no Python, often no operating system, and no memory to allocate. So the network becomes *one file of C*: weights as constants in flash memory, all activations in one array whose places are reused (an activation needs its bytes only until its last reader has run), and a plain loop for each step. TensorFlow Lite Micro keeps a small interpreter on the chip instead and walks a table of steps; CMSIS-NN has the loops in ARM's own vector instructions. Read the file: its convolution is the one that you wrote in lab 02.
+
+# %%
+on_chip = {"int8": advisor.built["int8", True, True].network}
+on_chip |= {best.name: best.network} if best else {}
+sources = {name: to_c(network, data.test.x.shape[1:]) for name, network in on_chip.items()}
+shots = data.test.x[:20]
+emulated = {}
+rows = []
+for name, source in sources.items():
+    row = [name, in_bytes(source.flash), in_bytes(source.arena)]
+    if not emulator.missing():
+        emulated[name] = emulator.run(source, shots.numpy())
+        code = emulator.sizes(source).code
+        row += [in_bytes(code), f"{emulated[name].instructions.mean() / 1e6:.1f} M"]
+    rows.append(row if emulated else [*row, "-", "-"])
+print("\n".join(sources["int8"].text.splitlines()[:9]))
+Table(
+    ["in C", "constants", "activations", "code", "instructions an image"],
+    rows,
+    "compiled for a Cortex-M3 and run on an emulated one"
+    if emulated
+    else f"{', '.join(emulator.missing())} not installed: bytes only",
+)
+
+# %%
+same = [
+    np.array_equal(emulated[name].logits.argmax(1), network(shots).argmax(1).numpy())
+    for name, network in on_chip.items()
+    if name in emulated
+]
+claim(
+    "On an emulated Cortex-M3 every image gets the answer that it gets here",
+    all(same),
+    asked=bool(same),
+)
+claim(
+    "The recommended network's constants and activations fit into 32 kB",
+    32_000 - sources[best.name].flash - sources[best.name].arena if best else 0,
+    "bytes",
+)
+
+# %% [markdown]
 # **Your turn.** A pipeline is a list of stages, each with its settings. The one below meets the microcontroller's constraints. Change it (shares, bits, order, stages) until it needs less than 20 kB and loses less than half a point.
 
 # %%
@@ -1226,6 +1272,6 @@ Table(
 # - Rules say what to try. Only a measurement says whether it holds: bytes of a written file, time in a race, accuracy on images that were not used for choosing.
 # - The front by bytes is not the front by time, and a small network from scratch belongs on both maps.
 #
-# **Back:** [Lab 11 · The weights of a language model](11_llm_weights.ipynb) · **Next:** [Start](start.ipynb): what is left, and the glossary
+# **Back:** [Lab 11 · The weights of a language model](11_llm_weights.ipynb) · **Next:** [Lab 13 · Real networks, and yours](13_real_networks.ipynb)
 #
 # **References.** Han, Mao and Dally 2016, *Deep Compression*, arXiv:1510.00149, sections 2 to 4, tables 1, 3 and 4 · Han et al. 2016, *EIE: Efficient inference engine on compressed deep neural network*, arXiv:1602.01528 · Huffman 1952, *A method for the construction of minimum-redundancy codes*, Proc. IRE 40 · Shannon 1948, *A mathematical theory of communication*, Bell System Technical Journal 27 · Lloyd 1982, *Least squares quantization in PCM*, IEEE Trans. Information Theory 28 · Liu et al. 2019, *Rethinking the value of network pruning*, arXiv:1810.05270 · ONNX operators `QuantizeLinear` and `DequantizeLinear`, onnx.ai/onnx/operators

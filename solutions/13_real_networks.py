@@ -101,7 +101,7 @@ for name, counts in held.items():
 Table(
     ["network", "weights", "words", "linear", "convolutions", "others"],
     rows,
-    "where the weights are; a head that shares the words' table (共享权重) counts once",
+    "where the weights are; a head that shares the words' table counts once",
 )
 
 # %%
@@ -139,7 +139,7 @@ cl.inspect(encoder, sentence).techniques()
 # %% [markdown]
 # ## 1 · A file from elsewhere
 #
-# SmolLM2 comes as GGUF (llama.cpp 的模型文件), the file of llama.cpp. Its weights lie in *blocks* (块) of 32 that share a scale, much like the groups of lab 11:
+# SmolLM2 comes as GGUF, the file of llama.cpp. Its weights lie in *blocks* of 32 that share a scale, much like the groups of lab 11:
 #
 # | kind | bytes of a block | where they are | a weight is |
 # |---|---:|---|---|
@@ -249,17 +249,8 @@ scale_guess = predict(
 
 
 # %%
-def rounded_inputs(layers, by):
-    """While it is open, the layers read their inputs rounded to 8 bits: one scale a layer, or one a token."""
-    wide = {name: float(largest[name].max()) for name in layers}
-
-    def layer_scale(name, x):
-        return wide[name] / 127
-
-    def token_scale(name, x):
-        return x.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 127
-
-    scale_of = layer_scale if by == "layer" else token_scale
+def rounded_inputs(layers, scale_of):
+    """While it is open, the layers read their inputs rounded to 8 bits, with scale_of(name, x)."""
 
     def before(name, layer, given):
         scale = scale_of(name, given[0])
@@ -269,33 +260,52 @@ def rounded_inputs(layers, by):
 
 
 # %%
+def layer_scale(name, x):
+    """The largest number of all is code 127."""
+    return float(largest[name].max()) / 127
+
+
+def clipped_scale(name, x):
+    """One token of a hundred is clipped."""
+    return float(largest[name].quantile(0.99)) / 127
+
+
+def token_scale(name, x):
+    """The largest number of each token is its code 127."""
+    return x.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 127
+
+
 rest = {n: m for n, m in linear.items() if n not in down}
+trials = {
+    "one scale a layer": (linear, layer_scale),
+    "one scale a layer, one token of a hundred clipped": (linear, clipped_scale),
+    "one scale a layer, `down` left in floats": (rest, layer_scale),
+    "one scale a token": (linear, token_scale),
+}
 found = {"floats": base}
-with torch.no_grad():
-    with rounded_inputs(linear, "layer"):
-        found["one scale a layer"] = perplexity(writer, text)
-    with rounded_inputs(rest, "layer"):
-        found["one scale a layer, `down` left in floats"] = perplexity(writer, text)
-    with rounded_inputs(linear, "token"):
-        found["one scale a token"] = perplexity(writer, text)
+for name, (layers, scale_of) in trials.items():
+    with torch.no_grad(), rounded_inputs(layers, scale_of):
+        found[name] = perplexity(writer, text)
+Table(["inputs of linear layers", "perplexity"], [[n, f"{p:,.2f}"] for n, p in found.items()])
+
+# %%
 worse = found["one scale a layer"] / base
-scale_guess.reveal(
-    "the same"
-    if worse < 1.05
-    else "a tenth more"
-    if worse < 1.5
-    else "double"
-    if worse < 20
-    else "a thousand"
-)
+choices = {1.05: "the same", 1.5: "a tenth more", 20: "double"}
+scale_guess.reveal(next((text for limit, text in choices.items() if worse < limit), "a thousand"))
 real_text = "smollm2" not in absent
+lost = {name: np.log(p / base) for name, p in found.items()}
 claim(
     "One scale a layer makes the perplexity more than half as large again",
     worse - 1.5,
     "times",
     asked=real_text,
 )
-lost = {name: np.log(p / base) for name, p in found.items()}
+claim(
+    "Clipping one token of a hundred makes it worse still",
+    lost["one scale a layer, one token of a hundred clipped"] - lost["one scale a layer"],
+    "nats a token",
+    asked=real_text,
+)
 claim(
     "With the inputs of `down` left in floats, more than half of that loss is gone",
     0.5 - lost["one scale a layer, `down` left in floats"] / lost["one scale a layer"],
@@ -308,10 +318,9 @@ claim(
     "of the loss",
     asked=real_text,
 )
-Table(["inputs of linear layers", "perplexity"], [[n, f"{p:.2f}"] for n, p in found.items()])
 
 # %% [markdown]
-# A percentile range would have made it worse: it clips the one number on which all later layers rely. The outlier is at one *place*, and a scale that belongs to the token costs nothing to store, since it is found while the token is there (动态量化, dynamic quantization). The integer product is as quick as before: the scale is taken out once for each row of the result.
+# Clipping, the usual cure for outliers, cuts off the one number on which later layers rely; the table says what that does here. The outlier is at one *place*, and a scale that belongs to the token costs nothing to store, since it is found while the token is there (*dynamic quantization*). The integer product is as quick as before: the scale is taken out once for each row of the result.
 #
 # $$y_{tn} = s_t\,s_n \sum_k q_{tk}\,p_{nk} + b_n,\qquad s_t=\max_k|x_{tk}|/127,\qquad q_{tk}=\mathrm{rint}(x_{tk}/s_t)$$
 #
@@ -381,7 +390,7 @@ ways = {
     "int8 layers, a scale a token": [cl.Dynamic()],
     "4-bit weights, words at 8 bits": [cl.Weights(4)],
 }
-made = side_by_side(lambda stages: cl.compress(writer, stages, text.x[:1]), ways.values())
+made = side_by_side(lambda stages: cl.compress(writer, stages, text.x[:1, :32]), ways.values())
 packed = {"float32": writer, **dict(zip(ways, made, strict=True))}
 rows, quality = [], {}
 for name, network in packed.items():
@@ -575,7 +584,7 @@ Table(
 # %% [markdown]
 # ## 4 · Rounding, or GPTQ?
 #
-# At 3 bits MiniLM's weights hurt. Calibration takes sentences that the test does not have; the measure is the cosine (余弦相似度) between the vector of a sentence and its float self, and whether a sentence of a documentation finds the one that follows it among eighty.
+# At 3 bits MiniLM's weights hurt. Calibration takes sentences that the test does not have; the measure is the cosine (余弦) between the vector of a sentence and its float self, and whether a sentence of a documentation finds the one that follows it among eighty.
 
 # %%
 first, second = inputs.sentences(144, seed=SEEDS[0])
@@ -595,6 +604,7 @@ def as_encoder(network):
     return float((vectors * wanted).sum(1).mean()), 100 * float(hits.double().mean())
 
 
+# %%
 by_rounding = weight_only.quantize(encoder, coarse).model
 by_gptq = gptq.quantize(encoder, list(learned.split(32)), coarse).model
 cosines = {
@@ -747,6 +757,7 @@ class Excited(nn.Module):
         return x * torch.sigmoid(weight)
 
 
+# %%
 class Yours(nn.Module):
     """Replace it."""
 
@@ -837,6 +848,6 @@ Table(
 # - What does nothing on a small network (bias correction) matters in one of fifty layers. Compare before you keep it.
 # - Look before you compress: `cl.inspect` for what can be done, `cl.debug` for which layer is to blame, the answers in decibels for whether it was worth it.
 #
-# **Back:** [Lab 12 · Combine, choose, deploy](12_capstone.ipynb) · **Next:** your own network, and [the start page](start.ipynb)
+# **Back:** [Lab 12 · Combine, choose, deploy](12_capstone.ipynb) · **Next:** [Start](start.ipynb): what is left, the glossary, and your own network
 #
 # **References.** Tan and Le 2019, *EfficientNet*, arXiv:1905.11946 · Wang et al. 2020, *MiniLM*, arXiv:2002.10957 · Ben Allal et al. 2025, *SmolLM2*, arXiv:2502.02737 · Xiao et al. 2023, *Efficient streaming language models with attention sinks*, arXiv:2309.17453, section 3.1 · Sun et al. 2024, *Massive activations in large language models*, arXiv:2402.17762 · Dettmers et al. 2022, *LLM.int8()*, arXiv:2208.07339 · Nagel et al. 2019, *Data-free quantization through weight equalization and bias correction*, arXiv:1906.04721, section 4 · Frantar et al. 2022, *GPTQ*, arXiv:2210.17323 · Lin et al. 2023, *AWQ*, arXiv:2306.00978 · Hu et al. 2018, *Squeeze-and-excitation networks*, arXiv:1709.01507 · the GGUF format: ggml-org/ggml, docs/gguf.md

@@ -14,6 +14,7 @@ import re
 import numpy as np
 import torch
 from matplotlib import cbook
+from matplotlib.image import imread
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -57,8 +58,8 @@ def photographs(count: int, half: str, size: int = 128, seed: int = 0) -> torch.
 
 
 def _whole() -> list[np.ndarray]:
-    with Image.open(cbook.get_sample_data("grace_hopper.jpg")) as portrait:
-        return [*load_sample_images().images, np.asarray(portrait.convert("RGB"))]
+    portrait = imread(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    return [*load_sample_images().images, portrait]
 
 
 def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
