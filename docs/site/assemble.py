@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 OWN = Path(__file__).parent
 PAGES = (
     "architectures",
+    "articles",
     "benchmarks",
     "findings",
     "glossary",
