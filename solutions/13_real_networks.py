@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Lab 13 · Real networks, and yours
 #
-# **You will** read a language model out of the file that llama.cpp uses, find its outliers and give every token a scale of its own, quantize a network that was trained on ImageNet, race all three against other people's engines, and put in a network of your own.
-# **Time:** 110 minutes to work through; it runs in about a minute and a half.
+# **You will** read a language model out of the file that llama.cpp uses, find its outliers and give every token a scale of its own, quantize a network that was trained on ImageNet, race them against other people's engines, and put in a network of your own.
+# **Time:** 110 minutes to work through; it runs in about two minutes.
 #
 # The networks of the labs so far were ours: small, trained here, built so that everything can be seen. This lab takes three that nobody here trained, as they lie in packages of Python's index:
 #
@@ -67,11 +67,11 @@ else:
 # %% [markdown]
 # ## A hook: where are the bytes?
 #
-# "4 bits" sounds like an eighth of 32. Whether it is depends on what the 4 bits reach. In the networks so far nearly all weights sat in layers that multiply.
+# "4 bits" sounds like an eighth of 32. Whether it is depends on which weights get the 4 bits. In the networks so far nearly all weights sat in layers that multiply.
 
 # %%
 words_guess = predict(
-    "MiniLM has 22.7 million weights. The table of its words (词嵌入表, a row of 384 numbers for each of 30,522 words) holds",
+    "MiniLM has 22.6 million weights. Its tables (词嵌入表: a row of 384 numbers for each of 30,522 words, and for each position) hold",
     ["a twentieth of them", "a fifth", "a half", "nine tenths"],
 )
 
@@ -99,7 +99,7 @@ for name, counts in held.items():
     fractions = [f"{100 * count / total:.0f} %" for count in counts.values()]
     rows.append([name, f"{total / 1e6:.1f} M", *fractions])
 Table(
-    ["network", "weights", "words", "linear", "convolutions", "others"],
+    ["network", "weights", "tables", "linear", "convolutions", "others"],
     rows,
     "where the weights are; a head that shares the words' table counts once",
 )
@@ -151,7 +151,7 @@ cl.inspect(encoder, sentence).techniques()
 #
 # ### Exercise 1 · Blocks of a GGUF file (build, 3 points, about 12 lines)
 #
-# From the bytes of some blocks to the weights that they mean. Multiply in float32. A stage a kind.
+# From the bytes of some blocks to the weights that they mean. Multiply in float32. One stage for each kind.
 
 
 # %% nbgrader={"grade": false, "grade_id": "real-read_blocks", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -205,7 +205,7 @@ if "smollm2" not in absent:
     print(tokenizer.decode(generate(writer, prompt, 24).tolist()))
 
 # %% [markdown]
-# Words have 8 bits in that file, layers 4: whoever made it knew what this lab's first table says.
+# (`F32` are norms, as they are; this file has no `Q4_0`.) The table of words has more bits in that file than the layers: whoever made it knew what this lab's first table says.
 #
 # ## 2 · Real outliers
 #
@@ -236,7 +236,7 @@ alone = max(largest.values(), key=lambda m: float(m.max() / m.median()))
 print(f"the largest is {float(alone.max() / alone.median()):,.0f} times the median of its layer")
 
 # %% [markdown]
-# In some layers the first token alone is thousands of times as large as all others, whatever word it is. Nothing in it is information: attention needs a place to look when there is nothing to look at, and the first token becomes that place (an *attention sink*, 注意力汇聚点; Xiao et al. 2023, section 3.1; Sun et al. 2024 call its numbers massive activations, and find them at the same few places in most language models).
+# In two of the layers the first token stands far above all others; in most it is even smaller than the rest. This has nothing to do with the word: attention needs a place to look at when there is nothing to look at, and the first token becomes that place (an *attention sink*, 注意力汇聚点; Xiao et al. 2023, section 3.1; Sun et al. 2024 call its numbers massive activations, and find them at the same few places in most language models).
 #
 # Now round every layer's inputs to 8 bits with *one* scale a layer, as lab 02 did: 127 codes reach up to the largest number that was seen.
 
@@ -320,13 +320,15 @@ claim(
 )
 
 # %% [markdown]
-# Clipping, the usual cure for outliers, cuts off the one number on which later layers rely; the table says what that does here. The outlier is at one *place*, and a scale that belongs to the token costs nothing to store, since it is found while the token is there (*dynamic quantization*). The integer product is as quick as before: the scale is taken out once for each row of the result.
+# Clipping, the usual cure for outliers, cuts off the number by which later layers know that place; the table says what that does here. The largest outliers are at one *place*, and a scale that belongs to the token costs nothing to store, since it is found while the token is there (*dynamic quantization*). The integer product is as quick as before: each row of the result is multiplied by its scale once.
 #
 # $$y_{tn} = s_t\,s_n \sum_k q_{tk}\,p_{nk} + b_n,\qquad s_t=\max_k|x_{tk}|/127,\qquad q_{tk}=\mathrm{rint}(x_{tk}/s_t)$$
 #
+# with the weights' codes $p$ and their scales $s_n$, one for each output, and the bias $b$.
+#
 # ### Exercise 2 · A scale for each token (build, 4 points, about 8 lines)
 #
-# A linear layer whose weights are codes already. The stages: tokens of ordinary sizes; one far larger than the others; a token of zeros, whose result is the bias; and sums that are exact, which means integers of 32 bits.
+# A linear layer whose weights are codes already. The stages: tokens of ordinary sizes; one far larger than the others; a token of zeros, whose result is the bias; and sums that are exact, which means integers of 32 bits. (NumPy makes float64 of int32 times float32: make the result float32.)
 
 
 # %% nbgrader={"grade": false, "grade_id": "real-token_linear", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -423,7 +425,7 @@ Table(["SmolLM2", "file", "perplexity"], rows)
 #
 # ## 3 · A network trained on ImageNet
 #
-# EfficientNet-Lite0 is what lab 02 warned of: depthwise convolutions (深度可分离卷积), whose channels differ a lot. Some are even *dead* (失效通道): in the first layer, four channels have weights of 1e-9 and a bias of -7. We have no labels for photographs here, but we can ask whether the small network says what the float one says.
+# EfficientNet-Lite0 is what lab 02 warned of: depthwise convolutions (深度可分离卷积), whose channels differ a lot. Some are even *dead* (失效通道): in the first layer, four channels have weights next to 0, so that only their bias is left. We have no labels for photographs here, but we can ask whether the small network says what the float one says. The pictures are crops of three photographs, calibration takes their left halves and the test their right ones. Many show little but sky or leaves, where the network wavers between two answers; with 80 pictures a difference of five per cent is within chance. So look at the decibels (分贝, lab 01) as well: how far all answers move, not only the first.
 
 # %%
 calibration = inputs.photographs(32, "calibration", seed=SEEDS[0])
@@ -438,7 +440,7 @@ with torch.no_grad():
     said = vision(shots)
 agree_guess = predict(
     "Int8 weights and activations, a scale a channel. Of these pictures, the network gives the same answer as in floats for about:",
-    ["all", "nine in ten", "eight in ten", "half"],
+    ["nearly all", "nine in ten", "three quarters", "half"],
 )
 
 
@@ -502,7 +504,7 @@ claim(
 )
 
 # %% [markdown]
-# Bias correction (偏置校正; Nagel et al. 2019, section 4.2) did next to nothing in lab 02. Rounding a weight shifts its channel's mean a little, and here 50 layers in a row hand the shift on. The cure is one number for each channel:
+# Bias correction (偏置校正; Nagel et al. 2019, section 4.2) did next to nothing in lab 02. Rounding a weight shifts its channel's mean a little, and here 50 layers in a row pass the shift to the next one. The cure is one number for each channel:
 #
 # $$b'_c=b_c-\mathbb{E}\big[\tilde y_c-y_c\big]$$
 #
@@ -555,7 +557,7 @@ with torch.no_grad(), tapped({first_name: rough}, before=lambda n, m, x: seen_by
     plain(shots)
 with torch.no_grad():
     in_floats, rounded = smooth(seen_by_it[0]).numpy(), rough(seen_by_it[0]).numpy()
-before = np.zeros(rounded.shape[1], np.float32)  # this convolution has none: its norm comes behind
+before = np.zeros(rounded.shape[1], np.float32)  # it has no bias of its own: its norm comes behind
 moved = rounded + corrected_bias(before, in_floats, rounded)[:, None, None]
 errors = [np.abs((y - in_floats).mean((0, 2, 3))).max() for y in (rounded, moved)]
 print(f"largest mean error of a channel: {errors[0]:.4f} before, {errors[1]:.6f} after")
@@ -566,7 +568,7 @@ claim(
 )
 
 # %% [markdown]
-# Which layer of the uncorrected network is to blame? `cl.debug` holds the networks against each other layer by layer.
+# Which layer of the uncorrected network is to blame? `cl.debug` compares the networks layer by layer, in decibels: the lower, the worse. Layers are named by their place, `4.body.0.1` is the first convolution of block 4.
 
 # %%
 blame = cl.debug(vision, plain, shots[:12])
@@ -582,9 +584,11 @@ Table(
 )
 
 # %% [markdown]
+# No layer loses much by itself, by its weights or by its activations: fifty small errors add up. Those that are random partly cancel; a mean error does not, which is why correcting it helps.
+#
 # ## 4 · Rounding, or GPTQ?
 #
-# At 3 bits MiniLM's weights hurt. Calibration takes sentences that the test does not have; the measure is the cosine (余弦) between the vector of a sentence and its float self, and whether a sentence of a documentation finds the one that follows it among eighty.
+# At 3 bits MiniLM's weights hurt. Calibration uses other sentences than the test; the measure is the cosine (余弦) between the vector of a sentence and its float self, and whether, of eighty sentences of a documentation, the nearest to a sentence is the one that follows it there.
 
 # %%
 first, second = inputs.sentences(144, seed=SEEDS[0])
@@ -625,9 +629,9 @@ Table(
 )
 
 # %% [markdown]
-# Vectors move; the order of neighbours hardly does. Eighty sentences cannot tell these rows apart by their hits: a difference of three is within chance ($\sqrt{80\cdot 0.4\cdot 0.6}\approx 4$).
+# Vectors move; the order of neighbours hardly does. Eighty sentences cannot tell these rows apart by their hits: a difference of five per cent is within chance ($100\sqrt{0.5\cdot 0.5/80}\approx 6$).
 #
-# AWQ (lab 11) would be the third way. It moves scales into the norm *in front of* a layer; MiniLM has its norms behind (as BERT does), and a residual reads them as well. The library says so before it does anything:
+# AWQ (lab 11) would be the third way. It moves scales into the norm *in front of* a layer; MiniLM has its norms behind (as BERT does), where the sum around the next layer reads them as well. The library refuses:
 
 # %%
 try:
@@ -693,17 +697,17 @@ rows += [["SmolLM2, writing", n, f"{rate:.0f} tokens a second"] for n, rate in w
 Table(["task", "engine", "one thread of this machine"], rows, text_columns=2)
 
 # %% [markdown]
-# Where ours is behind, the reasons are known: ONNX Runtime runs a whole network in one call, and llama.cpp a whole token; ours calls a kernel for each layer from Python, which for one image or one token costs about as much as the arithmetic.
+# Where ours is behind, the reasons are known: ONNX Runtime runs a whole network in one call, and llama.cpp a whole token; ours calls a kernel for each layer from Python, which for one image or one token is a good part of the time.
 #
 # ## 6 · Bits where they count
 #
-# The file of section 1 gives words 8 bits and layers 4. Is that the best use of its bytes? For each matrix of the course's GPT (18 matrices, words and positions among them) somebody measured how much the loss on a calibration text rises if *this one alone* is rounded to 2, 3, 4, 5, 6 or 8 bits in groups of 32, and how many bytes it takes then.
+# The file of section 1 gives words more bits than layers. Is that the best use of its bytes? For each matrix of the course's GPT (18 matrices, words and positions among them) the checker measures how much the loss on a calibration text rises if *this one alone* is rounded to 2, 3, 4, 5, 6 or 8 bits in groups of 32, and how many bytes it takes then.
 #
 # ### Exercise 4 · Bits under a budget (open, 3 points, about 15 lines)
 #
-# Choose the bits of every matrix within a budget of bytes. The checker rounds the model by your plan and measures how sure it is of the right next token on validation text, in per cent of the float model (perplexity of the floats divided by that of yours). Three budgets between 2 and 3 bits a weight: bronze is above the same bits for all, gold is what good use of the table reaches.
+# Choose the bits of every matrix within a budget of bytes. The checker rounds the model by your plan and measures how sure it is of the right next token on validation text, in per cent of the float model (perplexity of the floats divided by that of yours). Three budgets between the bytes of 2 and of 3 bits everywhere: bronze is above the same bits for all, gold is what good use of the table reaches.
 #
-# `sizes` is int64 [matrices, 6] in bytes, `rise` float64 [matrices, 6] in nats, `bits` the six choices, `budget` in bytes.
+# `sizes` is int64 [matrices, 6] in bytes, `rise` float64 [matrices, 6] (the mean loss of a token; differences below a hundredth are noise), `bits` the six choices, `budget` in bytes.
 
 
 # %% nbgrader={"grade": false, "grade_id": "real-choose_bits", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -844,8 +848,8 @@ Table(
 # ## Recap
 #
 # - Ask of every "n bits": of what? Word tables are half of a sentence encoder and a fifth of a small language model.
-# - Outliers of real language models sit at one token; a scale a token is the cheapest cure, and clipping is none.
-# - What does nothing on a small network (bias correction) matters in one of fifty layers. Compare before you keep it.
+# - The largest outliers of this language model sit at its first token. A scale for each token is the cheapest cure, and clipping is no cure.
+# - What does nothing on a small network (bias correction) matters in a network of fifty layers. Compare before you keep it.
 # - Look before you compress: `cl.inspect` for what can be done, `cl.debug` for which layer is to blame, the answers in decibels for whether it was worth it.
 #
 # **Back:** [Lab 12 · Combine, choose, deploy](12_capstone.ipynb) · **Next:** [Start](start.ipynb): what is left, the glossary, and your own network

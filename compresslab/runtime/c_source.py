@@ -11,10 +11,14 @@ first, each at the lowest address that is free all that time (greedy by size, as
 Pisarchyk and Lee 2020, arXiv:2001.03288). The answers are those of the Program: codes bit for bit, logits but
 for float rounding.
 
-Left out: float steps and binary layers, which are refused by name; several inputs or outputs; SIMD, for which
-CMSIS-NN has the same operations (https://github.com/ARM-software/CMSIS-NN).
+Left out: float steps and binary layers, which are refused by name (leave a softmax at the end to the caller);
+several inputs or outputs; widths between 2, 4 and 8 bits, which take the next of them; what groups, dilation
+and shared modules save, since an integer Program has them written out; SIMD, for which CMSIS-NN has the same
+operations (https://github.com/ARM-software/CMSIS-NN).
 """
 
+import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,26 +57,32 @@ class Source:
         text: the file.
         flash: bytes of its constants, without code.
         arena: bytes of its activations.
-        outputs: how many logits it writes.
+        inputs, outputs: how many floats it reads and writes.
+        name: of its function.
     """
 
     text: str
     flash: int
     arena: int
+    inputs: int
     outputs: int
+    name: str
 
 
-def to_c(network: nn.Module, shape: Sequence[int]) -> Source:
+def to_c(network: nn.Module, shape: Sequence[int], name: str = "compresslab_run") -> Source:
     """The C file of an integer network.
 
     Args:
         network: a Program of integer steps, from `convert`.
         shape: of an image, (channels, height, width), or (inputs,) for rows.
+        name: of the function; two networks of one firmware need two names.
 
     Raises:
         NotForC: for a network that is no Program, has several inputs or outputs, or a step that is left out.
-        ValueError: for a shape that the network does not take.
+        ValueError: for a shape that the network does not take, or a name that is none in C.
     """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"name must be letters, digits and underscores, got {name!r}")
     if not isinstance(network, Program):
         raise NotForC(
             f"network must be an integer Program, as convert makes it, got {type(network).__name__}"
@@ -89,17 +99,45 @@ def to_c(network: nn.Module, shape: Sequence[int]) -> Source:
     ]
     if unknown:
         raise NotForC(f"steps without a C function: {', '.join(unknown)}")
-    return _Writer(network, tuple(shape)).source()
+    last = dict(zip(network.steps, network.layers, strict=True))[network.steps[-1]]
+    if network.outputs[0] != network.steps[-1].name or last.kind not in ENDS:
+        raise NotForC(
+            f"the network's answer must be floats of its last step, got {network.outputs[0]!r} "
+            f"({_kind_of(network, network.outputs[0])})"
+        )
+    return _Writer(network, _shape(shape), name).source()
 
 
-def write_c(network: nn.Module, shape: Sequence[int], path: str | Path) -> Source:
+def _kind_of(network: Program, name: str) -> str:
+    kinds = (s.kind for n, s in zip(network.steps, network.layers, strict=True) if n.name == name)
+    return next(kinds, "the image itself")
+
+
+def _shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape as whole numbers."""
+    try:
+        sizes = tuple(operator.index(n) for n in shape)
+    except TypeError as error:
+        raise ValueError(
+            f"shape must be (channels, height, width) or (inputs,), got {shape!r}"
+        ) from error
+    if len(sizes) not in (1, 3) or min(sizes) < 1:
+        raise ValueError(f"shape must be (channels, height, width) or (inputs,), got {shape!r}")
+    if math.prod(sizes) > LARGEST:
+        raise ValueError(f"shape {sizes} has more numbers than 32 bits can count")
+    return sizes
+
+
+def write_c(
+    network: nn.Module, shape: Sequence[int], path: str | Path, name: str = "compresslab_run"
+) -> Source:
     """Write the C file of a network, whole or not at all.
 
     Raises:
         NotForC: as `to_c`.
         ValueError: as `to_c`.
     """
-    source = to_c(network, shape)
+    source = to_c(network, shape, name)
     write_whole(Path(path), lambda file: file.write_text(source.text, encoding="ascii"))
     return source
 
@@ -172,8 +210,8 @@ def codes_of(codes: Codes) -> str:
 class _Writer:
     """Goes through the steps once to see shapes, once to write calls."""
 
-    def __init__(self, program: Program, shape: tuple[int, ...]) -> None:
-        self.program, self.shape = program, shape
+    def __init__(self, program: Program, shape: tuple[int, ...], name: str) -> None:
+        self.program, self.shape, self.name = program, shape, name
         self.results = _shapes(program, shape)
         self.used: set[str] = {"base"}
         self.constants: list[str] = []
@@ -200,7 +238,9 @@ class _Writer:
             zip(self.program.steps, self.program.layers, strict=True)
         ):
             call = WRITERS[step.kind](self, step, line, index)
-            calls.append(f"    /* {line.name}: {step.kind} */\n    {call}")
+            # A file's steps may have any names: none of them ends the comment.
+            said = re.sub(r"[^A-Za-z0-9_.-]", "_", line.name)
+            calls.append(f"    /* {said}: {step.kind} */\n    {call}")
         needed = [n for n in functions() if n in self.used]
         text = "\n".join(
             [
@@ -209,14 +249,15 @@ class _Writer:
                 *(functions()[name] for name in needed),
                 *self.constants,
                 f"static uint8_t arena[{max(arena, 1)}];\n",
-                "int compresslab_run(const float *image, float *logits);\n",
-                "int compresslab_run(const float *image, float *logits) {",
+                f"int {self.name}(const float *image, float *logits);\n",
+                f"int {self.name}(const float *image, float *logits) {{",
                 *calls,
                 "    return 0;\n}\n",
             ]
         )
         height, width, channels = self.results[self.program.outputs[0]]
-        return Source(text, self.flash, arena, height * width * channels)
+        numbers = math.prod(self.shape), height * width * channels
+        return Source(text, self.flash, arena, *numbers, self.name)
 
     def _head(self, arena: int) -> str:
         height, width, channels = self.results[self.program.outputs[0]]
@@ -227,7 +268,8 @@ class _Writer:
             f" *     logits   {height * width * channels} floats\n"
             f" *     flash    {self.flash} bytes of constants\n"
             f" *     RAM      {arena} bytes of activations\n *\n"
-            " * compresslab_run returns 0, or 1 if the image holds a NaN. Compile with -std=c99.\n */"
+            f" * {self.name} returns 0, or 1 if the image holds a NaN. Compile with -std=c99 and, where the\n"
+            " * compiler fuses multiplications with additions all the same (clang), -ffp-contract=off.\n */"
         )
 
     # -- what a step's writer uses
@@ -272,10 +314,8 @@ def _shapes(program: Program, shape: tuple[int, ...]) -> dict[str, tuple[int, in
     Raises:
         ValueError: if the network does not take such an image, or a result does not fit 32-bit offsets.
     """
-    if len(shape) not in (1, 3) or any(type(n) is not int or n < 1 for n in shape):
-        raise ValueError(f"shape must be (channels, height, width) or (inputs,), got {shape}")
     found: dict[str, tuple[int, int, int]] = {}
-    results = {IMAGE: torch.zeros(1, *shape)}
+    results = {IMAGE: torch.zeros(1, *shape, dtype=torch.float32)}
     with torch.inference_mode():
         for line, step in zip(program.steps, program.layers, strict=True):
             try:
@@ -289,9 +329,14 @@ def _shapes(program: Program, shape: tuple[int, ...]) -> dict[str, tuple[int, in
     return found
 
 
+def _last(step: Step) -> bool:
+    """Whether an image's channels come last in the network, too."""
+    return bool(getattr(step, "last", 0))
+
+
 def _image(name: str, step: Step, result: torch.Tensor) -> tuple[int, int, int]:
     sizes = tuple(result.shape[1:])
-    if step.kind in ("dequantize", "conv_logits") and len(sizes) == 3:
+    if step.kind in ("dequantize", "conv_logits") and len(sizes) == 3 and not _last(step):
         sizes = (sizes[1], sizes[2], sizes[0])
     if len(sizes) not in (1, 3):
         raise NotForC(f"step {name!r} gives {list(sizes)}: only images and rows have a C function")
@@ -417,6 +462,8 @@ def _mean_pool(w: _Writer, step: Step, line: object, _index: int) -> str:
     w.use("mean_pool")
     x, s, y, _ = _from_to(w, line)
     height, width, _ = w.results[line.inputs[0]]
+    if 255 * height * width > LARGEST:
+        raise NotForC(f"step {line.name!r} adds up more pixels than 32 bits hold")
     factor = number(step.scale / (height * width * step.out.scale))
     return f"mean_pool({x}, {s}, {step.zero_point}, {factor}, {codes_of(step.out)}, {y});"
 
@@ -519,9 +566,13 @@ def _dequantize(w: _Writer, step: Step, line: object, _index: int) -> str:
     w.use("dequantize")
     source = line.inputs[0]
     numbers = f"{step.codes.zero_point}, {number(step.codes.scale)}"
-    return f"dequantize({w.buffer(source)}, {shape_of(w.results[source])}, {numbers}, logits);"
+    # As they lie, numbers are those of one pixel with as many channels.
+    image = (1, 1, math.prod(w.results[source])) if _last(step) else w.results[source]
+    return f"dequantize({w.buffer(source)}, {shape_of(image)}, {numbers}, logits);"
 
 
+ENDS = ("logits", "conv_logits", "dequantize")
+"""What gives floats, and so ends a network."""
 WRITERS: dict[str, Call] = {
     "quantize": _quantize,
     "conv2d": _convolution("conv2d"),

@@ -163,8 +163,8 @@ static void max_pool(const uint8_t *x, Shape s, Window w, uint8_t *y, Shape to) 
 static void mean_pool(const uint8_t *x, Shape s, int32_t zero, float factor, Codes out, uint8_t *y) {
     int32_t pixels = s.height * s.width, p, c;
     for (c = 0; c < s.channels; c++) {
-        int32_t sum = -pixels * zero;
-        for (p = 0; p < pixels; p++) sum += x[p * s.channels + c];
+        int32_t sum = 0;
+        for (p = 0; p < pixels; p++) sum += x[p * s.channels + c] - zero;
         y[c] = limited(nearest((float)sum * factor), out);
     }
 }

@@ -12,6 +12,7 @@ Needs `gcc-arm-none-eabi` with its C library and `qemu-system-arm`, as Debian an
 other cores, and DSP or vector instructions, which CMSIS-NN uses where there are some.
 """
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,8 +27,11 @@ COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-syst
 FLAGS = ("-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-ffunction-sections")
 HERE = Path(__file__).parent
 INSTRUCTIONS_A_TICK = 40
-WRAP = 2**24 * INSTRUCTIONS_A_TICK
+TICKS_A_WRAP = 2**24
+MOST_BYTES = 3_500_000
+"""Of the images, which share the board's 4 MB with the network."""
 SECONDS = 300
+ROW = re.compile(r"[0-9a-f]{8}( [0-9a-f]{8})+")
 
 
 def missing() -> list[str]:
@@ -37,7 +41,11 @@ def missing() -> list[str]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a compiled network: constants and code in flash, activations in RAM, without its stack."""
+    """Bytes of a compiled network: constants and code in flash, activations in RAM.
+
+    Without its stack, and without the compiler's routines for floats: one to two kilobytes for a processor
+    that has no instructions for them.
+    """
 
     constants: int
     code: int
@@ -84,7 +92,7 @@ def run(source: Source, images: np.ndarray) -> Emulated:
 
     Args:
         source: from `c_source.to_c`.
-        images: float32 [n, ...], as the network takes them; at most 500 or so fit into its flash.
+        images: float32 [n, ...], as the network takes them; at most 3.5 MB of them.
 
     Raises:
         FileNotFoundError: if the compiler or the emulator is not installed, with what to install.
@@ -92,9 +100,15 @@ def run(source: Source, images: np.ndarray) -> Emulated:
         RuntimeError: if one of them fails.
     """
     _need(COMPILER, EMULATOR)
-    if images.dtype != np.float32 or images.ndim < 2 or len(images) == 0:
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim < 2:
+        kind = getattr(images, "dtype", "")
         raise ValueError(
-            f"images must be float32 [n, ...], n at least 1, got {images.dtype} {list(images.shape)}"
+            f"images must be a float32 array [n, ...], got {type(images).__name__} {kind}"
+        )
+    if len(images) == 0 or images[0].size != source.inputs or images.nbytes > MOST_BYTES:
+        raise ValueError(
+            f"images must be at least one of {source.inputs} numbers and {MOST_BYTES:,} bytes at most, got "
+            f"{list(images.shape)}"
         )
     if not np.isfinite(images).all():
         raise ValueError("images must be finite, got NaN or an infinity")
@@ -105,7 +119,7 @@ def run(source: Source, images: np.ndarray) -> Emulated:
         board = (HERE / "cortex_m.c").read_text(encoding="ascii")
         whole = f"{source.text}\n{board}\nconst float images[] = {{\n{listed}\n}};\n"
         (place / "board.c").write_text(whole, encoding="ascii")
-        defined = (f"-DIMAGES={len(flat)}", f"-DINPUTS={flat.shape[1]}")
+        defined = (f"-DRUN={source.name}", f"-DIMAGES={len(flat)}", f"-DINPUTS={flat.shape[1]}")
         link = ("-nostartfiles", "-T", str(HERE / "cortex_m.ld"), "board.c", "-o", "board.elf")
         _call([COMPILER, *FLAGS, *defined, f"-DOUTPUTS={source.outputs}", *link], place)
         board_of = (
@@ -124,12 +138,16 @@ def run(source: Source, images: np.ndarray) -> Emulated:
 
 
 def _read(told: str, images: int, outputs: int) -> Emulated:
-    words = [[int(word, 16) for word in row.split()] for row in told.splitlines() if row.strip()]
-    if [len(row) for row in words] != [outputs + 1] * images:
-        raise RuntimeError(f"the board answered otherwise than asked: {told[:200]!r}")
-    numbers = np.array(words, np.uint32)
-    logits = np.ascontiguousarray(numbers[:, 1:]).view(np.float32)
-    return Emulated(logits, numbers[:, 0].astype(np.int64) * INSTRUCTIONS_A_TICK)
+    # The emulator's own warnings stand between the rows.
+    rows = [row.split() for row in told.splitlines() if ROW.fullmatch(row)]
+    if [len(row) for row in rows] != [outputs + 2] * images:
+        raise RuntimeError(f"the board answered otherwise than asked: {told[:500]!r}")
+    numbers = np.array([[int(word, 16) for word in row] for row in rows], np.uint32)
+    logits = np.ascontiguousarray(numbers[:, 2:]).view(np.float32)
+    ticks = numbers[:, 0].astype(np.int64) * TICKS_A_WRAP + np.ascontiguousarray(
+        numbers[:, 1]
+    ).view(np.int32)
+    return Emulated(logits, ticks * INSTRUCTIONS_A_TICK)
 
 
 def _need(*names: str) -> None:

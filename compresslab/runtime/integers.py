@@ -39,6 +39,8 @@ from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 
 DEAD = 0.5
 """A channel whose sums move its result by less than half a code is its bias alone."""
+SUMS = 2**31
+"""What an int32 sum must stay below."""
 WINDOWED = (nn.MaxPool2d, nn.AvgPool2d)
 PADS = {
     nn.ZeroPad2d: "constant",
@@ -323,6 +325,11 @@ class _Converter:
             )
         rows = weight.reshape(len(weight), -1)
         codes = quantize(rows, params).codes.reshape(weight.shape).numpy()
+        if largest_sum(codes).max(initial=0) >= SUMS:
+            raise ConversionError(
+                f"layer {node.name!r}: its sums may be larger than 32 bits hold; give its weights fewer "
+                "bits, or pool in front of it"
+            )
         factor, bias = folded(module.layer, chain.norms)
         scale = x.scale * params.scale.expand(len(weight)).double().numpy() * factor
         if out is None:

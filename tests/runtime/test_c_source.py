@@ -16,7 +16,8 @@ from benchmarks.handwritten import HANDWRITTEN
 from compresslab.models import DepthwiseNet, ResNet8, VGGLike
 from compresslab.runtime import c_source
 from compresslab.runtime.c_source import Life, NotForC, places, to_c, write_c
-from compresslab.runtime.convert import convert
+from compresslab.runtime.convert import ConversionError, convert
+from compresslab.runtime.program import Line, Program
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 from tests.runtime.test_own_networks import BETWEEN, IMAGES, one, settled
@@ -216,7 +217,10 @@ def test_a_network_that_is_no_program_is_refused():
         to_c(nn.Linear(2, 2), (2,))
 
 
-@pytest.mark.parametrize("shape", [(3, 15), (), (0,), (3.0, 16, 16), (1, 16, 16), (3, 2, 2)])
+SHAPES = [(3, 15), (), (0,), (3.0, 16, 16), (1, 16, 16), (3, 2, 2), 9, None, (3, 10**9, 10**9)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape_that_the_network_does_not_take_is_refused(shape):
     program, _ = simple(COURSE["VGG-like"], 8)
     with pytest.raises(ValueError, match="shape"):
@@ -241,3 +245,67 @@ def test_every_function_of_the_c_file_stands_between_its_marks():
     assert text.count("/* BEGIN ") == text.count("/* END */") == len(c_source.functions())
     for name, body in c_source.functions().items():
         assert name == "base" or f" {name}(" in body
+
+
+class Ends(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.conv, self.end = nn.Conv2d(3, 6, 3), end
+
+    def forward(self, x):
+        return self.end(self.conv(x))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: x.relu().permute(0, 2, 3, 1),
+        lambda x: x.permute(0, 2, 3, 1),
+        lambda x: torch.nn.functional.max_pool2d(x, 2).permute(0, 2, 3, 1),
+        lambda x: torch.nn.functional.max_pool2d(x, 2),
+    ],
+    ids=["cut and turned", "turned", "pooled and turned", "pooled"],
+)
+def test_an_answer_comes_in_the_order_that_the_network_gives_it(end, tmp_path):
+    program = convert(quantize_post_training(Ends(end).eval(), QuantConfig(), IMAGES))
+    held_against_the_program(program, IMAGES[:4], tmp_path)
+
+
+@needs_compiler
+def test_a_steps_name_never_leaves_its_comment(tmp_path):
+    program, images = simple(COURSE["VGG-like"], 8)
+    evil = "a */ logits[0] = 42; return 0; /* b\n?\u00e9"
+    first = program.steps[0].name
+    renamed = [
+        Line(
+            evil if n.name == first else n.name, tuple(evil if i == first else i for i in n.inputs)
+        )
+        for n in program.steps
+    ]
+    held_against_the_program(Program(renamed, list(program.layers)), images[:4], tmp_path)
+
+
+def test_an_answer_of_codes_is_refused():
+    program, _ = simple(COURSE["VGG-like"], 8)
+    cut = Program(list(program.steps)[:3], list(program.layers)[:3])
+    with pytest.raises(NotForC, match="answer must be floats of its last step"):
+        to_c(cut, (3, 16, 16))
+
+
+def test_a_function_has_a_name_of_its_own_and_no_other():
+    program, _ = simple(COURSE["VGG-like"], 8)
+    assert "int door(const float *image" in to_c(program, (3, 16, 16), name="door").text
+    for name in ("two words", "", "9", "a;b", "é"):
+        with pytest.raises(ValueError, match="name must be letters"):
+            to_c(program, (3, 16, 16), name=name)
+
+
+def test_sums_that_32_bits_do_not_hold_are_refused_before_anything_runs():
+    """70,000 weights of the largest code times inputs of the largest code: 2.27 billion."""
+    network = nn.Sequential(nn.Linear(70_000, 2)).eval()
+    with torch.no_grad():
+        network[0].weight.fill_(0.5)
+    images = torch.ones(4, 70_000)
+    with pytest.raises(ConversionError, match="sums may be larger than 32 bits hold"):
+        convert(quantize_post_training(network, QuantConfig(), images))

@@ -149,11 +149,15 @@ def _positions(sizes, rise, bits, budget):
 def measured(case: Case, plan: object) -> float | str:
     """How sure of the right token the rounded model is, in per cent of the float one."""
     sizes, _, bits, budget = case.args
-    if type(plan) not in (tuple, list) or len(plan) != len(sizes):
-        return f"there must be {len(sizes)} numbers of bits, one a matrix, in a tuple or list"
+    if isinstance(plan, np.ndarray) and plan.ndim == 1:
+        plan = list(plan)
+    if type(plan) not in (tuple, list):
+        return f"the plan must be a tuple, a list or an array, got {type(plan).__name__}"
+    if len(plan) != len(sizes):
+        return f"there must be {len(sizes)} numbers of bits, one a matrix, got {len(plan)}"
     for b in plan:
         if isinstance(b, bool) or not isinstance(b, int | np.integer) or b not in bits:
-            return f"bits must be one of {', '.join(map(str, bits))}, got {compare.show(b)}"
+            return f"bits must be integers, each one of {', '.join(map(str, bits))}, got {compare.show(b)}"
     used = sum(int(row[bits.index(int(b))]) for row, b in zip(sizes, plan, strict=True))
     if used > budget:
         return f"this plan takes {used:,} bytes, allowed are {budget:,}"
