@@ -425,7 +425,7 @@ Table(["SmolLM2", "file", "perplexity"], rows)
 #
 # ## 3 · A network trained on ImageNet
 #
-# EfficientNet-Lite0 is what lab 02 warned of: depthwise convolutions (深度可分离卷积), whose channels differ a lot. Some are even *dead* (失效通道): in the first layer, four channels have weights next to 0, so that only their bias is left. We have no labels for photographs here, but we can ask whether the small network says what the float one says. The pictures are crops of three photographs, calibration takes their left halves and the test their right ones. Many show little but sky or leaves, where the network wavers between two answers; with 80 pictures a difference of five per cent is within chance. So look at the decibels (分贝, lab 01) as well: how far all answers move, not only the first.
+# EfficientNet-Lite0 is what lab 02 warned of: depthwise convolutions (深度可分离卷积), whose channels differ a lot. Some are even *dead* (失效通道): in the first layer, four channels have weights next to 0, so that only their bias is left. We have no labels for photographs here, but we can ask whether the small network says what the float one says. The pictures are crops of three photographs, calibration takes their left halves and the test their right ones. Many show little but sky or leaves, where the network wavers between two answers; with 80 pictures a difference of five per cent is within chance. So look at the decibels (lab 01) as well: how far all answers move, not only the first.
 
 # %%
 calibration = inputs.photographs(32, "calibration", seed=SEEDS[0])
@@ -475,15 +475,8 @@ Table(
 
 # %%
 share = judged["int8, a scale a channel"][0]
-agree_guess.reveal(
-    "all"
-    if share > 97
-    else "nine in ten"
-    if share > 86
-    else "eight in ten"
-    if share > 65
-    else "half"
-)
+choices = {62: "half", 84: "three quarters", 96: "nine in ten"}
+agree_guess.reveal(next((text for limit, text in choices.items() if share < limit), "nearly all"))
 real_vision = "efficientnet" not in absent
 corrected, uncorrected = (
     judged[n][1] for n in ("int8, a scale a channel, biases corrected", "int8, a scale a channel")
