@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compresslab.runtime.c_source import Source, number
+from compresslab.runtime.c_source import Source
+from compresslab.runtime.c_text import number
 
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
 FLAGS = ("-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-ffunction-sections")

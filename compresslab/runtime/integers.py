@@ -168,9 +168,7 @@ class _Converter:
         elif isinstance(module, (*PADS, Spread)):
             self.surround(node, module)
         elif isinstance(module, ChannelsLast | ChannelsFirst):
-            value = self.values[node.args[0]]
-            last = isinstance(module, ChannelsLast)
-            self.values[node] = _Value(value.step, value.codes, not last, last)
+            self.turn(node, isinstance(module, ChannelsLast))
         elif isinstance(module, nn.Unflatten | Select):
             self.rearrange(node, module)
         elif isinstance(module, nn.Upsample) and module.mode == "nearest":
@@ -415,6 +413,20 @@ class _Converter:
         if module.dim != 1 or len(sizes) != 3:
             raise ConversionError(f"node {node.name!r}: rows are known to become images only")
         self.step(node, between.IntUnflatten(*sizes[1:]), (source,), codes, True)
+
+    def turn(self, node: fx.Node, last: bool) -> None:
+        """Channels to the end or to the front, which codes do not notice: theirs are always last."""
+        value = self.values[node.args[0]]
+        places = [i for i, line in enumerate(self.lines) if line.name == value.step]
+        step = self.steps[places[0]] if places else None
+        if not last and value.image is None and isinstance(step, integer.QuantizeInput):
+            # Images that come with their channels last are taken as they lie.
+            if len(node.args[0].users) > 1:
+                raise ConversionError(
+                    f"node {node.name!r} turns an input that something else reads as it is: turn it first"
+                )
+            step.last = 1
+        self.values[node] = _Value(value.step, value.codes, not last, last)
 
     def upsample(self, node: fx.Node, module: nn.Upsample) -> None:
         source, _, codes = self.source(node)

@@ -14,13 +14,14 @@ from torch import nn
 
 from benchmarks.handwritten import HANDWRITTEN
 from compresslab.models import DepthwiseNet, ResNet8, VGGLike
-from compresslab.runtime import c_source
-from compresslab.runtime.c_source import Life, NotForC, places, to_c, write_c
+from compresslab.runtime import c_text
+from compresslab.runtime.c_source import Life, places, to_c, write_c
+from compresslab.runtime.c_text import NotForC
 from compresslab.runtime.convert import ConversionError, convert
 from compresslab.runtime.program import Line, Program
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
-from tests.runtime.test_own_networks import BETWEEN, IMAGES, one, settled
+from tests.runtime.test_own_networks import BETWEEN, IMAGES, LastChannels, Outer, one, settled
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
@@ -241,9 +242,9 @@ def test_nothing_is_written_where_a_network_is_refused(tmp_path):
 
 
 def test_every_function_of_the_c_file_stands_between_its_marks():
-    text = c_source.STEPS.read_text(encoding="ascii")
-    assert text.count("/* BEGIN ") == text.count("/* END */") == len(c_source.functions())
-    for name, body in c_source.functions().items():
+    text = c_text.STEPS.read_text(encoding="ascii")
+    assert text.count("/* BEGIN ") == text.count("/* END */") == len(c_text.functions())
+    for name, body in c_text.functions().items():
         assert name == "base" or f" {name}(" in body
 
 
@@ -270,6 +271,14 @@ class Ends(nn.Module):
 def test_an_answer_comes_in_the_order_that_the_network_gives_it(end, tmp_path):
     program = convert(quantize_post_training(Ends(end).eval(), QuantConfig(), IMAGES))
     held_against_the_program(program, IMAGES[:4], tmp_path)
+
+
+@needs_compiler
+@pytest.mark.parametrize("build", [LastChannels, Outer])
+def test_images_whose_channels_come_last_are_read_as_they_lie(build, tmp_path):
+    images = IMAGES[:8].permute(0, 2, 3, 1).contiguous()
+    program = convert(quantize_post_training(build().eval(), QuantConfig(), images))
+    held_against_the_program(program, images, tmp_path, SANITIZED)
 
 
 @needs_compiler

@@ -244,3 +244,51 @@ def test_two_inputs_have_a_name_each(tmp_path):
     assert torch.equal(again(x, x.flip(0)), program(x, x.flip(0)))
     with pytest.raises(ValueError, match="expected 2 inputs, got 1"):
         program(x)
+
+
+class LastChannels(nn.Module):
+    """Takes images as most libraries that read them give them: [b, h, w, c]."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.linear(self.conv(x.permute(0, 3, 1, 2)).relu().mean((2, 3)))
+
+
+class Outer(LastChannels):
+    """A map of one channel times one pixel of all channels."""
+
+    def forward(self, x):
+        y = self.conv(x.permute(0, 3, 1, 2)).relu()
+        return self.linear((y[:, :1] * y.mean((2, 3), keepdim=True)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("build", [LastChannels, Outer])
+def test_images_whose_channels_come_last_are_taken_as_they_lie(build, tmp_path):
+    torch.manual_seed(0)
+    images = IMAGES[:16].permute(0, 2, 3, 1).contiguous()
+    simulated = quantize_post_training(build().eval(), QuantConfig(), images)
+    program = convert(simulated)
+    with torch.no_grad():
+        assert error(program(images), simulated(images)) < 0.03
+    storage.save(program, tmp_path / "n.safetensors")
+    assert torch.equal(storage.load(tmp_path / "n.safetensors")(images), program(images))
+
+
+class TwoLayouts(LastChannels):
+    """Reads the input turned, and its last axis as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return super().forward(x) + self.rows(x).permute(0, 3, 1, 2).mean((2, 3))
+
+
+def test_an_input_that_is_read_in_two_layouts_is_refused():
+    images = IMAGES[:16].permute(0, 2, 3, 1).contiguous()
+    with pytest.raises(ConversionError, match="turns an input that something else reads as it is"):
+        convert(quantize_post_training(TwoLayouts().eval(), QuantConfig(), images))

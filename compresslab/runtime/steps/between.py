@@ -180,7 +180,8 @@ class IntMultiply(_OfTwo):
         zeros, factor = (self.zero_point, self.zero_point_b), self.scale * self.scale_b / o.scale
         if a.numel() < b.numel():
             a, b, zeros = b, a, zeros[::-1]
-        if b.shape != a.shape and b.shape[1:-1] != (1, 1):  # one pixel needs no copy
+        # One pixel of as many channels needs no copy.
+        if b.shape != a.shape and (b.shape[1:-1] != (1, 1) or b.shape[-1] != a.shape[-1]):
             a, b = torch.broadcast_tensors(a, b)
         numbers = (zeros, factor, o.zero_point, o.low, o.high)
         return torch.from_numpy(int8_pool.multiply(a.numpy(), b.numpy(), *numbers))
