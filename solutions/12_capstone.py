@@ -45,7 +45,7 @@ from compresslab.report import (
     use_style,
 )
 from compresslab.runtime import deep_compression, emulator, export, files, peers
-from compresslab.runtime.c_source import to_c
+from compresslab.runtime.c_source import lives_of, to_c
 from compresslab.runtime.convert import convert
 from compresslab.stages import (
     CutChannels,
@@ -1085,6 +1085,40 @@ table
 # ### On the chip
 #
 # A microcontroller has no Python, often no operating system, and no memory to allocate. So the network becomes *one file of C*: weights as constants in flash memory, all activations in one array whose places are reused (an activation needs its bytes only until its last reader has run), and a plain loop for each step. TensorFlow Lite Micro keeps a small interpreter on the chip instead and walks a table of steps; CMSIS-NN has the loops in ARM's own vector instructions. Read the file: its sums and its rescaling are those that you wrote in lab 02.
+#
+# How large must that array be? An activation of `size` bytes is made by step `first` and read for the last time by step `last`; from `first` to `last`, both included, nobody else may have its bytes. Finding the smallest array is hard in general (it is NP-hard). *Greedy by size* is what TensorFlow Lite Micro does, and it is near the best for most networks (Pisarchyk and Lee 2020): the largest first, each at the lowest place where it overlaps with none of those already placed that are needed at the same time.
+#
+# ### Exercise 6 · Activations in one arena (build, 3 points, about 12 lines)
+#
+# From sizes, first and last steps (int64 [n] each) to the byte where each begins. A simulator runs the steps and says who overlaps. The stages: nothing overlaps; places are used again; as small as greedy by size (of two equals, the one that is made first goes first).
+
+
+# %% nbgrader={"grade": false, "grade_id": "combine-place_activations", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def place_activations(sizes, first, last):
+    """int64 [n] three times: bytes, step that makes it, last step that reads it -> int64 [n], where it begins."""
+    ### BEGIN SOLUTION
+    starts, done = np.zeros(len(sizes), np.int64), []
+    for i in np.lexsort((first, -sizes)):
+        met = [j for j in done if first[i] <= last[j] and first[j] <= last[i]]
+        start = 0
+        for j in sorted(met, key=lambda j: starts[j]):
+            if starts[j] >= start + sizes[i]:
+                break
+            start = max(start, starts[j] + sizes[j])
+        starts[i] = start
+        done.append(i)
+    return starts
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "combine-place_activations-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(place_activations, "combine.place_activations")
+
+# %%
+place_activations = adopt(place_activations, "combine.place_activations")
+
+# %% [markdown]
+# The int8 network and the recommended one in C, and yours beside:
 
 # %%
 on_chip = {"int8": advisor.built["int8", True, True].network}
@@ -1110,6 +1144,18 @@ Table(
 )
 
 # %%
+activations = lives_of(on_chip["int8"], data.test.x.shape[1:])
+lengths = np.array([a.bytes for a in activations])
+begins = place_activations(
+    lengths, np.array([a.first for a in activations]), np.array([a.last for a in activations])
+)
+print(
+    f"{len(lengths)} activations of {lengths.sum():,} bytes in all, in {(begins + lengths).max():,} bytes"
+)
+claim(
+    "Your arena for the int8 network is as small as the library's",
+    bool((begins + lengths).max() == sources["int8"].arena),
+)
 same_on_chip = [
     np.array_equal(emulated[name].logits.argmax(1), network(twenty).argmax(1).numpy())
     for name, network in on_chip.items()
@@ -1146,7 +1192,7 @@ leaderboard.table(entries)
 # %% [markdown]
 # ## Build it · Huffman into bytes and back
 #
-# ### Exercise 6 · Huffman into bytes and back (build, 4 points, about 25 lines)
+# ### Exercise 7 · Huffman into bytes and back (build, 4 points, about 25 lines)
 #
 # Exercise 4 gives lengths; a file needs bits. `huffman_code(lengths)` hands back `write(symbols)`, from uint8 symbols to a uint8 stream, and `read(stream, count)`
 # back to the symbols. Codes are canonical, so that the lengths alone say what they are: in order of length, and of the symbol among equal lengths, each code is
@@ -1274,4 +1320,4 @@ Table(
 #
 # **Back:** [Lab 11 · The weights of a language model](11_llm_weights.ipynb) · **Next:** [Lab 13 · Real networks, and yours](13_real_networks.ipynb)
 #
-# **References.** Han, Mao and Dally 2016, *Deep Compression*, arXiv:1510.00149, sections 2 to 4, tables 1, 3 and 4 · Han et al. 2016, *EIE: Efficient inference engine on compressed deep neural network*, arXiv:1602.01528 · Huffman 1952, *A method for the construction of minimum-redundancy codes*, Proc. IRE 40 · Shannon 1948, *A mathematical theory of communication*, Bell System Technical Journal 27 · Lloyd 1982, *Least squares quantization in PCM*, IEEE Trans. Information Theory 28 · Liu et al. 2019, *Rethinking the value of network pruning*, arXiv:1810.05270 · ONNX operators `QuantizeLinear` and `DequantizeLinear`, onnx.ai/onnx/operators
+# **References.** Pisarchyk and Lee 2020, *Efficient memory management for deep neural net inference*, arXiv:2001.03288 · Han, Mao and Dally 2016, *Deep Compression*, arXiv:1510.00149, sections 2 to 4, tables 1, 3 and 4 · Han et al. 2016, *EIE: Efficient inference engine on compressed deep neural network*, arXiv:1602.01528 · Huffman 1952, *A method for the construction of minimum-redundancy codes*, Proc. IRE 40 · Shannon 1948, *A mathematical theory of communication*, Bell System Technical Journal 27 · Lloyd 1982, *Least squares quantization in PCM*, IEEE Trans. Information Theory 28 · Liu et al. 2019, *Rethinking the value of network pruning*, arXiv:1810.05270 · ONNX operators `QuantizeLinear` and `DequantizeLinear`, onnx.ai/onnx/operators

@@ -138,6 +138,15 @@ class Life:
     last: int
 
 
+def lives_of(network: Program, shape: Sequence[int]) -> list[Life]:
+    """The activations of a Program in the order of its steps; its answer is not among them.
+
+    Raises:
+        ValueError: for a shape that the network does not take.
+    """
+    return list(_lives(network, _shapes(network, _shape(shape))).values())
+
+
 def places(lives: Sequence[Life]) -> tuple[list[int], int]:
     """Where each activation begins in the smallest arena that greedy-by-size finds, and the arena's bytes.
 

@@ -44,7 +44,7 @@ LABS: dict[str, tuple[Exercise, ...]] = {
     "09_distilling_transformers": _in_order(transformers, builds.transformers),
     "10_binarization": _in_order(binary, builds.binary),
     "11_llm_weights": _in_order(llm, builds.llm),
-    "12_capstone": _in_order(combine, builds.combine),
+    "12_capstone": _in_order(combine, builds.chip, builds.combine),
     "13_real_networks": _in_order(real, builds.real, opens.real),
 }
 EXERCISES: dict[str, Exercise] = {e.id: e for exercises in LABS.values() for e in exercises}

@@ -181,7 +181,7 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     shown = read(feedback.learner_page(results, "Ada Lovelace_4711", [ada]))
     assert "1.5 of 2" in shown
     assert "Prune first." in shown
-    assert feedback.canvas(results, read_back)[2][-1] == 13 + 1.5
+    assert feedback.canvas(results, read_back)[2][-1] == 16 + 1.5
     read(feedback.learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))
 
 

@@ -235,7 +235,7 @@ def test_a_class_is_graded_into_csv_and_json(class_folder, tmp_path):
     for row in rows:
         by_learner[row["learner"]] = by_learner.get(row["learner"], 0) + float(row["points"])
     # A spreadsheet must not take a name for a formula.
-    assert by_learner == {"'=1+1": 0, "alice": 13, "zoë": 0}
+    assert by_learner == {"'=1+1": 0, "alice": 16, "zoë": 0}
     assert {m["status"] for m in content["marks"]} == {"missing", "passed", "not done"}
     assert {p: p.read_bytes() for p in class_folder.rglob("*") if p.is_file()} == before
 
@@ -292,7 +292,7 @@ def test_a_changed_notebook_or_another_seed_is_graded_anew(class_folder, tmp_pat
     changed = Here()
     marks = run(class_folder, out, changed)
     assert changed.ran == ["=1+1"]
-    assert sum(m.points for m in marks if m.learner == "=1+1") == 13
+    assert sum(m.points for m in marks if m.learner == "=1+1") == 16
     reseeded = Here()
     run(class_folder, out, reseeded, seed=2)
     assert sorted(reseeded.ran) == ["=1+1", "alice", "zoë"]
@@ -316,7 +316,7 @@ def test_a_worker_that_dies_once_costs_nothing_and_twice_is_told(class_folder, t
     once = Here(fails=["alice"])
     marks = run(class_folder, tmp_path / "a.csv", once)
     assert once.ran.count("alice") == 2
-    assert sum(m.points for m in marks if m.learner == "alice") == 13
+    assert sum(m.points for m in marks if m.learner == "alice") == 16
     twice = Here(fails=["alice", "alice"])
     marks = run(class_folder, tmp_path / "b.csv", twice)
     assert {m.status for m in marks if m.learner == "alice"} == {"lost"}
@@ -353,7 +353,7 @@ class Breaks(Here):
 @needs_walls
 def test_a_pool_that_breaks_costs_nobody_a_mark(class_folder, tmp_path):
     marks = run(class_folder, tmp_path / "m.csv", Breaks(), seed=1)
-    assert sum(m.points for m in marks if m.learner == "alice") == 13
+    assert sum(m.points for m in marks if m.learner == "alice") == 16
     assert "lost" not in {m.status for m in marks}
 
 
@@ -387,7 +387,7 @@ def test_what_was_graded_is_what_the_record_is_of(class_folder, tmp_path):
             return future
 
     marks = run(class_folder, out, Meanwhile())
-    assert sum(m.points for m in marks if m.learner == "alice") == 13
+    assert sum(m.points for m in marks if m.learner == "alice") == 16
     again = Here()
     marks = run(class_folder, out, again)
     assert again.ran == ["alice"]
@@ -441,7 +441,7 @@ def test_the_command_grades_with_processes(class_folder, tmp_path):
     options = ["--lab", "12_capstone", "--out", str(out), "--workers", "2", "--seed", "7"]
     result = CliRunner().invoke(app, ["grade", str(class_folder), *options])
     assert result.exit_code == 0, result.output
-    assert "3 learners, 13 of 39 points" in result.output
+    assert "3 learners, 16 of 48 points" in result.output
     assert json.loads(out.with_suffix(".json").read_text())["run"]["seed"] == 7
 
 

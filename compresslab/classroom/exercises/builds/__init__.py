@@ -2,6 +2,7 @@
 
 from compresslab.classroom.exercises.builds import (
     binary,
+    chip,
     combine,
     llm,
     low_rank,
@@ -17,6 +18,7 @@ from compresslab.classroom.exercises.builds import (
 
 __all__ = [
     "binary",
+    "chip",
     "combine",
     "llm",
     "low_rank",
