@@ -216,8 +216,7 @@ def _head(name: str, shape: tuple[int, ...], outputs: int, flash: int, arena: in
         f" *     logits   {outputs} floats\n"
         f" *     flash    {flash} bytes of constants\n"
         f" *     RAM      {arena} bytes of activations\n *\n"
-        f" * {name} returns 0, or 1 if the image holds a NaN. Compile with -std=c99 and, where the\n"
-        " * compiler fuses multiplications with additions all the same (clang), -ffp-contract=off.\n */"
+        f" * {name} returns 0, or 1 for a NaN in the image. Compile: -std=c99 (clang: -ffp-contract=off)\n */"
     )
 
 
