@@ -120,7 +120,7 @@ def test_a_class_is_released_graded_and_answered(tmp_path):
     nbgrader(course, "generate_feedback", "12")
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
         scores = {s.student.id: s.score for s in book.assignment_submissions("12")}
-        assert book.find_assignment("12").max_code_score == 15
+        assert book.find_assignment("12").max_code_score == 18
     assert scores["alice"] == 5
     assert {learner: scores[learner] for learner in CHANGES} == dict.fromkeys(CHANGES, 5)
     assert scores["bob"] == 0
