@@ -85,8 +85,8 @@ def to_c(network: nn.Module, shape: Sequence[int], name: str = "compresslab_run"
     ]
     if unknown:
         raise NotForC(f"steps without a C function: {', '.join(unknown)}")
-    last = dict(zip(network.steps, network.layers, strict=True))[network.steps[-1]]
-    if network.outputs[0] != network.steps[-1].name or last.kind not in ENDS:
+    ends = network.layers[-1].kind in ENDS
+    if network.outputs[0] != network.steps[-1].name or not ends:
         raise NotForC(
             f"the network's answer must be floats of its last step, got {network.outputs[0]!r} "
             f"({_kind_of(network, network.outputs[0])})"

@@ -44,8 +44,8 @@ def missing() -> list[str]:
 class Sizes:
     """Bytes of a compiled network: constants and code in flash, activations in RAM.
 
-    Without its stack, and without the compiler's routines for floats: one to two kilobytes for a processor
-    that has no instructions for them.
+    Without its stack, and without the compiler's routines for floats, which a processor that has no
+    instructions for them needs besides.
     """
 
     constants: int

@@ -162,3 +162,16 @@ def test_our_int8_vectors_are_nearer_to_the_floats_than_onnx_runtimes(tmp_path):
 def test_no_sentences_and_a_single_text_are_refused(sentences):
     with pytest.raises(ValueError, match="sentences must be a list of at least one"):
         tokens_of(sentences, None)
+
+
+def test_inspect_says_what_to_do_with_a_network_of_words():
+    """It clamps a sum of its mask, integers that no graph of layers follows."""
+    network = SentenceEncoder(50, 8, 1, 2, 8, 16).eval()
+    seen = cl.inspect(
+        network, torch.randint(50, (2, 5), generator=torch.Generator().manual_seed(0))
+    )
+    assert not seen.can("integers")
+    assert (
+        "int8 inputs by Dynamic() or packed weights by Weights()" in seen.obstacles["integers"][0]
+    )
+    assert seen.can("dynamic int8")
