@@ -17,6 +17,7 @@ from torch import nn
 from compresslab.measure.counts import WITH_WEIGHTS, layer_macs
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import normal_form
+from compresslab.network.recurrent import recurrent_layers, unrolled
 from compresslab.network.select import (
     check_weights,
     is_linear,
@@ -46,7 +47,9 @@ INSTEAD = {
     "getitem": "select channels by a slice of the second axis: x[:, :8]",
     "transpose": "shuffle channels by nn.ChannelShuffle",
     "permute": "use permute(0, 2, 3, 1) and back only",
-    "lstm": "recurrent layers stay in floats: use Dynamic() for the linear ones",
+    **dict.fromkeys(
+        ("lstm", "gru", "rnn"), "use Dynamic() or Weights(4), which take recurrent layers"
+    ),
     "instancenorm2d": "use nn.GroupNorm",
     "pixelshuffle": "use nn.Upsample and a convolution",
 }
@@ -192,7 +195,7 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
         kind = type(layer).__name__
         found[name] = Layer(name, kind, *shapes, own(layer), macs, does[name])
 
-    packed = packable(network)
+    packed = {*packable(network), *recurrent_layers(network)}
     watched = {
         n: m
         for n, m in network.named_modules()
@@ -246,7 +249,7 @@ def _for_packing(network: nn.Module) -> tuple[str, ...]:
         refuse_to_pack(network)
     except ValueError as error:
         return (str(error),)
-    return _of(lambda: word_tables(network) or linear_layers(network))
+    return _of(lambda: word_tables(network) or linear_layers(unrolled(network)))
 
 
 def _for_dynamic(network: nn.Module) -> tuple[str, ...]:
@@ -254,7 +257,7 @@ def _for_dynamic(network: nn.Module) -> tuple[str, ...]:
         refuse_fast_path(network)
     except ValueError as error:
         return (str(error),)
-    return _of(lambda: linear_layers(network))
+    return _of(lambda: linear_layers(unrolled(network)))
 
 
 def _for_integers(network: nn.Module, example: torch.Tensor | None) -> tuple[str, ...]:

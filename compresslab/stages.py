@@ -38,6 +38,7 @@ from compresslab.debugging import decibels
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import flat_outputs, normal_form
+from compresslab.network.recurrent import unrolled
 from compresslab.network.select import (
     linear_layers,
     own_linear_layers,
@@ -398,7 +399,8 @@ class Weights(Stage):
     Attributes:
         bits: 2 to 8.
         group: weights that share a scale; it must divide every layer's inputs.
-        method: "nearest", or "gptq", which takes the inputs of every layer from the material's images.
+        method: "nearest", or "gptq", which takes the inputs of every layer from the material's images and leaves
+            recurrent layers in floats.
         words: bits of tables of words (embeddings) and of a head that shares one; None leaves them in floats.
             At 8 bits a whole row shares a scale, below that a group.
     """
@@ -419,12 +421,13 @@ class Weights(Stage):
         """A network without a layer to pack, or with one that is read by name, is refused."""
         refuse_to_pack(network)
         if self.words is None or not word_tables(network):
-            linear_layers(network)
+            linear_layers(unrolled(network))
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy on packed weights."""
         config = weight_only.WeightConfig(self.bits, self.group)
-        if self.words is not None and word_tables(network) and not own_linear_layers(network):
+        only_words = not own_linear_layers(unrolled(network))
+        if self.words is not None and word_tables(network) and only_words:
             codes = weight_only.Codes(network, {})
         elif self.method == "gptq":
             codes = gptq.quantize(network, list(material.images.split(100)), config)
@@ -452,7 +455,7 @@ class Dynamic(Stage):
     def check(self, network: nn.Module, _example: torch.Tensor) -> None:
         """A network without a linear layer, or with one that is read by name, is refused."""
         refuse_fast_path(network)
-        linear_layers(network)
+        linear_layers(unrolled(network))
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with int8 layers."""

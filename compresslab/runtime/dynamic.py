@@ -3,7 +3,9 @@
     y = s_w s_row q_w (q_x - z_row) + b        one scale per output, one scale and zero point per row
 
 Nothing is calibrated and nothing is traced, so it takes what `convert` cannot: transformers, recurrent
-networks with linear layers, forwards that decide by values. What lies between the layers stays in floats.
+networks, forwards that decide by values. LSTM, GRU and RNN layers are written out in linear ones first
+(`network.recurrent`): int8 are their products with inputs and states, gates and states stay in floats, as is
+all that lies between the layers.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ from torch import nn
 
 from compresslab.kernels import affine, int8
 from compresslab.network.edit import in_place_of_, replaced
+from compresslab.network.recurrent import unrolled
 from compresslab.network.select import (
     as_linear,
     linear_layers,
@@ -58,6 +61,11 @@ class DynamicInt8Linear(Called):
         super()._load_from_state_dict(*arguments)
         self._bind()
 
+    def __setstate__(self, state: dict) -> None:
+        """A copy's kernel reads the copy's buffers, and the weights lie in memory once."""
+        super().__setstate__(state)
+        self._bind()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., K] -> float32 [..., N].
 
@@ -96,12 +104,14 @@ class DynamicInt8Linear(Called):
 def convert_dynamic(model: nn.Module) -> nn.Module:
     """A copy of any model with its linear layers on int8 products, activations quantized at run time.
 
-    GPT-2's Conv1D counts as linear; a layer that shares its weight with another module stays as it is.
+    GPT-2's Conv1D counts as linear, and so do the products inside of recurrent layers; a layer that shares its
+    weight with another module stays as it is.
 
     Raises:
         ValueError: if there is no linear layer.
     """
     refuse_fast_path(model)
+    model = unrolled(model)
     new = {name: DynamicInt8Linear(as_linear(m)) for name, m in linear_layers(model).items()}
     return replaced(model, new).eval()
 

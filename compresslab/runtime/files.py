@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compresslab.data.files import write_whole
+from compresslab.network.recurrent import recurrent_layers, unrolled
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
 from compresslab.runtime.dynamic import in_form_of
 from compresslab.runtime.peers import OnnxModel
@@ -97,12 +98,22 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
         )
     reader = READERS.get(found, READERS[""])
     if like is not None:
-        like = in_form_of(names, like)
+        like = in_form_of(names, _written_out(names, like))
     if like is None and found != storage.FORMAT:
         raise ValueError(
             f"like must be a network of the same architecture to read {path}, got None"
         )
     return reader(path, like).eval()
+
+
+def _written_out(names: list[str], like: nn.Module) -> nn.Module:
+    """The network with those recurrent layers written out that the file has so."""
+    found = [n for n in recurrent_layers(like) if any(t.startswith(_inside(n)) for t in names)]
+    return unrolled(like, found)
+
+
+def _inside(name: str) -> str:
+    return f"{name}.inputs." if name else "inputs."
 
 
 def _load_floats(path: Path, like: nn.Module) -> nn.Module:

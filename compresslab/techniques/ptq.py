@@ -22,6 +22,7 @@ from compresslab.network.edit import replace_, replaced
 from compresslab.network.graph import LAYERS, NORMS, chain_behind, limits_of, module_at
 from compresslab.network.modules import Affine, ChannelsFirst, ChannelsLast, Scale, Select, Spread
 from compresslab.network.normal import flat_outputs, normal_form
+from compresslab.network.recurrent import unrolled
 from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
 from compresslab.network.taps import by_name, tapped
 from compresslab.techniques.lockstep import layer_by_layer
@@ -98,7 +99,8 @@ def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:
     """A copy of any model whose linear layers simulate integer weights and inputs; all else stays float.
 
     Nothing is traced, so it takes models that `prepare` cannot; each layer quantizes its own input, and what
-    lies between layers is not quantized. Conv1D counts as linear, shared weights stay float.
+    lies between layers is not quantized. Conv1D counts as linear, recurrent layers are written out in linear ones,
+    shared weights stay float.
 
     Args:
         model: any module tree; not changed.
@@ -108,6 +110,7 @@ def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:
         ValueError: if `config.layers` names other layers, or edge_bits is set.
     """
     refuse_fast_path(model)
+    model = unrolled(model)
     layers = linear_layers(model)
     unknown = set(config.layers) - set(layers)
     if unknown or config.edge_bits is not None:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from compresslab.network.edit import plain_copy
+from compresslab.network.recurrent import unrolled
 from compresslab.network.select import linear_layers, matrix, set_matrix, word_tables
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.numerics.affine import quantize as quantize_tensor
@@ -116,8 +117,11 @@ def round_to_nearest(weight: torch.Tensor, config: WeightConfig) -> QTensor:
 
 
 def quantize(model: nn.Module, config: WeightConfig) -> Codes:
-    """Round every linear layer of a model to nearest; the model given is not changed."""
-    model = plain_copy(model).eval()
+    """Round every linear layer of a model to nearest, those that recurrent layers are written out in as well.
+
+    The model given is not changed.
+    """
+    model = plain_copy(unrolled(model)).eval()
     return with_codes(
         model, {n: round_to_nearest(matrix(m), config) for n, m in linear_layers(model).items()}
     )

@@ -1,0 +1,113 @@
+"""What an experiment is that takes longer than a lab may: a question, one run for a seed, and what was found.
+
+    rows = experiment.run(seed, experiment.size)      {"labels": {"test accuracy, %": 91.2}, ...}
+
+A run returns numbers only. A finding is a sentence and its margin, computed from the rows of *one* run: how far
+the sentence is from failing, in its own unit. So a finding that is stated anew needs no new runs, and
+every finding has a margin for each seed.
+"""
+
+import ast
+import hashlib
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+from torch import nn
+
+from compresslab.data import Examples
+from compresslab.experiment import built, fit_all
+
+Rows = dict[str, dict[str, float]]
+SMALL = 96
+"""Examples of a run that only shows that an experiment runs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence without measured numbers, and its margin in a run's rows: above zero where it holds."""
+
+    sentence: str
+    margin: Callable[[Rows], float]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question and how it is answered.
+
+    Attributes:
+        question: what is asked, in a sentence.
+        run: from a seed and a number of training examples to rows of columns of numbers.
+        size: training examples of a full run.
+        findings: what came out; empty where nothing beyond the seeds did.
+        note: what the table leaves open.
+        digits: after the point, in the table.
+    """
+
+    question: str
+    run: Callable[[int, int], Rows]
+    size: int
+    findings: tuple[Finding, ...] = ()
+    note: str = ""
+    digits: int = 1
+
+
+def fingerprint(module: ModuleType) -> str:
+    """A hash of an experiment's code without its words: documentation, and the statement `EXPERIMENT = ...`.
+
+    Stored runs belong to it. A change in the library that the experiment calls is not noticed.
+    """
+    tree = ast.parse(inspect.getsource(module))
+    tree.body = [node for node in tree.body if not _says_only(node)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def _says_only(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign):
+        return [ast.unparse(target) for target in node.targets] == ["EXPERIMENT"]
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def check_rows(rows: Rows) -> Rows:
+    """The rows, if every one has the same columns and all numbers are finite.
+
+    Raises:
+        ValueError: naming the row and the column that is not so.
+    """
+    if not rows:
+        raise ValueError("rows must hold at least one row, got none")
+    columns = list(next(iter(rows.values())))
+    for name, row in rows.items():
+        if list(row) != columns:
+            raise ValueError(f"row {name!r} must have the columns {columns}, got {list(row)}")
+        for column, number in row.items():
+            if not math.isfinite(number):
+                raise ValueError(f"row {name!r}, column {column!r} must be finite, got {number}")
+    return rows
+
+
+def grow(
+    make: Callable[[], nn.Module],
+    examples: Examples,
+    epochs: float,
+    lr: float,
+    seed: int,
+    **options: object,
+) -> nn.Module:
+    """A network built and trained from one seed, as the labs do it for several (`experiment.fit_all`)."""
+    return fit_all(
+        *(built(make, (seed,)), examples, epochs, lr), seeds=(seed,), label="", **options
+    )[0]
+
+
+def train(
+    network: nn.Module, examples: Examples, epochs: float, lr: float, seed: int, **options: object
+) -> nn.Module:
+    """Train a network further, in place; as `grow`."""
+    return fit_all([network], examples, epochs, lr, seeds=(seed,), label="", **options)[0]

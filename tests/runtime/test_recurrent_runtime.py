@@ -1,0 +1,112 @@
+"""LSTM, GRU and RNN on int8 and packed weights: near the floats, near torch's own, and back from a file."""
+
+import pytest
+import torch
+from torch import nn
+
+import compresslab as cl
+from compresslab.models import BiLSTM
+from compresslab.network.recurrent import Recurrent
+from compresslab.runtime.dynamic import DynamicInt8Linear, convert_dynamic
+from compresslab.techniques import weight_only
+from compresslab.techniques.ptq import prepare_layers
+from compresslab.techniques.quantizer import QuantConfig
+
+WORDS, CLASSES, LENGTH = 50, 5, 12
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return BiLSTM(WORDS, CLASSES, width=32, hidden=48).eval()
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(1, WORDS, (6, LENGTH))
+
+
+class Gated(nn.Module):
+    """A recurrent network as people write them: with a state that is handed on."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.rnn = kind(8, 12, num_layers=2, **options)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        self.rnn.flatten_parameters()
+        out, state = self.rnn(x)
+        again, _ = self.rnn(x, state)
+        return self.head(out + again)[-1]
+
+
+def decibels(x, got):
+    return 10 * torch.log10(x.square().mean() / (x - got).square().mean())
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@torch.no_grad()
+def test_int8_is_near_the_floats(kind):
+    torch.manual_seed(1)
+    network, x = Gated(kind).eval(), torch.randn(7, 4, 8)
+    small = convert_dynamic(network)
+    assert sum(isinstance(m, DynamicInt8Linear) for m in small.modules()) == 5
+    assert decibels(network(x), small(x)) > 30
+
+
+@torch.no_grad()
+def test_as_near_as_torchs_own_dynamic_lstm(network, tokens):
+    theirs = torch.ao.quantization.quantize_dynamic(network, {nn.Linear, nn.LSTM}, torch.qint8)
+    wanted = network(tokens)
+    assert decibels(wanted, convert_dynamic(network)(tokens)) > decibels(wanted, theirs(tokens)) - 3
+
+
+@pytest.mark.parametrize("stage", [cl.Dynamic(), cl.Weights(4), cl.Weights(8)])
+@torch.no_grad()
+def test_file_and_back(network, tokens, stage, tmp_path):
+    small = cl.compress(network, [stage], tokens)
+    size = cl.save(small, tmp_path / "lstm.safetensors")
+    again = cl.load(tmp_path / "lstm.safetensors", like=BiLSTM(WORDS, CLASSES, width=32, hidden=48))
+    assert torch.equal(small(tokens), again(tokens))
+    assert isinstance(network.lstm, nn.LSTM)
+    plain = cl.save(network, tmp_path / "plain.safetensors")
+    assert size < plain / 2.5
+    assert isinstance(cl.load(tmp_path / "plain.safetensors", like=network).lstm, nn.LSTM)
+
+
+def test_a_file_in_floats_of_a_written_out_network(network, tokens, tmp_path):
+    codes = weight_only.quantize(network, weight_only.WeightConfig(8))
+    cl.save(codes.model, tmp_path / "floats.safetensors")
+    again = cl.load(tmp_path / "floats.safetensors", like=network)
+    assert isinstance(again.lstm, Recurrent)
+    assert torch.equal(codes.model(tokens), again(tokens))
+
+
+def test_the_same_operations_as_torchs_layer(network, tokens):
+    before = cl.measure(network, tokens[0], batches=())
+    after = cl.measure(convert_dynamic(network), tokens[0], batches=())
+    assert after.macs == before.macs
+    assert after.parameters == before.parameters
+
+
+def test_inspect_says_that_they_can_be_packed(network, tokens):
+    found = cl.inspect(network, tokens)
+    does = {layer.name: layer.does for layer in found.layers}
+    assert does["lstm"]["dynamic int8"] == does["lstm"]["packed weights"] == "yes"
+    assert does["lstm"]["prune"] == "LSTM stays in floats"
+    assert found.coverage("dynamic int8") == 1.0
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@torch.no_grad()
+def test_simulated_at_any_width(network, tokens, bits):
+    images = prepare_layers(network, QuantConfig(bits, bits, dynamic=True))
+    assert decibels(network(tokens), images(tokens)) > (25 if bits == 8 else 3)
+
+
+def test_a_network_of_nothing_but_a_gru():
+    network, x = nn.GRU(8, 12).eval(), torch.randn(5, 2, 8)
+    with torch.no_grad():
+        got, wanted = convert_dynamic(network)(x)[0], network(x)[0]
+    assert decibels(wanted, got) > 30
