@@ -17,7 +17,7 @@ from compresslab.longer.experiment import Experiment, Finding, Rows, grow
 from compresslab.models import VGGLike
 from compresslab.training import Batch, logits
 
-PAGE, EPOCHS, RATE, LABELLED = 32, 10, 0.05, 8
+PAGE, EPOCHS, RATE, LABELLED = 32, 16, 0.003, 8
 SIZES = (8, 12, 16)
 
 
@@ -55,7 +55,7 @@ def toward(boxes: torch.Tensor) -> object:
 
 
 def _squared(model: nn.Module, batch: Batch, boxes: torch.Tensor) -> torch.Tensor:
-    return 10 * F.mse_loss(model(batch.x), boxes[batch.index])
+    return F.mse_loss(model(batch.x), boxes[batch.index])
 
 
 def run(seed: int, size: int) -> Rows:
@@ -69,6 +69,7 @@ def run(seed: int, size: int) -> Rows:
         lambda: network(24, 48, 96),
         *(Examples(x[:half], nothing[:half]), EPOCHS, RATE, seed),
         loss=toward(boxes[:half]),
+        optimizer=_adam,
     )
     rest, labelled = x[half:], half // LABELLED
     answered = logits(teacher, rest)
@@ -84,10 +85,15 @@ def run(seed: int, size: int) -> Rows:
             lambda: network(4, 8, 16),
             *(examples, EPOCHS * half / (4 * count), RATE, seed),
             loss=toward(targets),
+            optimizer=_adam,
             batch_size=64,
         )
         rows[name] = {"IoU, %": _iou(student, test, truth)}
     return rows
+
+
+def _adam(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), RATE)
 
 
 def _iou(model: nn.Module, x: torch.Tensor, truth: torch.Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compresslab.data import load
-from compresslab.longer.experiment import Experiment, Rows, grow
+from compresslab.longer.experiment import Experiment, Finding, Rows, grow
 from compresslab.models import MLP
 from compresslab.pretrained import AlsoStep
 from compresslab.techniques import prune, regularize
@@ -70,9 +70,22 @@ def _trained(
     return network
 
 
+def _behind(rows: Rows, number: int) -> float:
+    return (
+        rows[f"magnitude, as many zeros as {number}"]["test accuracy, %"]
+        - rows[f"L0, penalty {number}"]["test accuracy, %"]
+    )
+
+
 EXPERIMENT = Experiment(
     question="A penalty that counts weights, or cutting the smallest: which loses less at the same number of zeros?",
     run=run,
     size=4_000,
-    findings=(),
+    findings=(
+        Finding(
+            "Cutting the smallest weights loses less than the penalty that counts them, at both numbers of zeros",
+            lambda r: min(_behind(r, number) for number in (1, 2)),
+            "points",
+        ),
+    ),
 )

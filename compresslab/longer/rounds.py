@@ -77,8 +77,8 @@ EXPERIMENT = Experiment(
     size=4_000,
     findings=(
         Finding(
-            "Tenths are worth less than two points over halves, for nearly six times the training",
-            lambda r: 2 - (_reached(r, "tenths, 20 rounds") - _reached(r, "halves, 3 rounds")),
+            "Tenths find a better ticket than one cut, at ten times the training",
+            lambda r: _reached(r, "tenths, 20 rounds") - _reached(r, "one cut to an eighth"),
             "points",
         ),
     ),

@@ -1,5 +1,6 @@
 """Sparse products against NumPy's dense float64 ones, and the forms against SciPy's."""
 
+import numba
 import numpy as np
 import pytest
 import scipy.sparse
@@ -81,8 +82,10 @@ def test_blocks_come_back_and_multiply_like_the_dense_matrix(problem, block):
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing(threads):
     generator = np.random.default_rng(0)
-    weight = two_of_four(generator.normal(size=(520, 640)).astype(np.float32), generator)
-    x = generator.normal(size=(640, 100)).astype(np.float32)
+    # As plain Python the loops run a thousand times slower: fewer blocks then, but several still.
+    rows, columns, batch = (72, 64, 40) if numba.config.DISABLE_JIT else (520, 640, 100)
+    weight = two_of_four(generator.normal(size=(rows, columns)).astype(np.float32), generator)
+    x = generator.normal(size=(columns, batch)).astype(np.float32)
     for form in (sparse.Csr, sparse.TwoOfFour, sparse.Blocks):
         one, many = (sparse.matmul(form.of(weight), x, t) for t in (1, threads))
         assert np.array_equal(one, many)

@@ -1,0 +1,145 @@
+"""Which networks bear quantization? Seven kinds on one scale, and how deep the layer lies that is to blame.
+
+All are treated alike: weights by channel, each layer's input by tensor with the range that it has at that moment,
+nothing calibrated, nothing tuned. The loss is in points of accuracy, for the language model in points of right next
+tokens. The layer to blame is the one whose weights alone, at 4 bits, cost most.
+
+The articles call VGG and MobileNet friendly, and Transformers, recurrent, very small and depthwise networks
+sensitive: MobileNet stands on both lists.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from compresslab import pretrained
+from compresslab.data import corpus, keywords, load
+from compresslab.longer.experiment import Experiment, Finding, Rows, grow
+from compresslab.models import BiLSTM, DepthwiseNet, ResNet8, VGGLike
+from compresslab.network.recurrent import unrolled
+from compresslab.techniques import scores
+from compresslab.techniques.ptq import prepare_layers, quantize_post_training
+from compresslab.techniques.quantizer import QuantConfig, WeightQuantizer
+from compresslab.training import evaluate
+
+WIDTHS = ((8, 8), (4, 8), (4, 4))
+EPOCHS, TEXT_EPOCHS, RATE = 5, 4, 0.004
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, how good it is, and how it is simulated in integers."""
+
+    network: nn.Module
+    quality: Callable[[nn.Module], float]
+    simulated: Callable[[nn.Module, QuantConfig], nn.Module]
+
+
+def run(seed: int, size: int) -> Rows:
+    """Every network at every width."""
+    rows = {}
+    for name, subject in subjects(seed, size).items():
+        base = subject.quality(subject.network)
+        row = {"floats, %": base}
+        for weights, activations in WIDTHS:
+            simulated = subject.simulated(
+                subject.network, QuantConfig(weights, activations, dynamic=True)
+            )
+            row[f"W{weights}A{activations}, points lost"] = base - subject.quality(simulated)
+        lost = [base - subject.quality(one) for one in _one_layer_each(subject.network)]
+        row["worst layer alone at W4, points"] = max(lost)
+        row["its depth, %"] = 100 * lost.index(max(lost)) / (len(lost) - 1)
+        rows[name] = row
+    return rows
+
+
+def subjects(seed: int, size: int) -> dict[str, Subject]:
+    """Four networks for images, two for keywords, one for text; the last is the package's own."""
+    images = load("glyphs", train_size=size, seed=seed)
+    windows = keywords.load(train_size=size, seed=seed)
+    kinds = {
+        "VGG-like": lambda: VGGLike(images, widths=(16, 32, 64)),
+        "residual (ResNet-8)": lambda: ResNet8(images),
+        "depthwise (MobileNet's kind)": lambda: DepthwiseNet(images),
+        "very small (4, 8, 16 channels)": lambda: VGGLike(images, widths=(4, 8, 16)),
+    }
+    found = {}
+    for name, make in kinds.items():
+        network = grow(make, images.train, EPOCHS, 0.2, seed)
+        found[name] = Subject(
+            network,
+            lambda model: evaluate(model, images.test),
+            lambda model, config: quantize_post_training(model, config, images.train.x[:200]),
+        )
+    readers = {
+        "Transformer (encoder)": lambda: pretrained.keyword_encoder(width=64, layers=3),
+        "recurrent (BiLSTM)": lambda: BiLSTM(
+            keywords.WORDS, len(keywords.CLASSES), 48, 64, keywords.BEFORE
+        ),
+    }
+    for name, make in readers.items():
+        network = grow(
+            make,
+            *(windows.train, TEXT_EPOCHS, RATE, seed),
+            batch_size=64,
+            optimizer=lambda n: torch.optim.AdamW(n.parameters(), RATE, weight_decay=0.05),
+        )
+        found[name] = Subject(
+            unrolled(network), lambda model: evaluate(model, windows.test), prepare_layers
+        )
+    passages = corpus.load("python", "test", 40_000).some(max(2, min(size // 60, 64)), seed)
+    found["language model (GPT)"] = Subject(
+        pretrained.language_model(), lambda model: _next_tokens(model, passages), prepare_layers
+    )
+    return found
+
+
+@torch.no_grad()
+def _next_tokens(model: nn.Module, passages: corpus.Passages) -> float:
+    """Right next tokens in per cent."""
+    right = [
+        (model(x).argmax(2) == y).double().mean(1)
+        for x, y in zip(passages.x.split(16), passages.y.split(16), strict=True)
+    ]
+    return 100 * float(torch.cat(right).mean())
+
+
+def _one_layer_each(network: nn.Module) -> list[nn.Module]:
+    """Copies of the network, in each of which one layer's weight is at 4 bits."""
+    found = []
+    for name in scores.prunable(network):
+        one = copy.deepcopy(network)
+        layer = one.get_submodule(name)
+        with torch.no_grad():
+            layer.weight.copy_(WeightQuantizer(layer.weight, 4, QuantConfig(4))(layer.weight))
+        found.append(one)
+    return found
+
+
+EIGHT, FOUR = "W8A8, points lost", "W4A4, points lost"
+
+EXPERIMENT = Experiment(
+    question="Convolutional, residual, depthwise, very small, a Transformer, a recurrent one: which bears few bits?",
+    run=run,
+    size=4_000,
+    findings=(
+        Finding(
+            "At 8 bits none of the seven loses two points",
+            lambda r: 2 - max(row[EIGHT] for row in r.values()),
+            "points",
+        ),
+        Finding(
+            "At W4A4 the depthwise network loses more than 10 points more than the VGG-like and the residual one",
+            lambda r: (
+                r["depthwise (MobileNet's kind)"][FOUR]
+                - max(r["VGG-like"][FOUR], r["residual (ResNet-8)"][FOUR])
+                - 10
+            ),
+            "points",
+        ),
+    ),
+    note="Depth: 0 % is the first layer, 100 % the last.",
+)

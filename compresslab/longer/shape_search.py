@@ -1,0 +1,205 @@
+"""Searching the shape: widths and depths of a VGG-like network under a budget of bytes and of time.
+
+Neural architecture search (网络结构搜索) in its plainest forms, on one space (three stages, each with a width and one or
+two convolutions):
+
+    grid          every width the same share of the largest that fits
+    random        shapes drawn at random (Li and Talwalkar 2019, https://arxiv.org/abs/1902.07638)
+    evolution     the best of a few shapes, changed in one place, again and again (Real et al. 2019, AmoebaNet)
+
+A shape's time is predicted by a *latency table*: every possible layer is measured once, and a shape is the sum of its
+layers (Cai et al. 2019, ProxylessNAS, section 3.2). A shape is judged by a short training on validation images; the
+winner of each search trains fully and is tested. All three look at equally many shapes.
+"""
+
+import random as chance
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from compresslab.data import Split, load
+from compresslab.longer.experiment import Experiment, Finding, Rows, grow
+from compresslab.measure import race_networks
+from compresslab.models import convolution
+from compresslab.training import evaluate
+
+WIDTHS, DEPTHS = (8, 12, 16, 24, 32, 48, 64), (1, 2)
+LOOKS, SHORT, FULL, RATE = 12, 1.0, 6, 0.2
+WEIGHTS = 30_000
+"""The budget of parameters: 120 kB in floats."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Channels of each stage, and how many convolutions it has."""
+
+    widths: tuple[int, int, int]
+    depths: tuple[int, int, int]
+
+    def layers(self, channels: int, size: int) -> list[tuple[int, int, int]]:
+        """(inputs, outputs, pixels a side) of every convolution."""
+        found, inputs = [], channels
+        for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            for _ in range(depth):
+                found.append((inputs, width, size >> stage))
+                inputs = width
+        return found
+
+    def parameters(self, channels: int, classes: int) -> int:
+        """Weights, norms and the head."""
+        body = sum(9 * i * o + 2 * o for i, o, _ in self.layers(channels, 1))
+        return body + (self.widths[-1] + 1) * classes
+
+    def network(self, data: Split) -> nn.Module:
+        """Built, with random weights."""
+        channels = data.shape[0]
+        parts: list[nn.Module] = []
+        inputs = channels
+        for width, depth in zip(self.widths, self.depths, strict=True):
+            for _ in range(depth):
+                parts.append(convolution(inputs, width))
+                inputs = width
+            parts.append(nn.MaxPool2d(2))
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, len(data.classes))]
+        return nn.Sequential(*parts, *head)
+
+
+class LatencyTable:
+    """Milliseconds of every layer at batch 64, measured when first asked for."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        self.channels, self.size = channels, size
+        self.known: dict[tuple[int, int, int], float] = {}
+
+    def of(self, shape: Shape) -> float:
+        """The sum over a shape's convolutions."""
+        return sum(self._layer(*layer) for layer in shape.layers(self.channels, self.size))
+
+    def _layer(self, inputs: int, outputs: int, side: int) -> float:
+        key = (inputs, outputs, side)
+        if key not in self.known:
+            layer = convolution(inputs, outputs).eval().to(memory_format=torch.channels_last)
+            x = torch.zeros(64, inputs, side, side).to(memory_format=torch.channels_last)
+            self.known[key] = 1e3 * race_networks({"layer": layer}, x, rounds=5)["layer"]
+        return self.known[key]
+
+
+def run(seed: int, size: int) -> Rows:
+    """Three searches of equally many shapes, and the table's predictions held against the clock."""
+    data = load("glyphs", train_size=size, seed=seed)
+    roll = chance.Random(seed)
+    table = LatencyTable(data.shape[0], data.shape[1])
+    middle = Shape((16, 24, 32), (1, 2, 1))
+    limit = table.of(middle)  # no slower than a shape in the middle of the space
+    seen: dict[Shape, float] = {}
+
+    def fits(shape: Shape) -> bool:
+        return (
+            shape.parameters(data.shape[0], len(data.classes)) <= WEIGHTS
+            and table.of(shape) <= limit
+        )
+
+    def worth(shape: Shape) -> float:
+        if shape not in seen:
+            network = grow(lambda: shape.network(data), data.train, SHORT, RATE, seed)
+            seen[shape] = evaluate(network, data.val)
+        return seen[shape]
+
+    found = {
+        "grid": max(_grid(fits), key=worth),
+        "random": max((_drawn(roll, fits) for _ in range(LOOKS)), key=worth),
+        "evolution": _evolved(roll, fits, worth),
+    }
+    rows = {}
+    for name, shape in found.items():
+        network = grow(lambda shape=shape: shape.network(data), data.train, FULL, RATE, seed)
+        network = network.to(memory_format=torch.channels_last)
+        took = race_networks({"network": network}, data.test.x[:64], rounds=7)["network"]
+        rows[name] = {
+            "parameters, thousand": shape.parameters(data.shape[0], len(data.classes)) / 1e3,
+            "ms by the table": table.of(shape),
+            "ms measured": 1e3 * took,
+            "validation after the short training, %": worth(shape),
+            "test accuracy, %": evaluate(network, data.test),
+        }
+    return rows
+
+
+def _grid(fits: object) -> list[Shape]:
+    """Widths in the proportion 1 : 2 : 4 or equal, every pattern of depths, the largest that fit."""
+    patterns = [(1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1), (1, 2, 2), (2, 2, 2)]
+    found = []
+    for depths in patterns:
+        for family in (lambda w: (w, 2 * w, 4 * w), lambda w: (w, w, w)):
+            shapes = [Shape(family(w), depths) for w in WIDTHS]
+            fitting = [s for s in shapes if fits(s)]
+            found += fitting[-1:]
+    return found[:LOOKS]
+
+
+def _drawn(roll: chance.Random, fits: object) -> Shape:
+    while True:
+        shape = Shape(
+            tuple(roll.choice(WIDTHS) for _ in range(3)),
+            tuple(roll.choice(DEPTHS) for _ in range(3)),
+        )
+        if fits(shape):
+            return shape
+
+
+def _evolved(roll: chance.Random, fits: object, worth: object) -> Shape:
+    """A population of four; then the best of two drawn from it has a child, and the oldest goes."""
+    population = [_drawn(roll, fits) for _ in range(4)]
+    everybody = list(population)
+    for _ in range(LOOKS - len(population)):
+        parent = max(roll.sample(population, 2), key=worth)
+        child = _changed(roll, parent, fits)
+        population = [*population[1:], child]
+        everybody.append(child)
+    return max(everybody, key=worth)
+
+
+def _changed(roll: chance.Random, shape: Shape, fits: object) -> Shape:
+    for _ in range(200):
+        stage = roll.randrange(3)
+        if roll.random() < 0.7:
+            place = WIDTHS.index(shape.widths[stage]) if shape.widths[stage] in WIDTHS else 0
+            near = WIDTHS[max(0, min(len(WIDTHS) - 1, place + roll.choice((-1, 1))))]
+            other = replace(shape, widths=(*shape.widths[:stage], near, *shape.widths[stage + 1 :]))
+        else:
+            other = replace(
+                shape,
+                depths=(*shape.depths[:stage], 3 - shape.depths[stage], *shape.depths[stage + 1 :]),
+            )
+        if other != shape and fits(other):
+            return other
+    return shape
+
+
+EXPERIMENT = Experiment(
+    question="Widths and depths under a budget of bytes and time: does a search beat a rule of thumb?",
+    run=run,
+    size=4_000,
+    findings=(
+        Finding(
+            "The three searches end within four points of each other",
+            lambda r: (
+                4
+                - (
+                    max(x["test accuracy, %"] for x in r.values())
+                    - min(x["test accuracy, %"] for x in r.values())
+                )
+            ),
+            "points",
+        ),
+        Finding(
+            "The table of single layers is within half of the network's measured time",
+            lambda r: (
+                0.5 - max(abs(x["ms by the table"] / x["ms measured"] - 1) for x in r.values())
+            ),
+            "times",
+        ),
+    ),
+    note=f"Each search looks at {LOOKS} shapes; batch 64, one thread.",
+)
