@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Findings stop a notebook here; torch's own threads would fight for the cores of two tests at once.
 NOTEBOOKS := OMP_NUM_THREADS=1 COMPRESSLAB_STRICT=1 COMPRESSLAB_PROGRESS="$(CURDIR)/.pytest_cache/progress.json"
 
-.PHONY: lab test quick browser lint format release site bench clean
+.PHONY: lab test quick browser lint format release site bench litert clean
 
 lab: $(VENV)/.course
 	$(BIN)/compresslab lab
@@ -51,6 +51,11 @@ site: $(VENV)/.site
 bench: $(VENV)/.authors
 	$(BIN)/python -m benchmarks --page
 
+# LiteRT's converter asks for other versions than the course's: it has an environment of its own.
+litert: .venv-litert/.litert
+	OMP_NUM_THREADS=1 .venv-litert/bin/compresslab longer litert_engine
+	.venv-litert/bin/python -m pytest -q tests/runtime/test_litert.py
+
 clean:
 	find compresslab benchmarks tests -name '__pycache__' -prune -exec rm -rf {} +
 
@@ -66,6 +71,12 @@ $(VENV)/.authors: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --upgrade pip
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.course
+
+.venv-litert/.litert: pyproject.toml
+	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -m pip install --quiet --upgrade pip
+	.venv-litert/bin/python -m pip install --quiet --editable '.[litert]' pytest hypothesis
+	touch $@
 
 $(VENV)/.site: $(VENV)/.authors
 	$(PIP) --editable '.[test,site]'

@@ -1,8 +1,9 @@
 """From the articles to the labs: `python -m benchmarks.articles` makes docs/articles.md.
 
 The course grew from five articles on model compression. `docs/articles.toml` has what they say, in our words,
-with the place that tests it; this page adds how often each finding held and by how much
-(`compresslab/findings.csv`).
+with the place that tests it, a section of a lab or an experiment that takes longer than one (`longer`); this
+page adds how often each finding held and by how much (`compresslab/findings.csv`, the runs of `compresslab
+longer`).
 A finding or a section that is not there is an error, so that the page cannot outlive a change of a lab.
 """
 
@@ -13,6 +14,8 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+
+from benchmarks.longer import said
 
 ROOT = Path(__file__).parents[1]
 SOURCE, PAGE = ROOT / "docs" / "articles.toml", ROOT / "docs" / "articles.md"
@@ -106,7 +109,9 @@ def _row(row: Mapping, known: list, heads: Mapping, names: Mapping) -> str:
             raise ValueError(f"{row['says']!r}: lab {lab} has no section {number}")
         labs.add(lab)
         places.append(f"[{place}](../labs/{names[lab]})")
+    places += [f"[{name}](longer.md#{name})" for name in row.get("longer", ())]
     results = [shown(finding(start, labs, known)) for start in row.get("claims", ())]
+    results += [line for name in row.get("longer", ()) for line in said(name)]
     results += [row["note"]] if row.get("note") else []
     cells = [row["says"], row["verdict"], ", ".join(places) or "-", "<br>".join(results) or "-"]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

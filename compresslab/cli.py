@@ -213,6 +213,31 @@ def checkpoint(
 
 
 @app.command()
+def longer(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="of the experiments; default: all")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="runs of each", min=1)] = 5,
+    look: Annotated[bool, typer.Option("--list", help="say what there is, run nothing")] = False,
+) -> None:
+    """Run experiments that take longer than a lab may, and keep their rows; goes on where it stopped."""
+    from compresslab.longer import stored
+
+    unknown = set(names or ()) - set(stored.names())
+    if unknown:
+        known = ", ".join(stored.names())
+        raise typer.BadParameter(f"names must be of {known}, got {', '.join(sorted(unknown))}")
+    for name in names or stored.names():
+        runs = stored.read(name)
+        typer.echo(f"{name}: {len(runs)} runs. {stored.experiment_of(name).question}")
+        try:
+            for run in () if look else stored.run_missing(name, seeds):
+                typer.echo(f"    seed {run.seed}: {run.seconds:.0f} s")
+        except ModuleNotFoundError as error:
+            typer.echo(f"    left out: {error}")
+
+
+@app.command()
 def release(
     only: Annotated[list[str] | None, typer.Argument(help="such as 01_numbers")] = None,
     force: Annotated[bool, typer.Option(help="execute unchanged solutions again")] = False,

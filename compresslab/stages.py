@@ -399,8 +399,8 @@ class Weights(Stage):
     Attributes:
         bits: 2 to 8.
         group: weights that share a scale; it must divide every layer's inputs.
-        method: "nearest", or "gptq", which takes the inputs of every layer from the material's images and leaves
-            recurrent layers in floats.
+        method: "nearest", or "gptq", which takes the inputs of every layer from the material's images and
+            leaves recurrent layers in floats.
         words: bits of tables of words (embeddings) and of a head that shares one; None leaves them in floats.
             At 8 bits a whole row shares a scale, below that a group.
     """

@@ -945,6 +945,24 @@ Table(
 )
 
 # %% [markdown]
+# ## Longer than a lab · Half precision, and how smooth a network is
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/half_precision.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer half_precision` runs them all anew.
+#
+# The cheapest compression is a cast: fp16 and bf16 halve every file. (A converter of one of the articles behind this course says "8 bits" and writes float16: this is what its user gets.) Whether it is faster, the processor decides: without instructions for a format, every number is converted on the way.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("half_precision")
+
+# %% [markdown]
+# Why may numbers be rounded at all? Because small changes of the weights have small effects: near a minimum the loss changes by $\tfrac12 d^\top H d$ for a change $d$ of the weights (LeCun et al. 1989, equation 1), which is quadratic. The table shows how far that carries.
+
+# %%
+show_longer("smoothness")
+
+# %% [markdown]
 # ## When *not* to
 #
 # - Numbers that span many powers of ten (gradients, activations with outliers) do not sit well on

@@ -931,6 +931,49 @@ Table(
 )
 
 # %% [markdown]
+# ## The fourth need: energy
+#
+# Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. In eight bits both parts shrink.
+
+# %%
+import compresslab as cl
+
+cl.table(
+    cl.measure(big, data, "float32"),
+    cl.measure(program, data, "int8"),
+)
+
+# %%
+per_image = {
+    name: cl.measure.joules(lambda: run(data.test.x[:64]))
+    for name, run in (("float32", big), ("int8", program))
+}
+print(
+    "Joules by the processor's own counters: this machine does not let them be read."
+    if None in per_image.values()
+    else "By the processor's own counters, µJ an image (the whole socket, idling included): "
+    + ", ".join(f"{name} {1e6 * spent / 64:.0f}" for name, spent in per_image.items())
+)
+
+# %% [markdown]
+# ## Longer than a lab · Which networks bear few bits
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/bears_quantization.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer bears_quantization` runs them all anew.
+#
+# It is often said that VGG, ResNet and MobileNet are friendly to quantization, and that Transformers, recurrent networks, very small ones and depthwise layers are sensitive; MobileNet, whose layers are depthwise, stands on both lists. Here seven networks are treated alike. Before you look: which loses most at W4A4?
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("bears_quantization")
+
+# %% [markdown]
+# And *inside* a Transformer? At equal bytes, bits can be moved from the feed-forward layers to attention, or the other way.
+
+# %%
+show_longer("attention_bits")
+
+# %% [markdown]
 # ## When *not* to
 #
 # - Below 4 bits, without training: lab 03 shows what training buys.

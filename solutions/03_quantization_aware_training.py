@@ -797,6 +797,30 @@ Table(
 )
 
 # %% [markdown]
+# ## Longer than a lab · More epochs, half precision, and a Transformer
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/qat_epochs.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer qat_epochs` runs them all anew.
+#
+# In section 3 training in few bits from scratch stayed below fine-tuning. Perhaps it only needs longer?
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("qat_epochs")
+
+# %% [markdown]
+# Fine-tuning through quantizers is not for convolutions alone: a Transformer's linear layers take the same simulation, layer by layer, without a graph (`ptq.prepare_layers`).
+
+# %%
+show_longer("encoder_qaf")
+
+# %% [markdown]
+# Training itself can be low in precision. In bf16 the products have 8 bits of precision; the weights stay in fp32, because a small step would be rounded away (Kalamkar et al. 2019).
+
+# %%
+show_longer("bf16_training")
+
+# %% [markdown]
 # ## When *not* to
 #
 # - At 8 bits: PTQ loses nothing that training could win back.

@@ -1020,6 +1020,57 @@ check(sparse_network, "prune.sparse_network")
 sparse_network = adopt(sparse_network, "prune.sparse_network")
 
 # %% [markdown]
+# ## The fourth need: energy
+#
+# Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. Single zeros save bytes but no operation of an engine that multiplies them all the same; channels that are gone save both.
+
+# %%
+import compresslab as cl
+
+cl.table(
+    cl.measure(networks[0], data, "MLP, dense"),
+    cl.measure(candidates[0], data, "MLP, sparse"),
+    cl.measure(vggs[0], data, "VGG-like, dense"),
+    cl.measure(slim, data, "VGG-like, slim"),
+)
+
+# %% [markdown]
+# ## Longer than a lab · torch's own calls, shares by search, and generalisation
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/torch_prune.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer torch_prune` runs them all anew.
+#
+# `torch.nn.utils.prune` has four calls. One of the articles loops over a network's convolutions with the second of them and calls the result structured: look at the column of silent channels.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("torch_prune")
+
+# %% [markdown]
+# One share for all layers, a global cut, or a share for each layer that was searched (AutoML)? Twenty random plans, judged on validation images, all with the same number of weights.
+
+# %%
+show_longer("share_search")
+
+# %% [markdown]
+# Training can be told to make zeros: L1 (section 5) makes weights small, L0 counts them, by gates that are open or closed (Louizos et al. 2018).
+
+# %%
+show_longer("l0")
+
+# %% [markdown]
+# A shortcut adds two layers' channels, so that both must lose the same ones. The library follows the graph and cuts them together.
+
+# %%
+show_longer("residual_cut")
+
+# %% [markdown]
+# "Pruning is a regulariser, so a pruned network generalises better": with few images, is it so?
+
+# %%
+show_longer("generalisation")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

@@ -716,6 +716,18 @@ Table(
 )
 
 # %% [markdown]
+# ## Longer than a lab · A tenth a round
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/rounds.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer rounds` runs them all anew.
+#
+# This lab cuts the weights by halves. Frankle and Carbin take a fifth a round, one of the articles a tenth: more rounds, each with its training. Is patience paid?
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("rounds")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

@@ -708,6 +708,30 @@ for inputs, outputs, stride, expansion in ((16, 16, 1, 6), (16, 24, 2, 6), (24, 
 Table(["block", "expansion", "parameters", "of one 3x3 convolution"], rows)
 
 # %% [markdown]
+# ## Longer than a lab · Searching the shape
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/shape_search.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer shape_search` runs them all anew.
+#
+# So far you chose the shape. Neural architecture search (网络结构搜索) lets a program choose: a space of shapes, a way to judge one, a way to come to the next. Every search needs its control, a rule of thumb that looks at as many shapes.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("shape_search")
+
+# %% [markdown]
+# Each look costs a training. A once-for-all network (Cai et al. 2020) trains one set of weights for all widths, of which any can be cut out.
+
+# %%
+show_longer("once_for_all")
+
+# %% [markdown]
+# Section 5 counted the parameters of a factorised embedding; here it is trained. The control has as many bytes: whole vectors, for the most frequent words only.
+
+# %%
+show_longer("factorised_embedding")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

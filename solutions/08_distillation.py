@@ -779,6 +779,42 @@ check(train_student, "distill.train_student")
 train_student = adopt(train_student, "distill.train_student")
 
 # %% [markdown]
+# ## Longer than a lab · Other distances, other teachers, no softmax
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/distances.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer distances` runs them all anew.
+#
+# Is the divergence needed, or does the squared difference of the logits do? Mind the column of images: a distilled student's bill includes its teacher's training.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("distances")
+
+# %% [markdown]
+# In section 6 two equals taught each other. Here the other one is large, and is learning itself.
+
+# %%
+show_longer("learning_together")
+
+# %% [markdown]
+# "A student learns best from its own kind." Two teachers of nearly the same accuracy, one plain, one residual, and two students: if kinship counts, like pairs are better than unlike ones.
+
+# %%
+show_longer("teacher_family")
+
+# %% [markdown]
+# Should the last steps be on labels alone? Both ways take as many steps.
+
+# %%
+show_longer("labels_last")
+
+# %% [markdown]
+# A task whose answer is four numbers, a box, has no soft targets. What a teacher still can give is answers for pages that nobody labelled. Measured by intersection over union (交并比).
+
+# %%
+show_longer("boxes")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

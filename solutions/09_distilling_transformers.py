@@ -831,6 +831,30 @@ print(
 )
 
 # %% [markdown]
+# ## Longer than a lab · Each recipe taken apart
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/triple_loss.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer triple_loss` runs them all anew.
+#
+# DistilBERT's loss has three parts. In its paper (table 4) the teacher's answers matter most and the masked word least. (Besides every second layer it drops BERT's token types, which tell a pair's two sentences apart, and the pooler on the first token; our encoder never had them.) Dynamic masking hides other words in every batch, which RoBERTa found better than hiding them once.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("triple_loss")
+
+# %% [markdown]
+# TinyBERT learns in two stages: what is inside on general text first, embeddings included, then the task. General text is here windows of the same files, without their answers. The control takes as many steps on the task's answers.
+
+# %%
+show_longer("tinybert_stages")
+
+# %% [markdown]
+# FastBERT rests on an assumption: the lower the uncertainty, the more often the answer is right. Sort the test windows by uncertainty, cut them into tenths, and look. (FastBERT's divergence is $\mathrm{KL}(p_{\text{exit}} \| p_{\text{last}})$; the lab's exits learn by Hinton's direction, the last one's distribution first. Both are in the table.)
+
+# %%
+show_longer("uncertainty")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 #
 # First, the published networks themselves. Parameters and milliseconds do not depend on the weights, so they can be built from their configurations and measured, with random weights, on this processor.

@@ -1028,6 +1028,37 @@ claim(
 )
 
 # %% [markdown]
+# ## The fourth need: energy
+#
+# Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. What stays in floats at the ends has most of it.
+
+# %%
+import compresslab as cl
+
+cl.table(
+    cl.measure(float_networks, data, "float32"),
+    cl.measure(xnor_networks, data, "on bits"),
+)
+
+# %% [markdown]
+# ## Longer than a lab · Words, spoken and written
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/spoken_words.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer spoken_words` runs them all anew.
+#
+# Binary networks are named for speech on small devices. No recording may be carried along, so the words are made from vowels' formants (Peterson and Barney 1952) and noise, by voices of many pitches; the test voices are lower and higher than those of training.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("spoken_words")
+
+# %% [markdown]
+# And a Transformer on bits? Its linear layers become signs, first the weights, then the activations as well.
+
+# %%
+show_longer("binary_transformer")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

@@ -1203,6 +1203,18 @@ check(gptq_layer, "llm.gptq_layer")
 gptq_layer = adopt(gptq_layer, "llm.gptq_layer")
 
 # %% [markdown]
+# ## Longer than a lab · GPTQ's seconds, and its eight bits
+#
+# What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/gptq_eight.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer gptq_eight` runs them all anew.
+#
+# At which width is compensating worth the time? Mind the units: the model is small, so its seconds are few; they grow with the width of the layers to the third power.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("gptq_eight")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

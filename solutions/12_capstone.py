@@ -1080,7 +1080,7 @@ table
 # %% [markdown]
 # Compare the two columns. For one image an engine that walks its graph without Python is hard to beat; in a batch it is the kernels that decide, and which are faster depends on the processor.
 #
-# **Elsewhere.** TensorRT (NVIDIA's engine) takes the same QDQ file: `trtexec --onnx=int8.onnx --int8`; OpenVINO and most compilers of accelerators do, too. Phones and microcontrollers have LiteRT, whose converter takes the torch network, in float32, float16 or int8: `compresslab.runtime.litert`, with the extra `[litert]` in an environment of its own.
+# **Elsewhere.** OpenVINO and most compilers of accelerators take the same QDQ file. TensorRT (NVIDIA's engine) does not: it wants signed codes around 0 and biases in floats. `export_int8(..., signed=True)` writes that (behind a ReLU half of such a grid is never used, so activations have 7 bits), `tensorrt.obstacles(file)` says what TensorRT's documentation forbids in a file, and `trtexec --onnx=FILE --stronglyTyped` builds it on an NVIDIA GPU. Phones and microcontrollers have LiteRT, whose converter takes the torch network, in float32, float16 or int8: `compresslab.runtime.litert`, with the extra `[litert]` in an environment of its own.
 #
 # ### On the chip
 #
@@ -1261,6 +1261,42 @@ Table(
         ["entropy", f"{entropy_bytes:,.0f}"],
     ],
     "20,000 symbols of eight kinds",
+)
+
+# %% [markdown]
+# ## Longer than a lab · The phone's engine
+#
+# LiteRT, the engine of phones, wants an environment of its own: `make litert` builds it and runs this experiment there; its rows are kept beside the code (`compresslab/longer/litert_engine.py`). Its converter is called with a *type*: one of the articles behind this course sets float16 in a snippet that is to quantize to 8 bits. Compare the files' sizes.
+
+# %%
+from compresslab.longer import show_longer
+
+show_longer("litert_engine")
+
+# %% [markdown]
+# ## The fourth need: energy
+#
+# Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. Deep Compression saves bytes alone, since it runs as floats; int8 saves both.
+
+# %%
+import compresslab as cl
+
+cl.table(
+    cl.measure(networks[0], data, "float32"),
+    cl.measure(compressed[0], data, "Deep Compression"),
+    cl.measure(advisor.built["int8", True, True].network, data, "int8"),
+)
+
+# %%
+per_image = {
+    name: cl.measure.joules(lambda: run(data.test.x[:64]))
+    for name, run in (("float32", networks[0]), ("int8", advisor.built["int8", True, True].network))
+}
+print(
+    "Joules by the processor's own counters: this machine does not let them be read."
+    if None in per_image.values()
+    else "By the processor's own counters, µJ an image (the whole socket, idling included): "
+    + ", ".join(f"{name} {1e6 * spent / 64:.0f}" for name, spent in per_image.items())
 )
 
 # %% [markdown]

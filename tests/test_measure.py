@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compresslab import measure, models
 from compresslab.data import load
+from compresslab.measure.joules import joules
 
 NETWORKS = [models.MLP, models.VGGLike, models.ResNet8, models.DepthwiseNet]
 
@@ -159,3 +160,38 @@ def test_a_race_of_networks_is_on_one_thread_and_leaves_everything_as_it_was():
     assert networks["slow"].training
     assert networks["quick"].training
     assert not frozen.training
+
+
+# ---- joules that are counted ---------------------------------------------------------------------
+def socket(folder, name, count, largest=1_000_000):
+    place = folder / name
+    place.mkdir()
+    (place / "energy_uj").write_text(f"{count}\n")
+    (place / "max_energy_range_uj").write_text(f"{largest}\n")
+    return place / "energy_uj"
+
+
+def test_joules_are_those_of_the_counters(tmp_path):
+    one = socket(tmp_path, "intel-rapl:0", 100)
+    other = socket(tmp_path, "intel-rapl:1", 999_990)
+    part = socket(tmp_path, "intel-rapl:0:0", 5)
+
+    def call():
+        one.write_text(str(int(one.read_text()) + 30))
+        other.write_text(str((int(other.read_text()) + 20) % 1_000_000))  # it wraps round
+        part.write_text(str(int(part.read_text()) + 7))  # counted in its socket already
+
+    assert joules(call, 0.01, tmp_path) == pytest.approx(50e-6)
+
+
+@pytest.mark.parametrize("text", ["", "nothing"])
+def test_no_joules_where_no_counter_can_be_read(tmp_path, text):
+    socket(tmp_path, "intel-rapl:0", 0).write_text(text)
+    assert joules(lambda: None, 0.01, tmp_path) is None
+    assert joules(lambda: None, 0.01, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_joules_of_no_time_are_refused(seconds):
+    with pytest.raises(ValueError, match="seconds must be above 0"):
+        joules(lambda: None, seconds)

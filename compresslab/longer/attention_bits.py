@@ -64,10 +64,29 @@ def _planned(model: nn.Module, attention: int, others: int) -> nn.Module:
     return prepare_layers(model, QuantConfig(8, None, layers=bits))
 
 
+ALIKE, MORE, FEWER = PLANS
+READER, WRITER = "encoder: test accuracy, %", "GPT: perplexity"
+
 EXPERIMENT = Experiment(
     question="At equal bytes: more bits for attention, or for the feed-forward layers?",
     run=run,
     size=6_000,
-    findings=(),
+    findings=(
+        Finding(
+            "Two bits for attention cost the encoder more than three bits for its feed-forward layers do",
+            lambda r: r[MORE][READER] - r[FEWER][READER],
+            "points",
+        ),
+        Finding(
+            "And the language model several times as much: perplexity more than three times as high",
+            lambda r: r[FEWER][WRITER] / r[MORE][WRITER] - 3,
+            "times",
+        ),
+        Finding(
+            "For the language model the same bits everywhere are better than either",
+            lambda r: r[MORE][WRITER] / r[ALIKE][WRITER] - 1,
+            "times",
+        ),
+    ),
     note="Heads have 8 bits in all plans.",
 )

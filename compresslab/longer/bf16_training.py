@@ -1,8 +1,9 @@
 """Training in bf16: products in 16 bits with weights in 32, or everything in 16.
 
-Kalamkar et al. (2019, https://arxiv.org/abs/1905.12322) train large networks in bf16 without loss and keep a copy
-of the weights in fp32. `torch.autocast` does that; the control has its weights in bf16 as well, where a step that is
-smaller than a 256th of a weight is lost. How long a step takes depends on whether the processor multiplies bf16.
+Kalamkar et al. (2019, https://arxiv.org/abs/1905.12322) train large networks in bf16 without loss and keep
+a copy of the weights in fp32. `torch.autocast` does that; the control has its weights in bf16 as well,
+where a step that is smaller than a 256th of a weight is lost. How long a step takes depends on whether the
+processor multiplies bf16.
 """
 
 import time
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import load
-from compresslab.longer.experiment import Experiment, Finding, Rows
 from compresslab.experiment import built
+from compresslab.longer.experiment import Experiment, Finding, Rows
 from compresslab.models import VGGLike
 from compresslab.training import Batch, cross_entropy, evaluate, fit
 

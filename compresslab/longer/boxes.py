@@ -1,11 +1,11 @@
 """A task without a softmax: where on the page is the letter? A student of a box regression.
 
-A page is a grey field of 32x32 pixels with one letter of the glyphs at a random place and in one of three sizes; the
-answer is the box (left, top, width, height in shares of the page). There are no classes, so no soft
-targets: the student is held to the teacher's *numbers* by their squared difference (Chen et al. 2017, "Learning
-efficient object detection models with knowledge distillation", section 3.3, adds that the teacher's numbers count
-only where they are better than the student's; here they always count). What the teacher adds is boxes for pages that
-nobody labelled. Measured by intersection over union (IoU, 交并比).
+A page is a grey field of 32x32 pixels with one letter of the glyphs at a random place and in one of three
+sizes; the answer is the box (left, top, width, height in shares of the page). There are no classes, so no
+soft targets: the student is held to the teacher's *numbers* by their squared difference (Chen et al. 2017,
+"Learning efficient object detection models with knowledge distillation", section 3.3, adds that the
+teacher's numbers count only where they are better than the student's; here they always count). What the
+teacher adds is boxes for pages that nobody labelled. Measured by intersection over union (IoU, 交并比).
 """
 
 import torch

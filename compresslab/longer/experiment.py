@@ -2,8 +2,8 @@
 
     rows = experiment.run(seed, experiment.size)      {"labels": {"test accuracy, %": 91.2}, ...}
 
-A run returns numbers only. A finding is a sentence and its margin, computed from the rows of *one* run: how far
-the sentence is from failing, in its own unit. So a finding that is stated anew needs no new runs, and
+A run returns numbers only. A finding is a sentence and its margin, computed from the rows of *one* run: how
+far the sentence is from failing, in its own unit. So a finding that is stated anew needs no new runs, and
 every finding has a margin for each seed.
 """
 

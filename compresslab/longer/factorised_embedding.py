@@ -1,7 +1,8 @@
 """ALBERT's factorised embedding, trained: fewer parameters for words, at the same steps.
 
-Lan et al. (2020, https://arxiv.org/abs/1909.11942, section 3.1) put words into a narrow space and a matrix behind it
-(`blocks.FactorisedEmbedding`). Control at equal bytes: a whole embedding for fewer words, the rarer ones unknown.
+Lan et al. (2020, https://arxiv.org/abs/1909.11942, section 3.1) put words into a narrow space and a matrix
+behind it (`blocks.FactorisedEmbedding`). Control at equal bytes: a whole embedding for fewer words, the
+rarer ones unknown.
 """
 
 import torch
@@ -65,7 +66,8 @@ EXPERIMENT = Experiment(
     size=6_000,
     findings=(
         Finding(
-            "At as many bytes, whole vectors for the most frequent words are better than factorised ones for all",
+            "At as many bytes, whole vectors for the most frequent words are better than "
+            "factorised ones for all",
             lambda r: (
                 r[next(n for n in r if n.startswith("whole, for"))]["test accuracy, %"]
                 - r["factorised"]["test accuracy, %"]

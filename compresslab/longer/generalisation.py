@@ -41,7 +41,10 @@ def _gain(rows: Rows) -> float:
 
 
 EXPERIMENT = Experiment(
-    question="With few images a network knows its training set by heart. Does a sparse one do better on new images?",
+    question=(
+        "With few images a network knows its training set by heart. Does a sparse one do "
+        "better on new images?"
+    ),
     run=run,
     size=1_000,
     findings=(

@@ -1,7 +1,8 @@
 """Half precision as a step of its own: trained networks cast to fp16 and bf16, tested, weighed and timed.
 
-Nothing is tuned and nothing is calibrated: the cast is the cheapest compression there is, and the first to try.
-One of the articles has a converter that "quantizes to 8 bits" and writes float16 files: this is what it does.
+Nothing is tuned and nothing is calibrated: the cast is the cheapest compression there is, and the first to
+try. One of the articles has a converter that "quantizes to 8 bits" and writes float16 files: this is what
+it does.
 """
 
 import copy
@@ -79,7 +80,7 @@ EXPERIMENT = Experiment(
         Finding(
             "fp16 loses less than a quarter of a point", lambda r: 0.25 - _lost(r, "fp16"), "points"
         ),
-        Finding("bf16 loses less than two points", lambda r: 2 - _lost(r, "bf16"), "points"),
+        Finding("bf16 loses less than a point", lambda r: 1 - _lost(r, "bf16"), "points"),
     ),
     note="Batches of 64 on one thread; how fast a format is, the processor decides.",
     digits=2,

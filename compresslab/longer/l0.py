@@ -1,8 +1,9 @@
 """L0 beside magnitude: gates that count weights (Louizos et al. 2018), at the sparsity that they reach.
 
 Hard concrete gates make the number of weights that are not 0 a penalty with a gradient (`regularize.l0`).
-Whatever share of zeros they end with, magnitude pruning is given the same share and as many epochs. The gates have an
-optimizer of their own: their logits must move by several units, which the weights' rate does not allow in so few steps.
+Whatever share of zeros they end with, magnitude pruning is given the same share and as many epochs. The
+gates have an optimizer of their own: their logits must move by several units, which the weights' rate does
+not allow in so few steps.
 """
 
 import torch
@@ -78,12 +79,16 @@ def _behind(rows: Rows, number: int) -> float:
 
 
 EXPERIMENT = Experiment(
-    question="A penalty that counts weights, or cutting the smallest: which loses less at the same number of zeros?",
+    question=(
+        "A penalty that counts weights, or cutting the smallest: which loses less at the "
+        "same number of zeros?"
+    ),
     run=run,
     size=4_000,
     findings=(
         Finding(
-            "Cutting the smallest weights loses less than the penalty that counts them, at both numbers of zeros",
+            "Cutting the smallest weights loses less than the penalty that counts them, at both "
+            "numbers of zeros",
             lambda r: min(_behind(r, number) for number in (1, 2)),
             "points",
         ),

@@ -1,7 +1,7 @@
 """At last on labels: a student after its lessons, tuned on the labels alone, beside lessons to the end.
 
-An article ends distillation with fine-tuning on the labels. Both students below take as many steps; one has labels
-alone in the last ones.
+An article ends distillation with fine-tuning on the labels. Both students below take as many steps; one has
+labels alone in the last ones.
 """
 
 import copy

@@ -1,8 +1,8 @@
 """A teacher that is still learning itself: student and large network trained together, from nothing.
 
-In online distillation nobody is finished: the student learns from the labels and from a large network that trains
-beside it on the same batches (Zhang et al. 2018, deep mutual learning, equation 8). Controls: the student alone,
-beside a second student, and with the large network's answers after *its* training.
+In online distillation nobody is finished: the student learns from the labels and from a large network that
+trains beside it on the same batches (Zhang et al. 2018, deep mutual learning, equation 8). Controls: the
+student alone, beside a second student, and with the large network's answers after *its* training.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Quantization-aware training from scratch, run longer: does it overtake fine-tuning? And what does a step cost?
+"""Quantization-aware training from scratch, run longer: does it overtake fine-tuning? What does a step cost?
 
 In lab 03 training in 2 bits from scratch (QAT) stays below fine-tuning a trained network (QAF) at equal
 epochs; an article says the reverse. Here both get more and more epochs; QAF spends three quarters of them in
@@ -10,12 +10,12 @@ import time
 import torch
 
 from compresslab.data import load
+from compresslab.experiment import built
 from compresslab.longer.experiment import Experiment, Finding, Rows, grow
 from compresslab.models import VGGLike
-from compresslab.experiment import built
 from compresslab.techniques.qat import tune
 from compresslab.techniques.quantizer import QuantConfig
-from compresslab.training import evaluate, fit
+from compresslab.training import evaluate
 
 BUDGETS, BITS, EDGES = (4, 8, 16), 2, 8
 

@@ -51,7 +51,10 @@ def _lost(rows: Rows, name: str) -> float:
 
 
 EXPERIMENT = Experiment(
-    question="Half of every layer's channels go, those that a shortcut joins together as well. What does it cost?",
+    question=(
+        "Half of every layer's channels go, those that a shortcut joins together as well. "
+        "What does it cost?"
+    ),
     run=run,
     size=4_000,
     findings=(

@@ -1,8 +1,8 @@
 """A tenth a round or a half a round? The lottery ticket's search at two paces, to the same share of weights.
 
-Frankle and Carbin (2019) remove 20 % a round and say that more rounds find smaller tickets; an article takes 10 %.
-Halves need three rounds to an eighth, tenths twenty: nearly seven times the training. The control is one cut to
-an eighth, by magnitude, and the same weights drawn anew.
+Frankle and Carbin (2019) remove 20 % a round and say that more rounds find smaller tickets; an article
+takes 10 %. Halves need three rounds to an eighth, tenths twenty: nearly seven times the training. The
+control is one cut to an eighth, by magnitude, and the same weights drawn anew.
 """
 
 import copy
@@ -41,13 +41,13 @@ def run(seed: int, size: int) -> Rows:
         }
     }
     for name, pace in PACES.items():
-        mask, network, rounds = None, dense, 0
-        for rounds, share in enumerate(_shares(pace), 1):
+        mask, network, shares = None, dense, _shares(pace)
+        for share in shares:
             mask = tickets.next_mask(network, mask, share)
             network = trained(start, mask)
         rows[name] = {
             "left, %": 100 * (1 - mask.sparsity),
-            "trainings": 1.0 + rounds,
+            "trainings": 1.0 + len(shares),
             "test accuracy, %": evaluate(network, data.test),
         }
     seed_everything(seed + 500)
@@ -72,7 +72,10 @@ def _reached(rows: Rows, name: str) -> float:
 
 
 EXPERIMENT = Experiment(
-    question="A ticket of an eighth of the weights, found by cutting once, by halves, or by tenths: is patience paid?",
+    question=(
+        "A ticket of an eighth of the weights, found by cutting once, by halves, or by "
+        "tenths: is patience paid?"
+    ),
     run=run,
     size=4_000,
     findings=(

@@ -1,15 +1,16 @@
 """Searching the shape: widths and depths of a VGG-like network under a budget of bytes and of time.
 
-Neural architecture search (网络结构搜索) in its plainest forms, on one space (three stages, each with a width and one or
-two convolutions):
+Neural architecture search (网络结构搜索) in its plainest forms, on one space (three stages, each
+with a width and one or two convolutions):
 
     grid          every width the same share of the largest that fits
     random        shapes drawn at random (Li and Talwalkar 2019, https://arxiv.org/abs/1902.07638)
-    evolution     the best of a few shapes, changed in one place, again and again (Real et al. 2019, AmoebaNet)
+    evolution     the best of a few shapes, changed in one place, again and again (Real et al. 2019)
 
-A shape's time is predicted by a *latency table*: every possible layer is measured once, and a shape is the sum of its
-layers (Cai et al. 2019, ProxylessNAS, section 3.2). A shape is judged by a short training on validation images; the
-winner of each search trains fully and is tested. All three look at equally many shapes.
+A shape's time is predicted by a *latency table*: every possible layer is measured once, and a shape is the
+sum of its layers (Cai et al. 2019, ProxylessNAS, section 3.2). A shape is judged by a short training on
+validation images; the winner of each search trains fully and is tested. All three look at equally many
+shapes.
 """
 
 import random as chance
@@ -25,7 +26,7 @@ from compresslab.models import convolution
 from compresslab.training import evaluate
 
 WIDTHS, DEPTHS = (8, 12, 16, 24, 32, 48, 64), (1, 2)
-LOOKS, SHORT, FULL, RATE = 12, 1.0, 6, 0.2
+LOOKS, SHORT, FULL, RATE = 12, 2.0, 6, 0.2
 WEIGHTS = 30_000
 """The budget of parameters: 120 kB in floats."""
 
@@ -37,18 +38,18 @@ class Shape:
     widths: tuple[int, int, int]
     depths: tuple[int, int, int]
 
-    def layers(self, channels: int, size: int) -> list[tuple[int, int, int]]:
-        """(inputs, outputs, pixels a side) of every convolution."""
+    def layers(self, channels: int, size: int) -> list[tuple[int, int, int, bool]]:
+        """(inputs, outputs, pixels a side, whether pooling follows) of every convolution."""
         found, inputs = [], channels
         for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            for _ in range(depth):
-                found.append((inputs, width, size >> stage))
+            for place in range(depth):
+                found.append((inputs, width, size >> stage, place == depth - 1))
                 inputs = width
         return found
 
     def parameters(self, channels: int, classes: int) -> int:
         """Weights, norms and the head."""
-        body = sum(9 * i * o + 2 * o for i, o, _ in self.layers(channels, 1))
+        body = sum(9 * i * o + 2 * o for i, o, *_ in self.layers(channels, 1))
         return body + (self.widths[-1] + 1) * classes
 
     def network(self, data: Split) -> nn.Module:
@@ -66,22 +67,23 @@ class Shape:
 
 
 class LatencyTable:
-    """Milliseconds of every layer at batch 64, measured when first asked for."""
+    """Milliseconds of every layer at batch 64, with the pooling behind it, measured when first asked for."""
 
     def __init__(self, channels: int, size: int) -> None:
         self.channels, self.size = channels, size
-        self.known: dict[tuple[int, int, int], float] = {}
+        self.known: dict[tuple[int, int, int, bool], float] = {}
 
     def of(self, shape: Shape) -> float:
-        """The sum over a shape's convolutions."""
+        """The sum over a shape's convolutions; the head is left out."""
         return sum(self._layer(*layer) for layer in shape.layers(self.channels, self.size))
 
-    def _layer(self, inputs: int, outputs: int, side: int) -> float:
-        key = (inputs, outputs, side)
+    def _layer(self, inputs: int, outputs: int, side: int, pooled: bool) -> float:
+        key = (inputs, outputs, side, pooled)
         if key not in self.known:
-            layer = convolution(inputs, outputs).eval().to(memory_format=torch.channels_last)
+            parts = [convolution(inputs, outputs), *([nn.MaxPool2d(2)] if pooled else [])]
+            layer = nn.Sequential(*parts).eval().to(memory_format=torch.channels_last)
             x = torch.zeros(64, inputs, side, side).to(memory_format=torch.channels_last)
-            self.known[key] = 1e3 * race_networks({"layer": layer}, x, rounds=5)["layer"]
+            self.known[key] = 1e3 * race_networks({"layer": layer}, x, rounds=9)["layer"]
         return self.known[key]
 
 

@@ -1,9 +1,9 @@
-"""Which share of each layer? Twenty random trials on validation images, beside one share for all and a global cut.
+"""Which share of each layer? Twenty random trials, beside one share for all and a global cut.
 
-AutoML for pruning (He et al. 2018, AMC, https://arxiv.org/abs/1802.03494) searches the fraction of each layer by
-reinforcement; random search is its plain control (Li and Talwalkar 2019, https://arxiv.org/abs/1902.07638). All
-plans below remove the same number of weights, and all are tuned alike; the search is judged by validation images
-without tuning, and reported on test images.
+AutoML for pruning (He et al. 2018, AMC, https://arxiv.org/abs/1802.03494) searches the fraction of each
+layer by reinforcement; random search is its plain control (Li and Talwalkar 2019,
+https://arxiv.org/abs/1902.07638). All plans below remove the same number of weights, and all are tuned
+alike; the search is judged by validation images without tuning, and reported on test images.
 """
 
 import copy
@@ -51,7 +51,7 @@ def run(seed: int, size: int) -> Rows:
 def random_plan(
     sizes: dict[str, int], kept: float, generator: np.random.Generator
 ) -> dict[str, float]:
-    """Shares to keep, drawn log-uniformly for each layer and scaled until together they are `kept` of all weights."""
+    """Shares to keep, log-uniform for each layer, scaled until they are `kept` of all weights together."""
     drawn = {name: float(np.exp(generator.uniform(np.log(0.25), np.log(4)))) for name in sizes}
     low, high = 0.0, 4.0
     for _ in range(60):  # a bisection: the sum rises with the factor, clipped at whole layers
@@ -79,7 +79,10 @@ def _tuned(rows: Rows, name: str) -> float:
 
 
 EXPERIMENT = Experiment(
-    question="85 % of the weights are to go. Does a search for the share of each layer beat one share for all?",
+    question=(
+        "85 % of the weights are to go. Does a search for the share of each layer beat one "
+        "share for all?"
+    ),
     run=run,
     size=4_000,
     findings=(

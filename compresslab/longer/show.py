@@ -16,7 +16,7 @@ from compresslab.seeds import shift
 SWITCH = "COMPRESSLAB_LONGER"
 
 
-def show(name: str) -> Table:
+def show_longer(name: str) -> Table:
     """Say what a longer experiment asked and found, and give its table.
 
     Args:

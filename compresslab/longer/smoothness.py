@@ -1,9 +1,9 @@
 """Small changes of the weights have small effects: how small, and how far does it go?
 
-Every weight of a trained network is moved at random by a share of its layer's root mean square. To first order
-the loss changes by g d, which is near 0 at a minimum; to second order by d H d / 2, which grows with the square of the
-share (LeCun et al. 1989, "Optimal brain damage", equation 1). If that holds, twice the share is four times the loss,
-and pruning and rounding are cheap as long as they are small.
+Every weight of a trained network is moved at random by a share of its layer's root mean square. To first
+order the loss changes by g d, which is near 0 at a minimum; to second order by d H d / 2, which grows with
+the square of the share (LeCun et al. 1989, "Optimal brain damage", equation 1). If that holds, twice the
+share is four times the loss, and pruning and rounding are cheap as long as they are small.
 """
 
 import copy

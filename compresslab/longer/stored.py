@@ -3,8 +3,8 @@
     {"code": the experiment's fingerprint,
      "runs": [{"seed": 0, "size": 4000, "seconds": 31.2, "machine": ..., "rows": {...}}, ...]}
 
-A file whose fingerprint is not the present one is of other code: it is not shown, and all of its seeds are run
-again.
+A file whose fingerprint is not the present one is of other code: it is not shown, and all of its seeds are
+run again.
 """
 
 import importlib

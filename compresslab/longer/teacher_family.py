@@ -1,15 +1,13 @@
 """Does a teacher of the student's own family teach better? Two families of teachers and of students, crossed.
 
 The two teachers are brought to equal accuracy (the better one stops earlier), so that family is not size or
-quality in disguise. If kinship counts, the students do best with their own kind: the sum of the two like pairs is
-above that of the two unlike ones.
+quality in disguise. If kinship counts, the students do best with their own kind: the sum of the two like
+pairs is above that of the two unlike ones.
 """
-
-import torch
 
 from compresslab.data import Examples, load
 from compresslab.longer.experiment import Experiment, Finding, Rows, grow
-from compresslab.models import DepthwiseNet, ResNet8, VGGLike
+from compresslab.models import ResNet8, VGGLike
 from compresslab.techniques import distill
 from compresslab.training import evaluate
 
@@ -50,7 +48,7 @@ def run(seed: int, size: int) -> Rows:
 
 
 def kinship(rows: Rows) -> float:
-    """Half the difference between like pairs and unlike pairs, in points: what kinship is worth to a student."""
+    """What kinship is worth to a student: half the difference between like and unlike pairs, in points."""
 
     def reached(student: str, teacher: str) -> float:
         return rows[f"{student} student, {teacher} teacher"]["test accuracy, %"]

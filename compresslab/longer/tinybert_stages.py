@@ -1,9 +1,9 @@
 """TinyBERT's two stages, and its loss on embeddings: general text first, the task's answers after.
 
-Jiao et al. (2020) let the small student copy the teacher's embeddings (equation 9), states and attention scores on
-general text, and only then learn the task. General text is here what the course has in plenty: windows of the same
-source files whose keyword nobody tells. Controls: the same steps of the task's lesson without the first stage, and
-the first stage without the embeddings.
+Jiao et al. (2020) let the small student copy the teacher's embeddings (equation 9), states and attention
+scores on general text, and only then learn the task. General text is here what the course has in plenty:
+windows of the same source files whose keyword nobody tells. Controls: the same steps of the task's lesson
+without the first stage, and the first stage without the embeddings.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from compresslab import pretrained
 from compresslab.data import keywords
 from compresslab.data.text import Sequences
-from compresslab.longer.experiment import Experiment, Finding, Rows, grow, train
+from compresslab.longer.experiment import Experiment, Rows, train
 from compresslab.techniques import distill
 from compresslab.training import evaluate
 
@@ -76,7 +76,10 @@ def _reached(rows: Rows, name: str) -> float:
 
 
 EXPERIMENT = Experiment(
-    question="TinyBERT first copies what is inside on general text. What is that stage worth, and its embeddings?",
+    question=(
+        "TinyBERT first copies what is inside on general text. What is that stage worth, "
+        "and its embeddings?"
+    ),
     run=run,
     size=1_500,
     findings=(),

@@ -1,9 +1,9 @@
 """torch's four ways to prune beside our masks, on copies of one network, before and after tuning.
 
-`torch.nn.utils.prune` has `random_unstructured`, `l1_unstructured`, `ln_structured` and `global_unstructured`.
-Each takes the same share of the weights of every layer but the last away (`global_unstructured`: of all of them
-together). An article calls a loop of the second over all convolutions "structured": it is not, as the shapes of
-the zeros show.
+`torch.nn.utils.prune` has `random_unstructured`, `l1_unstructured`, `ln_structured` and
+`global_unstructured`. Each takes the same share of the weights of every layer but the last away
+(`global_unstructured`: of all of them together). An article calls a loop of the second over all
+convolutions "structured": it is not, as the shapes of the zeros show.
 """
 
 import copy
@@ -89,7 +89,10 @@ def _difference(rows: Rows) -> float:
 
 
 EXPERIMENT = Experiment(
-    question="torch.nn.utils.prune has four calls. What does each leave of the same network, and is ours one of them?",
+    question=(
+        "torch.nn.utils.prune has four calls. What does each leave of the same network, "
+        "and is ours one of them?"
+    ),
     run=run,
     size=4_000,
     findings=(
@@ -97,14 +100,16 @@ EXPERIMENT = Experiment(
             "Our global mask leaves what torch's global_unstructured leaves", _difference, "points"
         ),
         Finding(
-            "Removed at random, the weights cost more than 20 points more than the smallest ones do, before tuning",
+            "Removed at random, the weights cost more than 20 points more than the smallest "
+            "ones do, before tuning",
             lambda r: (
                 r["l1_unstructured"]["accuracy, %"] - r["random_unstructured"]["accuracy, %"] - 20
             ),
             "points",
         ),
         Finding(
-            "l1_unstructured, called structured in one of the articles, leaves less than a tenth of the channels silent",
+            "l1_unstructured, called structured in one of the articles, leaves less than a "
+            "tenth of the channels silent",
             lambda r: 10 - r["l1_unstructured"]["channels of zeros, %"],
             "points",
         ),

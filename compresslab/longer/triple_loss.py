@@ -1,12 +1,13 @@
 """DistilBERT's triple loss taken apart: the masked word, the teacher's answers, the direction of the states.
 
-Sanh et al. (2019, table 4) take one of the three losses away at a time: answers matter most, masked words least.
-Here the masked word *is* the task (which keyword stood here?), so the three are labels, answers and cosine. And
-*dynamic masking* (Liu et al. 2019, RoBERTa, section 4.1): besides the keyword, a tenth of the other words is hidden,
-once for all epochs or anew in every batch; the teacher answers for the sentence as it was hidden.
+Sanh et al. (2019, table 4) take one of the three losses away at a time: answers matter most, masked words
+least. Here the masked word *is* the task (which keyword stood here?), so the three are labels, answers and
+cosine. And *dynamic masking* (Liu et al. 2019, RoBERTa, section 4.1): besides the keyword, a tenth of the
+other words is hidden, once for all epochs or anew in every batch; the teacher answers for the sentence as
+it was hidden.
 
-DistilBERT drops BERT's token types (a sentence pair's A and B), its pooler (the layer on the first token) and every
-second layer; the encoder here never had the first two.
+DistilBERT drops BERT's token types (a sentence pair's A and B), its pooler (the layer on the first token)
+and every second layer; the encoder here never had the first two.
 """
 
 import torch
@@ -25,7 +26,7 @@ INSIDE = {"layers.2": "layers.5"}
 
 
 def run(seed: int, size: int) -> Rows:
-    """A student of three inherited layers for each combination of the losses, and two ways of hiding words."""
+    """A student of three inherited layers for each set of losses, and for two ways of hiding words."""
     data = keywords.load(train_size=size, seed=seed)
     teacher = pretrained.keyword_teacher()
     lessons = {

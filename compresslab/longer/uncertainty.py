@@ -1,11 +1,11 @@
 """FastBERT's assumption, tested: the lower an answer's uncertainty, the more often it is right.
 
 Liu et al. (2020, section 4.3) let an example leave early where the entropy of the answer is low. That
-pays if low entropy means right. The test examples are sorted by their uncertainty at an exit and cut into tenths; the
-assumption says that accuracy falls from tenth to tenth, at every exit.
+pays if low entropy means right. The test examples are sorted by their uncertainty at an exit and cut into
+tenths; the assumption says that accuracy falls from tenth to tenth, at every exit.
 
-The exits learn the last exit's answers by KL(exit || last), the direction of FastBERT's equation 6: the exit's
-distribution comes first, unlike Hinton's.
+The exits learn the last exit's answers by KL(exit || last), the direction of FastBERT's equation 6: the
+exit's distribution comes first, unlike Hinton's.
 """
 
 import torch
@@ -22,7 +22,7 @@ EXITS = (0, 1, 2, 5)
 
 
 def run(seed: int, size: int) -> Rows:
-    """Exits trained in both directions; accuracy of each tenth, and how well uncertainty sorts right from wrong."""
+    """Exits trained by both divergences: accuracy of each tenth, and how well uncertainty sorts."""
     data = keywords.load(train_size=size, seed=seed)
     rows = {}
     for name, loss in (
@@ -54,7 +54,7 @@ def run(seed: int, size: int) -> Rows:
 
 
 def sorted_share(doubt: torch.Tensor, right: torch.Tensor) -> float:
-    """The share of pairs (one right, one wrong) in which the right one is the surer: the area under the ROC curve."""
+    """Of pairs of a right and a wrong answer, how many have the right one surer: the area under the ROC."""
     order = doubt.argsort()
     ranks = torch.empty(len(doubt), dtype=torch.float64)
     ranks[order] = torch.arange(1, len(doubt) + 1, dtype=torch.float64)
@@ -105,7 +105,8 @@ EXPERIMENT = Experiment(
             "points",
         ),
         Finding(
-            "At every exit, of a right and a wrong answer the right one is the surer in more than three quarters of the pairs",
+            "At every exit, of a right and a wrong answer the right one is the surer in more "
+            "than three quarters of the pairs",
             lambda r: min(r[f"exit {i + 1}"]["sorted, %"] for i in EXITS) - 75,
             "points",
         ),

@@ -5,6 +5,7 @@ sizes         weights, file, memory, what one image needs
 clocks        wall-clock time of calls, races between networks
 limits        what the machine reaches: the roofline
 energy        picojoules by published figures
+joules        joules by the processor's own counters
 measurement   all of it as one row
 
 The module itself can be called: `measure(network, data)` is `measure.measure(network, data)`.
@@ -30,6 +31,7 @@ from compresslab.measure.counts import (
     linear_macs,
 )
 from compresslab.measure.energy import PICOJOULES, energy_microjoules, mac_picojoules
+from compresslab.measure.joules import joules
 from compresslab.measure.limits import MachineLimits, machine_limits, roofline
 from compresslab.measure.measurement import Measurement, deployed, measure
 from compresslab.measure.sizes import (
@@ -54,6 +56,7 @@ __all__ = [
     "disk_bytes",
     "energy_microjoules",
     "fair_time",
+    "joules",
     "latency",
     "layer_macs",
     "linear_macs",

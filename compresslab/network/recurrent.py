@@ -1,13 +1,14 @@
-"""Recurrent layers (循环层) written out in linear layers, so that whatever is done to linear layers is done to them.
+"""Recurrent layers (循环层) written out in linear layers, so that what is done to those is done to them.
 
-    LSTM   i, f, g, o = W x_t + U h        c = s(f) c + s(i) tanh(g),  h = s(o) tanh(c)   [h = V h: a projection]
-    GRU    r, z = s(W x_t + U h)           n = tanh(W x_t + r U h),    h = (1 - z) n + z h
-    RNN    h = tanh (or ReLU) of W x_t + U h
+    LSTM   i, f, g, o = W x_t + U h        c = s(f) c + s(i) tanh(g),  h = s(o) tanh(c)   [h = V h: a
+    projection] GRU    r, z = s(W x_t + U h)           n = tanh(W x_t + r U h),    h = (1 - z) n + z h RNN
+    h = tanh (or ReLU) of W x_t + U h
 
-torch's layers hold W and U as plain parameters inside of one operation, which no technique can reach into. `Recurrent`
-holds them as nn.Linear, "inputs" and "hidden", for each layer and direction, and computes the same step by step: the
-products with the inputs of all steps at once, those with the state in a loop of Python. In floats that
-is slower than torch's own; on int8 or packed weights the products are what is compressed.
+torch's layers hold W and U as plain parameters inside of one operation, which no technique can reach into.
+`Recurrent` holds them as nn.Linear, "inputs" and "hidden", for each layer and direction, and computes the
+same step by step: the products with the inputs of all steps at once, those with the state in a loop of
+Python. In floats that is slower than torch's own; on int8 or packed weights the products are what is
+compressed.
 
     layer k, direction d:    inputs[directions * k + d], hidden[...], projections[...]
 
@@ -30,7 +31,7 @@ State = tuple[torch.Tensor, ...]
 
 
 def recurrent_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Torch's recurrent layers and cells by name: those that compute as torch's do, with weights of their own."""
+    """Torch's recurrent layers and cells by name; none with a forward or weights that are not its own."""
     modules = list(model.named_modules())
     uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
     return {

@@ -104,8 +104,8 @@ class DynamicInt8Linear(Called):
 def convert_dynamic(model: nn.Module) -> nn.Module:
     """A copy of any model with its linear layers on int8 products, activations quantized at run time.
 
-    GPT-2's Conv1D counts as linear, and so do the products inside of recurrent layers; a layer that shares its
-    weight with another module stays as it is.
+    GPT-2's Conv1D counts as linear, and so do the products inside of recurrent layers; a layer that shares
+    its weight with another module stays as it is.
 
     Raises:
         ValueError: if there is no linear layer.

@@ -7,9 +7,11 @@ what is to be computed in integers. The pair alone changes nothing but the round
     codes -> DQ --+-> Conv -> Relu -> Q -> DQ -> ...
     bias  -> DQ --+
 
-replaces the middle by one integer convolution. ONNX Runtime does so on this machine; TensorRT, OpenVINO
-and the compilers of accelerators take the same file. The weights lie in it as int8 codes, so it is small
-as well.
+replaces the middle by one integer convolution. ONNX Runtime does so on this machine; OpenVINO and most
+compilers of accelerators take the same file. The weights lie in it as int8 codes, so it is small as well.
+
+TensorRT takes signed codes around 0 only, and biases in floats: `signed=True` writes those. Behind a ReLU
+half of such a grid is never used, so that activations have 7 bits instead of 8 (`tensorrt` checks a file).
 
     here                                        there
     conv, norm with factor t, codes q, scale s  codes sign(t) q, scales |t| s: not one code is rounded anew
@@ -72,7 +74,9 @@ def export_float(model: nn.Module, shape: tuple[int, ...], path: Path) -> int:
     return _export(model, shape, Path(path), {})
 
 
-def export_int8(prepared: fx.GraphModule, shape: tuple[int, ...], path: Path) -> int:
+def export_int8(
+    prepared: fx.GraphModule, shape: tuple[int, ...], path: Path, signed: bool = False
+) -> int:
     """Write the int8 network that a prepared one simulates, as a QDQ graph; returns the bytes on disk.
 
     Args:
@@ -80,6 +84,8 @@ def export_int8(prepared: fx.GraphModule, shape: tuple[int, ...], path: Path) ->
             ranges; not changed.
         shape: of one example, without the batch.
         path: is written whole or not at all.
+        signed: whether activations are int8 around 0 and biases floats, as TensorRT wants them; the file then
+            computes with other codes than `runtime.convert`.
 
     Raises:
         ConversionError: naming the node, if a layer or a quantizer has no such form. What is neither (an
@@ -97,7 +103,7 @@ def export_int8(prepared: fx.GraphModule, shape: tuple[int, ...], path: Path) ->
         torch.ops.compresslab.qdq.default: round_trip,
         torch.ops.compresslab.from_codes.default: from_codes,
     }
-    return _export(qdq_network(prepared), shape, Path(path), table)
+    return _export(qdq_network(prepared, signed), shape, Path(path), table)
 
 
 def _export(model: nn.Module, shape: tuple[int, ...], path: Path, table: dict) -> int:
@@ -127,8 +133,9 @@ def _export(model: nn.Module, shape: tuple[int, ...], path: Path, table: dict) -
 # ---- the two operations that ONNX has and torch has not ------------------------------------------
 @torch.library.custom_op("compresslab::qdq", mutates_args=())
 def qdq(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-    """QuantizeLinear to uint8 and DequantizeLinear: float32 -> float32 of x's shape."""
-    return ((x / scale).round().add(zero).clamp(0, 255) - zero) * scale
+    """QuantizeLinear to zero's type, uint8 or int8, and DequantizeLinear: float32 -> float32 of x's shape."""
+    grid = torch.iinfo(zero.dtype)
+    return ((x / scale).round().add(zero).clamp(grid.min, grid.max) - zero) * scale
 
 
 @qdq.register_fake
@@ -153,17 +160,25 @@ class _RoundTrip(nn.Module):
     def __init__(self, scale: torch.Tensor, zero: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("scale", scale.detach().float().clone())
-        self.register_buffer("zero", zero.detach().to(torch.uint8).clone())
+        self.register_buffer("zero", zero.detach().clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return qdq(x, self.scale, self.zero)
 
 
 class _FromCodes(nn.Module):
-    """A layer whose weight and bias are codes."""
+    """A layer whose weight and bias are codes; with `floats`, only its weight."""
 
-    def __init__(self, layer: nn.Module, norms: list[nn.Module], params, x_scale: float) -> None:  # noqa: ANN001
+    def __init__(
+        self,
+        layer: nn.Module,
+        norms: list[nn.Module],
+        params,  # noqa: ANN001
+        x_scale: float,
+        floats: bool,
+    ) -> None:
         super().__init__()
+        self.floats = floats
         rows = layer.weight.detach().reshape(len(layer.weight), -1)
         factor, bias = folded(layer, norms)
         scale = params.scale.expand(len(rows)).double().numpy() * np.abs(factor)
@@ -179,21 +194,28 @@ class _FromCodes(nn.Module):
         shape = layer.weight.shape
         self.register_buffer("codes", torch.from_numpy(codes.astype(np.int8)).reshape(shape))
         self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32)))
-        self.register_buffer("bias", torch.from_numpy(offset.astype(np.int32)))
+        kept = bias.astype(np.float32) if floats else offset.astype(np.int32)
+        self.register_buffer("bias", torch.from_numpy(kept))
         self.register_buffer("bias_scale", torch.from_numpy((scale * x_scale).astype(np.float32)))
         self.register_buffer("zero", torch.zeros(len(rows), dtype=torch.int8))
         self.register_buffer("bias_zero", torch.zeros(len(rows), dtype=torch.int32))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = from_codes(self.codes, self.scale, self.zero)
-        bias = from_codes(self.bias, self.bias_scale, self.bias_zero)
+        bias = self.bias
+        if not self.floats:
+            bias = from_codes(bias, self.bias_scale, self.bias_zero)
         if isinstance(self.layer, nn.Linear):
             return F.linear(x, weight, bias)
         return self.layer._conv_forward(x, weight, bias)
 
 
-def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
+def qdq_network(prepared: fx.GraphModule, signed: bool = False) -> fx.GraphModule:
     """The network as `export_int8` writes it: the same graph, on codes, without norms.
+
+    Args:
+        prepared: as there.
+        signed: as there.
 
     Raises:
         ConversionError: naming the node that has no such form.
@@ -204,10 +226,10 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
     for node in list(graph.nodes):
         module = module_at(node, modules)
         if isinstance(module, ActivationQuantizer):
-            scales[node] = _parameters(module, node)
+            scales[node] = _parameters(module, node, signed)
             network.set_submodule(str(node.target), _RoundTrip(*scales[node]))
         elif isinstance(module, Quantized):
-            _on_codes(network, node, module, scales, modules)
+            _on_codes(network, node, module, scales, modules, signed)
         elif hands_on(module) and node.args[0] in scales:
             parameters, name = scales[node.args[0]], f"{node.name}_codes"
             network.add_submodule(name, _RoundTrip(*parameters))
@@ -221,16 +243,27 @@ def qdq_network(prepared: fx.GraphModule) -> fx.GraphModule:
     return network
 
 
-def _parameters(quantizer: ActivationQuantizer, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
+def _parameters(
+    quantizer: ActivationQuantizer, node: fx.Node, signed: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point, uint8; signed, a scale that reaches as far on both sides of 0, and an int8 0."""
     if quantizer.dynamic or quantizer.grid.bits != 8:
         what = "dynamic" if quantizer.dynamic else f"of {quantizer.grid.bits} bits"
         raise ConversionError(f"quantizer {node.name!r} is {what}: QDQ needs 8 bits, calibrated")
     params = quantizer.qparams()
-    return params.scale, params.zero_point
+    if not signed:
+        return params.scale, params.zero_point.to(torch.uint8)
+    steps = torch.maximum(params.zero_point, 255 - params.zero_point)
+    return params.scale * steps / 127, torch.zeros_like(params.zero_point, dtype=torch.int8)
 
 
 def _on_codes(
-    network: fx.GraphModule, node: fx.Node, module: Quantized, scales: dict, modules: dict
+    network: fx.GraphModule,
+    node: fx.Node,
+    module: Quantized,
+    scales: dict,
+    modules: dict,
+    floats: bool,
 ) -> None:
     """Put a layer on codes, with the norms right behind it in them."""
     if node.args[0] not in scales:
@@ -251,7 +284,7 @@ def _on_codes(
         network.graph.erase_node(user)
     x_scale = float(scales[node.args[0]][0])
     try:
-        layer = _FromCodes(module.layer, norms, params, x_scale)
+        layer = _FromCodes(module.layer, norms, params, x_scale, floats)
     except ConversionError as error:
         raise ConversionError(f"layer {node.name!r}: {error}") from error
     # Under the node's own name: a layer that is used twice has other norms and inputs each time.

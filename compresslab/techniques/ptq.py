@@ -99,8 +99,8 @@ def prepare_layers(model: nn.Module, config: QuantConfig) -> nn.Module:
     """A copy of any model whose linear layers simulate integer weights and inputs; all else stays float.
 
     Nothing is traced, so it takes models that `prepare` cannot; each layer quantizes its own input, and what
-    lies between layers is not quantized. Conv1D counts as linear, recurrent layers are written out in linear ones,
-    shared weights stay float.
+    lies between layers is not quantized. Conv1D counts as linear, recurrent layers are written out in linear
+    ones, shared weights stay float.
 
     Args:
         model: any module tree; not changed.

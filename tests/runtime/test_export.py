@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab import models
-from compresslab.runtime import export, peers
+from compresslab.runtime import export, peers, tensorrt
 from compresslab.runtime.convert import ConversionError, convert
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
@@ -237,3 +237,71 @@ def test_what_has_no_such_form_is_refused_by_name(tmp_path, options, what):
     with pytest.raises(ConversionError, match=what):
         export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+# ---- signed codes, as TensorRT wants them --------------------------------------------------------
+def decibels(wanted, got):
+    return float(10 * torch.log10(wanted.square().mean() / (wanted - got).square().mean()))
+
+
+def test_a_signed_file_has_nothing_that_tensorrt_refuses(network, tmp_path):
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    export.export_int8(simulated, SHAPE, tmp_path / "signed.onnx", signed=True)
+    assert tensorrt.obstacles(tmp_path / "signed.onnx") == []
+    export.export_int8(simulated, SHAPE, tmp_path / "m.onnx")
+    refused = tensorrt.obstacles(tmp_path / "m.onnx")
+    assert any("codes are uint8, not int8" in line for line in refused)
+    assert any("codes are int32, not int8" in line for line in refused)
+
+
+def test_a_signed_file_answers_nearly_as_the_floats_do(network, tmp_path):
+    simulated = quantize_post_training(network, QuantConfig(), images())
+    export.export_int8(simulated, SHAPE, tmp_path / "signed.onnx", signed=True)
+    x, wanted = images(30), logits(network, images(30))
+    signed = logits(peers.OnnxModel(tmp_path / "signed.onnx", 1), x)
+    # Behind a ReLU one bit less: six decibels for each of a few layers' roundings.
+    assert decibels(wanted, signed) > decibels(wanted, logits(convert(simulated), x)) - 9
+    assert decibels(wanted, signed) > 15
+
+
+def test_a_signed_files_nodes_are_what_torch_says(tmp_path):
+    x = torch.tensor([-300.0, -1.26, 0.0, 0.4, 0.6, 250.0])
+    scale, zero = torch.tensor(0.5), torch.tensor(0, dtype=torch.int8)
+    theirs = torch.fake_quantize_per_tensor_affine(x, 0.5, 0, -128, 127)
+    assert torch.equal(export.qdq(x, scale, zero), theirs)
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"zero": 3}, "its zero point is not 0"),
+        ({"scale": 0.0}, "its scale is no positive constant"),
+        ({"weight": -128}, "a weight is -128"),
+        ({"scales": 2}, "activations must have one scale"),
+    ],
+)
+def test_every_kind_of_obstacle_is_named(change, words, tmp_path):
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    count = change.get("scales", 1)
+    scale = np.full(count if count > 1 else (), change.get("scale", 0.1), np.float32)
+    zero = np.full(scale.shape, change.get("zero", 0), np.int8)
+    weight = np.full((2, 2), change.get("weight", 5), np.int8)
+    constants = {"s": scale, "z": zero, "w": weight, "ws": np.float32(1), "wz": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["d"]),
+    ]
+    values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        values,
+        [],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    (line,) = tensorrt.obstacles(tmp_path / "m.onnx")
+    assert words in line
