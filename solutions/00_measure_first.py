@@ -127,8 +127,8 @@ fits.reveal(f"{first_fit} bits")
 claim("In fp16, GPT-3's weights take 350 GB", widths[16] == 350e9)
 claim("4 bits a weight are still too many for one accelerator of 80 GB", widths[4] > 80e9)
 Table(
-    ["bits a weight", "GPT-3's weights", "fits in 80 GB"],
-    [[str(b), in_bytes(size), "yes" if size <= 80e9 else "no"] for b, size in widths.items()],
+    ["bits a weight", "GPT-3's weights", "accelerators of 80 GB"],
+    [[str(b), in_bytes(size), str(int(-(-size // 80e9)))] for b, size in widths.items()],
 )
 
 # %% [markdown]

@@ -77,7 +77,7 @@ Table(
             str(f.bits),
             str(f.exponent),
             str(f.mantissa),
-            f"{f.largest:.3g}",
+            f"{f.largest:.6g}",
             f"{f.smallest_normal:.3g}",
             f"1 + {2.0**-f.mantissa:.3g}",
         ]

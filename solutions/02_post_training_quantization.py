@@ -1029,4 +1029,4 @@ Table(
 # **References.** Nagel et al. 2021, *A white paper on neural network quantization*, arXiv:2106.08295 · Nagel et al.
 # 2019, *Data-free quantization*, arXiv:1906.04721 · Jacob et al. 2018, arXiv:1712.05877 · Wu et al. 2020, *Integer
 # quantization for deep learning inference*, arXiv:2004.09602 · Migacz 2017, *8-bit inference with TensorRT*, GTC ·
-# Dong et al. 2019, *HAWQ*, arXiv:1905.03696
+# Dong et al. 2019, *HAWQ*, arXiv:1905.03696 · Vanhoucke, Senior and Mao 2011, *Improving the speed of neural networks on CPUs*, NIPS workshop on deep learning (8-bit products on a CPU, before all of these)

@@ -299,7 +299,7 @@ claim(
 # ## 3 · What a stack sees
 #
 # Two 3x3 convolutions see what one 5x5 sees (receptive field, 感受野) with 18 instead of 25 weights a pair of channels (if as many go in as come out); a row of 1xk and a column of
-# kx1 see k x k with 2k weights instead of $k^2$.
+# kx1 see k x k with 2k weights instead of $k^2$. Both come from Inception: V2 and V3 in Szegedy et al. 2016, sections 3.1 and 3.2.
 #
 # ### Exercise 4 · What a stack sees (2 points, about 4 lines)
 #
@@ -357,7 +357,7 @@ best_small = predict(
 # The same network with every inner convolution replaced, the same steps, three seeds. Three blocks have not been explained yet:
 # a *bottleneck* (瓶颈) goes down to fewer channels by a 1x1 convolution, has its 3x3 there, and comes back up by another 1x1;
 # *1xk then kx1* puts the row and the column of section 3 one behind the other; *1xk beside kx1* takes half of the outputs from
-# each. All end in a *pooled head*: the mean of each channel over the image, then one small linear layer. The control: the ordinary network, made *narrow* until it has
+# each. All end in a *pooled head*: the mean of each channel over the image (global average pooling, 全局平均池化; Lin et al. 2013, section 3.2), then one small linear layer. The control: the ordinary network, made *narrow* until it has
 # no more multiplications than the separable one.
 
 # %%
@@ -708,11 +708,53 @@ for inputs, outputs, stride, expansion in ((16, 16, 1, 6), (16, 24, 2, 6), (24, 
 Table(["block", "expansion", "parameters", "of one 3x3 convolution"], rows)
 
 # %% [markdown]
+# ## Build it · A search that evolves
+#
+# So far you chose the shapes. Neural architecture search (网络结构搜索) lets a program choose: a space of shapes, a way to judge one (a *look*, which costs a training), and a way to come to the next. The one that you build evolves (进化搜索; Real et al. 2019, algorithm 1).
+#
+# ### Exercise 7 · A search that evolves (build, 4 points, about 16 lines)
+#
+# `evolve(start, neighbours, fits, worth, looks, generator)`: `start` is a list of shapes that fit, all different; `neighbours(shape)` gives a list of the shapes one change away, `fits(shape)` says whether one is within the budget, `worth(shape)` is a look: the higher the better. A shape is a tuple.
+#
+# 1. *Looks are counted*: first at all of `start`, then at one shape after another, `looks` in all. No shape twice, none that does not fit.
+# 2. *The best comes back*: of all that were ever looked at.
+# 3. *Children of the last ones*: the population is as large as `start`. Each child is a neighbour of a shape in it, drawn from those that fit and are new; it comes in at the end, and the **oldest** leaves. If nobody in the population has such a neighbour, the search is over.
+# 4. *The better of two*: of those in the population that have a new neighbour, `generator` draws two different ones, and the better one is the parent. (If only one has, it is.)
+
+
+# %% nbgrader={"grade": false, "grade_id": "slim-evolve", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def evolve(start, neighbours, fits, worth, looks, generator):
+    """List of tuples, three functions of a tuple, int, np.random.Generator -> the best tuple that was seen."""
+    ### BEGIN SOLUTION
+    seen = {shape: worth(shape) for shape in start}
+    population = list(start)
+
+    def new(shape):
+        return [near for near in neighbours(shape) if fits(near) and near not in seen]
+
+    while len(seen) < looks and any(new(shape) for shape in population):
+        parents = [shape for shape in population if new(shape)]
+        pair = generator.choice(len(parents), min(2, len(parents)), replace=False)
+        around = new(max((parents[i] for i in pair), key=lambda shape: seen[shape]))
+        child = around[generator.integers(len(around))]
+        seen[child] = worth(child)
+        population = [*population[1:], child]
+    return max(seen, key=lambda shape: seen[shape])
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "slim-evolve-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(evolve, "slim.evolve")
+
+# %%
+evolve = adopt(evolve, "slim.evolve")
+
+# %% [markdown]
 # ## Longer than a lab · Searching the shape
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/shape_search.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer shape_search` runs them all anew.
 #
-# So far you chose the shape. Neural architecture search (网络结构搜索) lets a program choose: a space of shapes, a way to judge one, a way to come to the next. Every search needs its control, a rule of thumb that looks at as many shapes.
+# Real shapes now, under a budget of bytes and of time, which a table of single layers predicts: grid, random draws and the search above, each with as many looks. Every search needs such a control: a rule of thumb that looks at as many shapes.
 
 # %%
 from compresslab.longer import show_longer

@@ -1080,6 +1080,8 @@ table
 # %% [markdown]
 # Compare the two columns. For one image an engine that walks its graph without Python is hard to beat; in a batch it is the kernels that decide, and which are faster depends on the processor.
 #
+# Compression happens on three levels: the *algorithm* (what is pruned or rounded), the *framework* (what turns it into a graph and kernels), and the *hardware* (which products it has). A technique pays where all three go together.
+#
 # **Elsewhere.** OpenVINO and most compilers of accelerators take the same QDQ file. TensorRT (NVIDIA's engine) does not: it wants signed codes around 0 and biases in floats. `export_int8(..., signed=True)` writes that (behind a ReLU half of such a grid is never used, so activations have 7 bits), `tensorrt.obstacles(file)` says what TensorRT's documentation forbids in a file, and `trtexec --onnx=FILE --stronglyTyped` builds it on an NVIDIA GPU. Phones and microcontrollers have LiteRT, whose converter takes the torch network, in float32, float16 or int8: `compresslab.runtime.litert`, with the extra `[litert]` in an environment of its own.
 #
 # ### On the chip

@@ -31,6 +31,7 @@ LAYERS = [
         "debugging",
         "stages",
         "advisor",
+        "longer",
         "classroom",
         "doctor",
         "cli",
@@ -121,6 +122,7 @@ def tree_of_disk():
                 "__pycache__" in name
                 or ".ipynb" in name
                 or path.name in ("__init__.py", "py.typed")
+                or path.parent.name == "results"
             ):
                 continue
             paths.add(name + ("/" if path.is_dir() else ""))

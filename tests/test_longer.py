@@ -136,9 +136,16 @@ def test_words_do_not_change_a_fingerprint_and_code_does(tmp_path):
         spec.loader.exec_module(module)
         return fingerprint(module)
 
-    plain = of('"""Old."""\nA = 1\nEXPERIMENT = 2\n')
-    assert plain == of('"""Words, and more of them."""\nA = 1\nEXPERIMENT = 33\n')
-    assert plain != of('"""Old."""\nA = 12\nEXPERIMENT = 2\n')
+    plain = of('"""Old."""\nA = 1\ndef run(seed):\n    return A\nEXPERIMENT = 2\n')
+    said = of(
+        '"""Words."""\nA = 1\ndef run(seed):\n    """More words."""\n    return A\n'
+        "def margin(rows):\n    return 0\nEXPERIMENT = margin\n"
+    )
+    assert plain == said
+    assert plain != of("A = 12\ndef run(seed):\n    return A\n")
+    assert plain != of("A = 1\ndef run(seed):\n    return -A\n")
+    helped = "def more():\n    return {}\ndef run(seed):\n    return more()\n"
+    assert of(helped.format(1)) != of(helped.format(-1))
 
 
 # ---- what single experiments build on ------------------------------------------------------------

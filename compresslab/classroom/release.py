@@ -170,7 +170,7 @@ def release(
         solutions: folder of the py:percent scripts; executed notebooks are written beside them.
         labs: folder of the labs.
         only: names such as "01_numbers"; if empty, all.
-        force: execute solutions again even if their text has not changed.
+        force: execute solutions again even if their code has not changed.
     """
     wanted = set(only)
     paths = sorted(p for p in solutions.glob("[0-9][0-9]_*.py") if not wanted or p.stem in wanted)
@@ -183,7 +183,7 @@ def release(
         changed += write_if_new(labs / f"{lab.name}.ipynb", nbformat.writes(lab.lab) + "\n")
         target = solutions / f"{lab.name}.ipynb"
         if force or stored_hash(target) != lab.source_hash:
-            executed = execute(lab, solutions)
+            executed = (None if force else with_old_outputs(lab, target)) or execute(lab, solutions)
             changed += write_if_new(target, nbformat.writes(executed) + "\n")
     return changed
 
@@ -201,6 +201,29 @@ def stored_hash(path: Path) -> str | None:
     if not path.is_file():
         return None
     return nbformat.read(path, as_version=4).metadata.get("compresslab", {}).get("source_hash")
+
+
+def with_old_outputs(lab: Lab, path: Path) -> NotebookNode | None:
+    """The solution with its last execution's outputs, where only words have changed since; else None."""
+    if not path.is_file():
+        return None
+    old = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    notebook = nbformat.from_dict(lab.solution)
+    new = [c for c in notebook.cells if c.cell_type == "code"]
+    if [c.source for c in old] != [c.source for c in new] or not all(
+        c.execution_count for c in old
+    ):
+        return None
+    for before, now in zip(old, new, strict=True):
+        now.outputs, now.execution_count = before.outputs, before.execution_count
+    return _with_hash(notebook, lab)
+
+
+def _with_hash(notebook: NotebookNode, lab: Lab) -> NotebookNode:
+    notebook.metadata = NotebookNode(
+        kernelspec=NotebookNode(KERNEL), compresslab={"source_hash": lab.source_hash}
+    )
+    return notebook
 
 
 def execute(lab: Lab, folder: Path) -> NotebookNode:
@@ -222,10 +245,7 @@ def execute(lab: Lab, folder: Path) -> NotebookNode:
                 raise ReleaseError(
                     f"{lab.name}, cell {position + 1}: the model answer fails its check"
                 )
-    notebook.metadata = NotebookNode(
-        kernelspec=NotebookNode(KERNEL), compresslab={"source_hash": lab.source_hash}
-    )
-    return notebook
+    return _with_hash(notebook, lab)
 
 
 def client_of(

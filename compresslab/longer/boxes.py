@@ -100,31 +100,24 @@ def _iou(model: nn.Module, x: torch.Tensor, truth: torch.Tensor) -> float:
     return 100 * float(overlap(logits(model, x), truth).mean())
 
 
+LABELS, SAME = "student, labelled boxes", "student, the teacher's boxes on the same pages"
+IOU = "IoU, %"
+
 EXPERIMENT = Experiment(
     question="Four numbers instead of classes: is there anything to distil where there is no softmax?",
     run=run,
     size=4_000,
     findings=(
         Finding(
-            "The teacher's boxes on pages that nobody labelled bring the student more than one point of IoU",
-            lambda r: (
-                r["student, the teacher's boxes on all pages"]["IoU, %"]
-                - r["student, labelled boxes"]["IoU, %"]
-                - 1
-            ),
+            "On the same pages the teacher's boxes are worth less than a point more than the labels",
+            lambda r: 1 - (r[SAME][IOU] - r[LABELS][IOU]),
             "points",
         ),
         Finding(
-            "On the same pages the teacher's boxes are worth less than a point more than the labels",
-            lambda r: (
-                1
-                - (
-                    r["student, the teacher's boxes on the same pages"]["IoU, %"]
-                    - r["student, labelled boxes"]["IoU, %"]
-                )
-            ),
+            "No lesson brings the small student within 10 points of its teacher",
+            lambda r: r["teacher"][IOU] - max(r[name][IOU] for name in r if name != "teacher") - 10,
             "points",
         ),
     ),
-    note="The same steps for all students; an eighth of their pages is labelled.",
+    note="An eighth of the pages is labelled. What all pages bring differs widely from seed to seed.",
 )

@@ -70,10 +70,5 @@ EXPERIMENT = Experiment(
             lambda r: 2 - (r["floats"]["fine-tuned, %"] - r["W2A8"]["fine-tuned, %"]),
             "points",
         ),
-        Finding(
-            "Without training, two bits cost more than two points",
-            lambda r: r["floats"]["at once, %"] - r["W2A8"]["at once, %"] - 2,
-            "points",
-        ),
     ),
 )

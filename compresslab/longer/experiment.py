@@ -56,22 +56,46 @@ class Experiment:
 
 
 def fingerprint(module: ModuleType) -> str:
-    """A hash of an experiment's code without its words: documentation, and the statement `EXPERIMENT = ...`.
+    """A hash of the code that `run` rests on: the module's statements that it reaches by their names.
 
-    Stored runs belong to it. A change in the library that the experiment calls is not noticed.
+    Stored runs belong to it. Documentation, findings and what only they use may change; a change in the
+    library that the experiment calls is not noticed.
     """
+    statements = {name: node for node in _parsed(module) for name in _bound(node)}
+    reached, waiting = {}, ["run"]
+    while waiting:
+        name = waiting.pop()
+        if name in statements and name not in reached:
+            reached[name] = _text(statements[name], name)
+            waiting += [n.id for n in ast.walk(statements[name]) if isinstance(n, ast.Name)]
+    text = "\n".join(f"{name}: {reached[name]}" for name in sorted(reached))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _text(node: ast.stmt, name: str) -> str:
+    """A statement as text; of an import, only where this name comes from."""
+    if isinstance(node, ast.ImportFrom):
+        return f"{node.module}: " + next(a.name for a in node.names if name in (a.name, a.asname))
+    return ast.dump(node)
+
+
+def _parsed(module: ModuleType) -> list[ast.stmt]:
+    """The statements of a module, without their documentation."""
     tree = ast.parse(inspect.getsource(module))
-    tree.body = [node for node in tree.body if not _says_only(node)]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return tree.body
 
 
-def _says_only(node: ast.stmt) -> bool:
-    if isinstance(node, ast.Assign):
-        return [ast.unparse(target) for target in node.targets] == ["EXPERIMENT"]
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+def _bound(node: ast.stmt) -> list[str]:
+    """The names that a statement gives something to."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.split(".")[0] for alias in node.names]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+    return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
 
 
 def check_rows(rows: Rows) -> Rows:

@@ -41,16 +41,26 @@ def run(seed: int, size: int) -> Rows:
     return rows
 
 
+REACHED = "test accuracy, %"
+
 EXPERIMENT = Experiment(
     question="Should a student's last steps be on labels alone?",
     run=run,
     size=8_000,
     findings=(
         Finding(
-            "More of the teacher is better than labels alone in the last steps",
+            "Last steps on labels alone are better than none",
+            lambda r: r["taught, then labels alone"][REACHED] - r["taught"][REACHED],
+            "points",
+        ),
+        Finding(
+            "Between labels alone and more of the teacher there are less than two points",
             lambda r: (
-                r["taught, then more of the teacher"]["test accuracy, %"]
-                - r["taught, then labels alone"]["test accuracy, %"]
+                2
+                - abs(
+                    r["taught, then labels alone"][REACHED]
+                    - r["taught, then more of the teacher"][REACHED]
+                )
             ),
             "points",
         ),

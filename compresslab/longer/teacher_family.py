@@ -57,15 +57,20 @@ def kinship(rows: Rows) -> float:
     return (like - reached("plain", "residual") - reached("residual", "plain")) / 2
 
 
+REACHED = "test accuracy, %"
+
 EXPERIMENT = Experiment(
     question="Two teachers of the same accuracy, one of the student's family: does kinship help?",
     run=run,
     size=8_000,
     findings=(
         Finding(
-            "Kinship is worth less than two points either way",
-            lambda r: 2 - abs(kinship(r)),
+            "A plain student of a plain teacher is better than one of labels",
+            lambda r: (
+                r["plain student, plain teacher"][REACHED] - r["plain student, labels"][REACHED]
+            ),
             "points",
         ),
     ),
+    note="Like pairs are above unlike ones on average, but not in every seed: no finding.",
 )

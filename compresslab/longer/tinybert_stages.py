@@ -82,5 +82,26 @@ EXPERIMENT = Experiment(
     ),
     run=run,
     size=1_500,
-    findings=(),
+    findings=(
+        Finding(
+            "The general stage is worth more than nothing in its place",
+            lambda r: (
+                _reached(r, "first states and scores on general text")
+                - _reached(r, "the task's answers only")
+            ),
+            "points",
+        ),
+        Finding(
+            "The loss on embeddings changes less than half a point",
+            lambda r: (
+                0.5
+                - abs(
+                    _reached(r, "first embeddings, states and scores on general text")
+                    - _reached(r, "first states and scores on general text")
+                )
+            ),
+            "points",
+        ),
+    ),
+    note="As many steps more of the task's answers do as well on average.",
 )

@@ -97,8 +97,8 @@ EXPERIMENT = Experiment(
     size=1_500,
     findings=(
         Finding(
-            "Answers are better than labels",
-            lambda r: _reached(r, "answers") - _reached(r, "labels"),
+            "Answers and direction are better than labels",
+            lambda r: _reached(r, "answers and direction") - _reached(r, "labels"),
             "points",
         ),
         Finding(

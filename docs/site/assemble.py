@@ -26,6 +26,7 @@ PAGES = (
     "glossary",
     "hints",
     "instructor",
+    "longer",
     "own",
     "results",
     "times",

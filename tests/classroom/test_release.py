@@ -74,6 +74,28 @@ def test_released_notebooks_run_and_an_unchanged_solution_changes_nothing(tmp_pa
     assert "execution" not in executed.cells[2].metadata
 
 
+def test_other_words_keep_what_was_executed_and_other_code_does_not(tmp_path, monkeypatch):
+    solutions, labs = tmp_path / "solutions", tmp_path / "labs"
+    write(solutions, GOOD)
+    release(solutions, labs)
+    before = nbformat.read(solutions / "00_test.ipynb", as_version=4)
+    executed = []
+    monkeypatch.setattr(
+        "compresslab.classroom.release.execute", lambda lab, folder: executed.append(lab) or before
+    )
+    write(solutions, GOOD + "\n# %% [markdown]\n# Other words.\n")
+    assert len(release(solutions, labs)) == 2
+    after = nbformat.read(solutions / "00_test.ipynb", as_version=4)
+    assert executed == []
+    assert after.cells[-1].source == "Other words."
+    assert [c.outputs for c in after.cells if c.cell_type == "code"] == [
+        c.outputs for c in before.cells if c.cell_type == "code"
+    ]
+    write(solutions, GOOD + "\n# %%\nprint(1)\n")
+    release(solutions, labs)
+    assert len(executed) == 1
+
+
 def test_a_model_answer_that_fails_its_check_stops_the_release(tmp_path):
     write(tmp_path / "s", GOOD.replace("+ 7) // 8", ") // 8"))
     with pytest.raises(ReleaseError, match="cell 3: the model answer fails its check"):

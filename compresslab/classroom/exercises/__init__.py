@@ -39,7 +39,7 @@ LABS: dict[str, tuple[Exercise, ...]] = {
     "04_pruning": _in_order(pruning, opens.pruning),
     "05_lottery_tickets": _in_order(tickets, builds.tickets),
     "06_low_rank": _in_order(low_rank, builds.low_rank, opens.low_rank),
-    "07_slim_by_design": _in_order(slim, builds.slim),
+    "07_slim_by_design": _in_order(slim, builds.slim, builds.search),
     "08_distillation": _in_order(distillation, opens.distillation),
     "09_distilling_transformers": _in_order(transformers, builds.transformers),
     "10_binarization": _in_order(binary, builds.binary),
