@@ -12,7 +12,7 @@ from torch import nn
 from compresslab import pretrained
 from compresslab.data import keywords
 from compresslab.data.text import Sequences
-from compresslab.longer.experiment import Experiment, Rows, train
+from compresslab.longer.experiment import Experiment, Finding, Rows, train
 from compresslab.techniques import distill
 from compresslab.training import evaluate
 
