@@ -20,7 +20,7 @@ from benchmarks.longer import said
 ROOT = Path(__file__).parents[1]
 SOURCE, PAGE = ROOT / "docs" / "articles.toml", ROOT / "docs" / "articles.md"
 FINDINGS = ROOT / "compresslab" / "findings.csv"
-VERDICTS = ("holds", "in part", "not here", "false", "not run")
+VERDICTS = ("holds", "in part", "not here", "false")
 HEAD = """# From the articles to the labs
 
 The course grew from five articles on model compression: an overview in Cantonese of four techniques and
@@ -29,8 +29,8 @@ LoRA; number formats and GPTQ; a survey of compression with DistilBERT, TinyBERT
 what they say, in our words, and what came out when it was run.
 
 *Holds* and *in part* are about the networks and data of this course. *Not here* means that it was run and did
-not come out; *false* that it is wrong as it is said; *not run* that the course has no experiment for it.
-Figures are margins over our runs (see [findings](findings.md)): by how much a finding lies on the right side
+not come out; *false* that it is wrong as it is said. Figures are margins over our runs (see
+[findings](findings.md) and [the longer experiments](longer.md)): by how much a finding lies on the right side
 of its threshold.
 
 """

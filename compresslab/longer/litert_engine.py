@@ -77,9 +77,9 @@ EXPERIMENT = Experiment(
             "times",
         ),
         Finding(
-            "Its int8 network loses less than a point",
-            lambda r: 1 - _apart(r, "LiteRT, int8"),
-            "points",
+            "For one image it is more than twice as fast as our int8, which Python calls layer by layer",
+            lambda r: r["ours, int8"]["ms an image"] / r["LiteRT, int8"]["ms an image"] - 2,
+            "times",
         ),
     ),
     note="Its batches hold one image; one thread, on this processor and not on a phone's.",

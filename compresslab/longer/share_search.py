@@ -92,5 +92,5 @@ EXPERIMENT = Experiment(
             "points",
         ),
     ),
-    note="The search's plan is chosen before tuning; what it is worth after differs widely from seed to seed.",
+    note="The search chooses before tuning; what its plan is worth after differs widely from seed to seed.",
 )
