@@ -2,6 +2,7 @@
 
     what a technique left                         what `convert` gives
     ptq.quantize_post_training, qat.tune          a Program of integer steps (`integers`)
+    ptq.prepare_layers                            linear layers on int8 or packed codes (`layerwise`)
     binarize with binary activations              a Program on bits, or, where the network is no chain,
                                                   layers on bits (`bits`)
     weight_only.quantize, gptq.quantize           packed weights (`weight_only`)
@@ -18,6 +19,7 @@ from compresslab.network.edit import plain_copy
 from compresslab.runtime.bits import convert_xnor, with_xnor_layers
 from compresslab.runtime.dynamic import convert_dynamic
 from compresslab.runtime.integers import ConversionError, convert_integers
+from compresslab.runtime.layerwise import convert_layers
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
 from compresslab.runtime.weight_only import convert_weights
@@ -45,16 +47,20 @@ def convert(model: nn.Module | Codes) -> nn.Module:
     kinds = {type(m) for m in model.modules()}
     if Quantized in kinds:
         if not hasattr(model, "graph"):
-            raise ConversionError(
-                "model simulates integers layer by layer (prepare_layers), which has no integer network: use "
-                "quantize_post_training for one, or convert_dynamic of the float model"
-            )
+            return _layer_by_layer(model)
         return convert_integers(model)
     if any(issubclass(kind, Binary) for kind in kinds):
         return _on_bits(model)
     if shared_layers(model):
         return unshared(model).eval()
     return plain_copy(model).eval()
+
+
+def _layer_by_layer(model: nn.Module) -> nn.Module:
+    try:
+        return convert_layers(model)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _on_bits(model: nn.Module) -> nn.Module:
