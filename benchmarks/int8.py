@@ -33,7 +33,7 @@ from compresslab.kernels.simd import (
 )
 from compresslab.runtime import peers
 from compresslab.runtime.convert import convert
-from compresslab.runtime.dynamic import DynamicInt8Linear
+from compresslab.runtime.dynamic import DynamicInt8Linear, convert_dynamic
 from compresslab.techniques.folding import fold_batch_norms
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
@@ -43,11 +43,13 @@ PEAK_STEPS = 100_000
 
 
 def run(scale: int = 1) -> Iterator[Record]:
-    """Matrix products, dynamic linear layers, and two networks at batch 1 and 64."""
+    """Matrix products, dynamic linear and recurrent layers, and two networks at batch 1 and 64."""
     for side in (512, 1024, 2048):
         yield from _product(side // scale)
     for batch in (1, 32, 256):
         yield from _dynamic_linear(batch, 1024 // scale)
+    for width, batch in ((128, 1), (512, 1), (512, 16)):
+        yield from _recurrent(max(width // scale, 4), batch)
     for name, build in {"VGG-like": models.VGGLike, "ResNet-8": models.ResNet8}.items():
         yield from _network(name, build)
 
@@ -150,6 +152,21 @@ def _dynamic_linear(batch: int, side: int) -> Iterator[Record]:
     with torch.inference_mode():
         medians = race({name: repeated(run, times) for name, run in runners.items()})
     yield from records("dynamic int8 linear", f"{batch}x{side}x{side}", medians, times=times)
+
+
+def _recurrent(width: int, batch: int) -> Iterator[Record]:
+    """An LSTM over 50 steps: ours calls a product for every step, torch's layers are one operation."""
+    layer, x = nn.LSTM(width, width, batch_first=True).eval(), torch.randn(batch, 50, width)
+    ours, theirs = convert_dynamic(layer), peers.torch_dynamic(layer)
+    times = max(1, 512 // width)
+    runners = {
+        "ours": lambda: ours(x),
+        "torch fp32": lambda: layer(x),
+        "torch dynamic int8": lambda: theirs(x),
+    }
+    with torch.inference_mode():
+        medians = race({name: repeated(run, times) for name, run in runners.items()})
+    yield from records("dynamic int8 LSTM, 50 steps", f"{batch}x{width}", medians, times=times)
 
 
 def _network(name: str, build: Callable[..., nn.Module]) -> Iterator[Record]:
