@@ -1276,6 +1276,12 @@ from compresslab.longer import show_longer
 show_longer("litert_engine")
 
 # %% [markdown]
+# One scenario of the articles is left: tight resources, on a processor that counts bits, where they send you to binarization. Every candidate of the advisor's for less than an eighth of the bytes, with as little tuning as above:
+
+# %%
+show_longer("tight_resources")
+
+# %% [markdown]
 # ## The fourth need: energy
 #
 # Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. Deep Compression saves bytes alone, since it runs as floats; int8 saves both.

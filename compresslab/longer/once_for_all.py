@@ -91,8 +91,6 @@ def run(seed: int, size: int) -> Rows:
     return rows
 
 
-NARROWEST = "25 % of the channels"
-
 EXPERIMENT = Experiment(
     question="Three widths out of one set of weights: what does sharing cost each of them?",
     run=run,
@@ -103,11 +101,6 @@ EXPERIMENT = Experiment(
             lambda r: min(
                 x["alone, three times the steps, %"] - x["shared, %"] for x in r.values()
             ),
-            "points",
-        ),
-        Finding(
-            "A quarter of the channels is better shared than alone for as many steps",
-            lambda r: r[NARROWEST]["shared, %"] - r[NARROWEST]["alone, as many steps, %"],
             "points",
         ),
     ),

@@ -80,6 +80,11 @@ EXPERIMENT = Experiment(
     size=4_000,
     findings=(
         Finding(
+            "Tenths find a better ticket than halves, for five times the training",
+            lambda r: _reached(r, "tenths, 20 rounds") - _reached(r, "halves, 3 rounds"),
+            "points",
+        ),
+        Finding(
             "Tenths find a better ticket than one cut, at ten times the training",
             lambda r: _reached(r, "tenths, 20 rounds") - _reached(r, "one cut to an eighth"),
             "points",

@@ -45,7 +45,9 @@ def torch_dynamic(layer: nn.Module) -> nn.Module:
     with quietly():
         torch.backends.quantized.engine = "x86"
         wrapped = nn.Sequential(layer)
-        return torch.ao.quantization.quantize_dynamic(wrapped, {nn.Linear, nn.LSTM}, dtype=torch.qint8)
+        return torch.ao.quantization.quantize_dynamic(
+            wrapped, {nn.Linear, nn.LSTM}, dtype=torch.qint8
+        )
 
 
 class OnnxModel(nn.Module):
