@@ -25,7 +25,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -47,6 +46,7 @@ from compresslab.classroom.grading.executors import open_executor
 from compresslab.classroom.release import client_of, read_solution
 from compresslab.data.files import write_whole
 from compresslab.experiment import THREADS
+from compresslab.longer.stored import machine
 from compresslab.seeds import VARIABLE as SEED
 
 ROOT = Path(__file__).parents[1]
@@ -144,26 +144,6 @@ def known(path: Path, sentence: str) -> dict[str, str | None]:
     """The hashes that a sentence is recorded with; None where the lab does not say it."""
     said = next((a for a in asked(path) if a.sentence.fullmatch(sentence)), None)
     return {"expression": said and said.margin, "basis": said and said.basis}
-
-
-def machine() -> str:
-    """The processor, its instructions for byte products, cores, Python and torch."""
-    import torch
-
-    from compresslab.experiment import usable_cores
-    from compresslab.kernels.simd import instruction_set
-
-    name = platform.processor() or platform.machine()
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="ascii"))
-        name = found[1].strip() if found else name
-    except (OSError, ValueError):
-        pass
-    python = platform.python_version()
-    return (
-        f"{name}, {instruction_set()}, {usable_cores()} cores, Python {python}, "
-        f"torch {torch.__version__.partition('+')[0]}"
-    )
 
 
 def run(name: str, setting: Setting) -> dict[str, object]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from compresslab.data import load
 from compresslab.experiment import built
-from compresslab.longer.experiment import Experiment, Finding, Rows
+from compresslab.longer.experiment import Experiment, Finding, Rows, reached
 from compresslab.models import VGGLike
 from compresslab.training import Batch, cross_entropy, evaluate, fit
 
@@ -54,10 +54,6 @@ def run(seed: int, size: int) -> Rows:
     return rows
 
 
-def _reached(rows: Rows, name: str) -> float:
-    return rows[name]["test accuracy, %"]
-
-
 EXPERIMENT = Experiment(
     question="Does training in bf16 lose anything, and is it faster here?",
     run=run,
@@ -65,7 +61,7 @@ EXPERIMENT = Experiment(
     findings=(
         Finding(
             "With weights in fp32, products in bf16 cost less than two points",
-            lambda r: 2 - (_reached(r, "fp32") - _reached(r, "bf16 products, fp32 weights")),
+            lambda r: 2 - (reached(r, "fp32") - reached(r, "bf16 products, fp32 weights")),
             "points",
         ),
     ),

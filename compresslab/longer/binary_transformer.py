@@ -10,7 +10,7 @@ from torch import nn
 
 from compresslab import pretrained
 from compresslab.data import keywords
-from compresslab.longer.experiment import Experiment, Finding, Rows, grow, train
+from compresslab.longer.experiment import Experiment, Finding, Rows, grow, reached, train
 from compresslab.network.edit import replaced
 from compresslab.network.select import linear_layers
 from compresslab.techniques import distill
@@ -60,10 +60,6 @@ def binarized(network: nn.Module, config: BinaryConfig) -> nn.Module:
     return replaced(network, new)
 
 
-def _reached(rows: Rows, name: str) -> float:
-    return rows[name]["test accuracy, %"]
-
-
 EXPERIMENT = Experiment(
     question="A Transformer whose linear layers are signs: what is left of it?",
     run=run,
@@ -72,21 +68,21 @@ EXPERIMENT = Experiment(
         Finding(
             "Binarized at once, with its activations, the network loses more than half of its accuracy",
             lambda r: (
-                _reached(r, "floats") / 2 - _reached(r, "binary weights and activations, at once")
+                reached(r, "floats") / 2 - reached(r, "binary weights and activations, at once")
             ),
             "points",
         ),
         Finding(
             "With binary weights alone the trained network loses less than 4 points",
-            lambda r: 4 - (_reached(r, "floats") - _reached(r, "binary weights, trained")),
+            lambda r: 4 - (reached(r, "floats") - reached(r, "binary weights, trained")),
             "points",
         ),
         Finding(
             "Activations as signs cost more than weights as signs do, after training",
             lambda r: (
-                _reached(r, "binary weights, trained")
-                - _reached(r, "binary weights and activations, trained")
-                - (_reached(r, "floats") - _reached(r, "binary weights, trained"))
+                reached(r, "binary weights, trained")
+                - reached(r, "binary weights and activations, trained")
+                - (reached(r, "floats") - reached(r, "binary weights, trained"))
             ),
             "points",
         ),

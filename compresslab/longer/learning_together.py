@@ -8,7 +8,7 @@ student alone, beside a second student, and with the large network's answers aft
 import torch
 
 from compresslab.data import load
-from compresslab.longer.experiment import Experiment, Finding, Rows, grow
+from compresslab.longer.experiment import Experiment, Finding, Rows, grow, reached
 from compresslab.models import ResNet8, VGGLike
 from compresslab.techniques import distill
 from compresslab.training import evaluate
@@ -54,10 +54,6 @@ def run(seed: int, size: int) -> Rows:
     }
 
 
-def _reached(rows: Rows, name: str) -> float:
-    return rows[name]["test accuracy, %"]
-
-
 EXPERIMENT = Experiment(
     question="Can a student learn from a large network that is still learning itself?",
     run=run,
@@ -66,8 +62,8 @@ EXPERIMENT = Experiment(
         Finding(
             "A large network that learns beside it is worth more to the student than another student",
             lambda r: (
-                _reached(r, "student beside the large network")
-                - _reached(r, "student beside a student")
+                reached(r, "student beside the large network")
+                - reached(r, "student beside a student")
             ),
             "points",
         ),

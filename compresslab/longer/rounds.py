@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compresslab.data import load
-from compresslab.longer.experiment import Experiment, Finding, Rows, train
+from compresslab.longer.experiment import Experiment, Finding, Rows, reached, train
 from compresslab.models import MLP
 from compresslab.techniques import prune, tickets
 from compresslab.training import evaluate, seed_everything
@@ -67,10 +67,6 @@ def _shares(pace: float) -> list[float]:
     return found
 
 
-def _reached(rows: Rows, name: str) -> float:
-    return rows[name]["test accuracy, %"]
-
-
 EXPERIMENT = Experiment(
     question=(
         "A ticket of an eighth of the weights, found by cutting once, by halves, or by "
@@ -81,12 +77,12 @@ EXPERIMENT = Experiment(
     findings=(
         Finding(
             "Tenths find a better ticket than halves, for five times the training",
-            lambda r: _reached(r, "tenths, 20 rounds") - _reached(r, "halves, 3 rounds"),
+            lambda r: reached(r, "tenths, 20 rounds") - reached(r, "halves, 3 rounds"),
             "points",
         ),
         Finding(
             "Tenths find a better ticket than one cut, at ten times the training",
-            lambda r: _reached(r, "tenths, 20 rounds") - _reached(r, "one cut to an eighth"),
+            lambda r: reached(r, "tenths, 20 rounds") - reached(r, "one cut to an eighth"),
             "points",
         ),
     ),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from compresslab.data import Examples
-from compresslab.longer.experiment import Experiment, Finding, Rows, grow
+from compresslab.longer.experiment import Experiment, Finding, Rows, grow, reached
 from compresslab.measure import disk_bytes
 from compresslab.models import VGGLike
 from compresslab.runtime.convert import convert
@@ -118,10 +118,6 @@ def run(seed: int, size: int) -> Rows:
     }
 
 
-def _reached(rows: Rows, name: str) -> float:
-    return rows[name]["test accuracy, %"]
-
-
 EXPERIMENT = Experiment(
     question="Ten made-up words, voices that it never heard: is a binary network enough for a small device?",
     run=run,
@@ -129,12 +125,12 @@ EXPERIMENT = Experiment(
     findings=(
         Finding(
             "int8 costs less than a point",
-            lambda r: 1 - (_reached(r, "floats") - _reached(r, "int8")),
+            lambda r: 1 - (reached(r, "floats") - reached(r, "int8")),
             "points",
         ),
         Finding(
             "The binary network loses less than 5 points",
-            lambda r: 5 - (_reached(r, "floats") - _reached(r, "bits (XNOR)")),
+            lambda r: 5 - (reached(r, "floats") - reached(r, "bits (XNOR)")),
             "points",
         ),
         Finding(

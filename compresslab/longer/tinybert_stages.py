@@ -12,7 +12,7 @@ from torch import nn
 from compresslab import pretrained
 from compresslab.data import keywords
 from compresslab.data.text import Sequences
-from compresslab.longer.experiment import Experiment, Finding, Rows, train
+from compresslab.longer.experiment import Experiment, Finding, Rows, reached, train
 from compresslab.techniques import distill
 from compresslab.training import evaluate
 
@@ -71,10 +71,6 @@ def _fit(student: nn.Module, on: Sequences, epochs: float, seed: int, loss: obje
     )
 
 
-def _reached(rows: Rows, name: str) -> float:
-    return rows[name]["test accuracy, %"]
-
-
 EXPERIMENT = Experiment(
     question=(
         "TinyBERT first copies what is inside on general text. What is that stage worth, "
@@ -86,8 +82,8 @@ EXPERIMENT = Experiment(
         Finding(
             "The general stage is worth more than nothing in its place",
             lambda r: (
-                _reached(r, "first states and scores on general text")
-                - _reached(r, "the task's answers only")
+                reached(r, "first states and scores on general text")
+                - reached(r, "the task's answers only")
             ),
             "points",
         ),
@@ -96,8 +92,8 @@ EXPERIMENT = Experiment(
             lambda r: (
                 0.5
                 - abs(
-                    _reached(r, "first embeddings, states and scores on general text")
-                    - _reached(r, "first states and scores on general text")
+                    reached(r, "first embeddings, states and scores on general text")
+                    - reached(r, "first states and scores on general text")
                 )
             ),
             "points",

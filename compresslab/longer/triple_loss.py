@@ -15,7 +15,7 @@ import torch
 from compresslab import pretrained
 from compresslab.data import keywords
 from compresslab.data.text import Sequences
-from compresslab.longer.experiment import Experiment, Finding, Rows, grow
+from compresslab.longer.experiment import Experiment, Finding, Rows, grow, reached
 from compresslab.models import Encoder
 from compresslab.techniques import distill, inherit
 from compresslab.training import Batch, cross_entropy, evaluate, seed_everything
@@ -87,10 +87,6 @@ def _taught(teacher: Encoder, sentences: Sequences, seed: int, loss: object) -> 
     )
 
 
-def _reached(rows: Rows, name: str) -> float:
-    return rows[name]["test accuracy, %"]
-
-
 EXPERIMENT = Experiment(
     question="Of DistilBERT's three losses, which does the work?",
     run=run,
@@ -98,7 +94,7 @@ EXPERIMENT = Experiment(
     findings=(
         Finding(
             "Answers and direction are better than labels",
-            lambda r: _reached(r, "answers and direction") - _reached(r, "labels"),
+            lambda r: reached(r, "answers and direction") - reached(r, "labels"),
             "points",
         ),
         Finding(
@@ -106,8 +102,8 @@ EXPERIMENT = Experiment(
             lambda r: (
                 1
                 - (
-                    _reached(r, "labels, answers and direction")
-                    - _reached(r, "answers and direction")
+                    reached(r, "labels, answers and direction")
+                    - reached(r, "answers and direction")
                 )
             ),
             "points",
@@ -117,8 +113,8 @@ EXPERIMENT = Experiment(
             lambda r: (
                 2
                 - abs(
-                    _reached(r, "labels and answers, words hidden anew")
-                    - _reached(r, "labels and answers, words hidden once")
+                    reached(r, "labels and answers, words hidden anew")
+                    - reached(r, "labels and answers, words hidden once")
                 )
             ),
             "points",
