@@ -159,9 +159,9 @@ def inspect(network: nn.Module, example: object) -> Inspection:
     obstacles = {
         "integers": _for_integers(network, one),
         "cut channels": _for_surgery(network, one),
-        "prune": _of(lambda: prunable(network)),
-        "low rank": _of(lambda: factorizable(network)),
-        "share": _of(lambda: shareable(network)),
+        "prune": _of(lambda: prunable(unrolled(network))),
+        "low rank": _of(lambda: factorizable(unrolled(network))),
+        "share": _of(lambda: shareable(unrolled(network))),
         "packed weights": _for_packing(network),
         "dynamic int8": _for_dynamic(network),
     }
@@ -195,14 +195,16 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
         kind = type(layer).__name__
         found[name] = Layer(name, kind, *shapes, own(layer), macs, does[name])
 
-    packed = {*packable(network), *recurrent_layers(network)}
+    packed, recurrent = packable(network), recurrent_layers(network)
     watched = {
         n: m
         for n, m in network.named_modules()
         if isinstance(m, WITH_WEIGHTS) or is_transposed(m) or is_table(m)
     }
     # Before anything watches them: a layer with a hook does more than its kind.
-    does = {name: _does(layer, name in packed) for name, layer in watched.items()}
+    does = {
+        name: _does(layer, name in packed, name in recurrent) for name, layer in watched.items()
+    }
     with tapped(watched, after=record), torch.no_grad(), evaluating(network):
         try:
             run_on(network, example)
@@ -211,7 +213,8 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
     return list(found.values()), sum(p.numel() for p in network.parameters())
 
 
-def _does(layer: nn.Module, packed: bool) -> dict[str, str]:
+def _does(layer: nn.Module, packed: bool, recurrent: bool) -> dict[str, str]:
+    # A recurrent layer is written out in linear ones by whatever takes those.
     conv, linear = type(layer) is nn.Conv2d, is_linear(layer)
     transposed = type(layer) is nn.ConvTranspose2d
     grouped = conv and layer.groups > 1
@@ -228,11 +231,13 @@ def _does(layer: nn.Module, packed: bool) -> dict[str, str]:
             or type(layer) is nn.Linear,
             f"{kind} is not followed",
         ),
-        "prune": when(conv or linear, floats),
-        "low rank": when(linear or (conv and not grouped), "grouped" if grouped else floats),
-        "share": when(conv or type(layer) is nn.Linear, floats),
-        "packed weights": when(packed, floats),
-        "dynamic int8": when(packed, floats),
+        "prune": when(conv or linear or recurrent, floats),
+        "low rank": when(
+            linear or recurrent or (conv and not grouped), "grouped" if grouped else floats
+        ),
+        "share": when(conv or recurrent or type(layer) is nn.Linear, floats),
+        "packed weights": when(packed or recurrent, floats),
+        "dynamic int8": when(packed or recurrent, floats),
     }
 
 

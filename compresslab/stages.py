@@ -172,11 +172,14 @@ def quick_layout(network: nn.Module, examples: torch.Tensor) -> nn.Module:
 
 @dataclass(frozen=True, repr=False)
 class Prune(OfAFraction):
-    """Single weights to 0 by magnitude: gradually in the first 60 % of the tuning; at once without any."""
+    """Single weights to 0 by magnitude: gradually in the first 60 % of the tuning; at once without any.
+
+    Recurrent layers are written out in linear ones, as they stay: their zeros are saved with the others.
+    """
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with that fraction of the weights at 0."""
-        model = sharing.unshared(network)
+        model = unrolled(sharing.unshared(network))
         at_once = copy.deepcopy(model)
         select(scores.magnitude(at_once), self.fraction).apply(at_once)
         if material.train is None:
@@ -225,11 +228,14 @@ class CutChannels(OfAFraction):
 
 @dataclass(frozen=True, repr=False)
 class LowRank(OfAFraction):
-    """Every layer as two thin ones with that fraction of its parameters; then tuning."""
+    """Every layer as two thin ones with that fraction of its parameters; then tuning.
+
+    Recurrent layers are written out in linear ones.
+    """
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with thin layers."""
-        model = sharing.unshared(network)
+        model = unrolled(sharing.unshared(network))
         thin = lowrank.factorize(model, lowrank.ranks_by_budget(model, self.fraction))
         _refuse_if_read_by_name(thin, material.images[:1])
         thin = quick_layout(thin, material.images)
@@ -251,7 +257,10 @@ def _refuse_if_read_by_name(network: nn.Module, example: torch.Tensor) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Share(Stage):
-    """Each layer's nonzero weights take few values, which are tuned; zeros stay zeros."""
+    """Each layer's nonzero weights take few values, which are tuned; zeros stay zeros.
+
+    Recurrent layers are written out in linear ones.
+    """
 
     clusters: int
     epochs: float = 1
@@ -259,7 +268,7 @@ class Share(Stage):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy whose weights are looked up."""
-        shared = sharing.share_weights(sharing.unshared(network), self.clusters)
+        shared = sharing.share_weights(unrolled(sharing.unshared(network)), self.clusters)
         untuned = copy.deepcopy(shared).eval()
         tuned = material.tune(shared, epochs=self.epochs, lr=self.lr)
         return material.better(tuned, untuned, repr(self))

@@ -94,8 +94,27 @@ def test_inspect_says_that_they_can_be_packed(network, tokens):
     found = cl.inspect(network, tokens)
     does = {layer.name: layer.does for layer in found.layers}
     assert does["lstm"]["dynamic int8"] == does["lstm"]["packed weights"] == "yes"
-    assert does["lstm"]["prune"] == "LSTM stays in floats"
+    assert does["lstm"]["cut channels"] == "LSTM is not followed"
+    for technique in ("prune", "low rank", "share", "packed weights", "dynamic int8"):
+        assert does["lstm"][technique] == "yes"
     assert found.coverage("dynamic int8") == 1.0
+
+
+@pytest.mark.parametrize("stage", [cl.Prune(0.8), cl.LowRank(0.5), cl.Share(15)])
+def test_what_reaches_linear_layers_reaches_those_inside(network, tokens, stage, tmp_path):
+    small = cl.compress(network, [stage], tokens, epochs=0, progress=False)
+    held = cl.measure(small, tokens[0], batches=())
+    before = cl.measure(network, tokens[0], batches=())
+    recurrent = sum(p.numel() for p in network.lstm.parameters())
+    if isinstance(stage, cl.Prune):
+        assert held.nonzeros < before.nonzeros - 0.7 * recurrent
+    if isinstance(stage, cl.LowRank):
+        assert held.parameters < before.parameters - 0.35 * recurrent
+    assert held.bytes_disk < 0.75 * before.bytes_disk
+    cl.save(small, tmp_path / "n.safetensors")
+    again = cl.load(tmp_path / "n.safetensors", like=BiLSTM(WORDS, CLASSES, width=32, hidden=48))
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens), small(tokens))
 
 
 @pytest.mark.parametrize("bits", [8, 4])
