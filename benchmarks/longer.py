@@ -28,7 +28,9 @@ def labs() -> dict[str, tuple[str, str]]:
     notebooks = {p.stem[:2]: p.name for p in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb")}
     found = {}
     for path in sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py")):
-        for name in re.findall(r'^show_longer\("(\w+)"\)$', path.read_text("utf-8"), re.MULTILINE):
+        for name in re.findall(
+            r'^show_longer\("(\w+)"\)$', path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
             found[name] = (path.stem[:2], notebooks[path.stem[:2]])
     return found
 

@@ -30,7 +30,7 @@ def run(seed: int, size: int) -> Rows:
             "points lost": verdict.points_lost,
             "times faster, batch 16": verdict.speedup,
         }
-        for verdict in advice.verdicts
+        for verdict in sorted(advice.verdicts, key=lambda verdict: verdict.name)
         if math.isfinite(verdict.points_lost)
     }
 

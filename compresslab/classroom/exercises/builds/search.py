@@ -18,7 +18,10 @@ COUNTED, BEST, CHILDREN, PARENTS = STAGES
 
 
 def on_a_landscape(function: Callable) -> Callable:
-    """The answer searches a table of worths; what it looked at, in order, is written down."""
+    """The answer searches a table of worths; what it looked at, in order, is written down.
+
+    It stands by itself: grading sends it into the sandbox as text.
+    """
 
     def run(
         table: np.ndarray,
@@ -28,15 +31,25 @@ def on_a_landscape(function: Callable) -> Callable:
         seed: int,
         _rules: int,
     ) -> tuple[object, np.ndarray]:
-        visits: list[Shape] = []
+        visits = []
 
-        def worth(shape: Shape) -> float:
+        def worth(shape: tuple[int, ...]) -> float:
             visits.append(tuple(int(i) for i in shape))
             return float(table[visits[-1]])
 
-        first = [tuple(map(int, row)) for row in start]
-        rules = (lambda shape: near(shape, table.shape), lambda shape: bool(allowed[tuple(shape)]))
-        found = function(list(first), *rules, worth, looks, np.random.default_rng(seed))
+        def neighbours(shape: tuple[int, ...]) -> list:
+            found = []
+            for axis, size in enumerate(table.shape):
+                for step in (-1, 1):
+                    if 0 <= shape[axis] + step < size:
+                        found.append((*shape[:axis], shape[axis] + step, *shape[axis + 1 :]))
+            return found
+
+        def fits(shape: tuple[int, ...]) -> bool:
+            return bool(allowed[tuple(shape)])
+
+        first = [tuple(int(i) for i in row) for row in start]
+        found = function(first, neighbours, fits, worth, looks, np.random.default_rng(seed))
         return found, np.array(visits, np.int64).reshape(-1, table.ndim)
 
     return run
