@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from compresslab.measure.counts import WITH_WEIGHTS, layer_macs
 from compresslab.network.graph import TracingError
@@ -190,7 +191,9 @@ def _layers(network: nn.Module, example: object) -> tuple[list[Layer], int]:
         if name in found:
             return
         first = output[0] if isinstance(output, tuple) else output
-        shapes = (tuple(inputs[0].shape[1:]), tuple(first.shape[1:]))
+        # Of sequences packed together, what one step is.
+        x, y = (t.data if isinstance(t, PackedSequence) else t for t in (inputs[0], first))
+        shapes = (tuple(x.shape[1:]), tuple(y.shape[1:]))
         macs = 0 if is_table(layer) else layer_macs(layer, output, inputs)
         kind = type(layer).__name__
         found[name] = Layer(name, kind, *shapes, own(layer), macs, does[name])

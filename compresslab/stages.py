@@ -26,12 +26,13 @@ The settings are those that the labs found good for small image networks. Left o
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from compresslab.data import Examples, Split
 from compresslab.debugging import decibels
@@ -170,6 +171,52 @@ def quick_layout(network: nn.Module, examples: torch.Tensor) -> nn.Module:
     return turned
 
 
+def written_out(network: nn.Module, examples: torch.Tensor) -> nn.Module:
+    """The network with its recurrent layers written out; itself where its forward does not take them so.
+
+    A forward may ask for nn.LSTM by its class, or read its weights: then the answers to two examples differ.
+    """
+    written, few = unrolled(network), examples[:2]
+    if written is network:
+        return network
+    try:
+        with torch.no_grad(), evaluating(network), evaluating(written):
+            wanted, found = _tensors(network(few)), _tensors(written(few))
+        same = len(wanted) == len(found) and all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+            for a, b in zip(wanted, found, strict=True)
+        )
+    except Exception:
+        same = False
+    if not same:
+        tell(
+            "recurrent layers stay as they are: the network's forward reads them by name or by class"
+        )
+    return written if same else network
+
+
+def _tensors(answer: object) -> list[torch.Tensor]:
+    """All tensors of an answer, however deep in tuples and dictionaries, as floats."""
+    if isinstance(answer, torch.Tensor):
+        return [answer.double()]
+    if isinstance(answer, PackedSequence):
+        return [answer.data.double()]
+    parts = answer.values() if isinstance(answer, Mapping) else answer
+    if not isinstance(answer, Mapping | tuple | list):
+        return []
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _runs(network: nn.Module, examples: torch.Tensor) -> bool:
+    """Whether it answers at all."""
+    try:
+        with torch.no_grad(), evaluating(network):
+            network(examples[:2])
+    except Exception:
+        return False
+    return True
+
+
 @dataclass(frozen=True, repr=False)
 class Prune(OfAFraction):
     """Single weights to 0 by magnitude: gradually in the first 60 % of the tuning; at once without any.
@@ -179,7 +226,7 @@ class Prune(OfAFraction):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with that fraction of the weights at 0."""
-        model = unrolled(sharing.unshared(network))
+        model = written_out(sharing.unshared(network), material.images)
         at_once = copy.deepcopy(model)
         select(scores.magnitude(at_once), self.fraction).apply(at_once)
         if material.train is None:
@@ -235,7 +282,7 @@ class LowRank(OfAFraction):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with thin layers."""
-        model = unrolled(sharing.unshared(network))
+        model = written_out(sharing.unshared(network), material.images)
         thin = lowrank.factorize(model, lowrank.ranks_by_budget(model, self.fraction))
         _refuse_if_read_by_name(thin, material.images[:1])
         thin = quick_layout(thin, material.images)
@@ -268,7 +315,9 @@ class Share(Stage):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy whose weights are looked up."""
-        shared = sharing.share_weights(unrolled(sharing.unshared(network)), self.clusters)
+        shared = sharing.share_weights(
+            written_out(sharing.unshared(network), material.images), self.clusters
+        )
         untuned = copy.deepcopy(shared).eval()
         tuned = material.tune(shared, epochs=self.epochs, lr=self.lr)
         return material.better(tuned, untuned, repr(self))
@@ -430,21 +479,28 @@ class Weights(Stage):
         """A network without a layer to pack, or with one that is read by name, is refused."""
         refuse_to_pack(network)
         if self.words is None or not word_tables(network):
-            linear_layers(unrolled(network))
+            linear_layers(network if self.method == "gptq" else unrolled(network))
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy on packed weights."""
+        model = network if self.method == "gptq" else written_out(network, material.images)
+        packed = self._packed(network, material, recurrent=model is not network)
+        if model is not network and not _runs(packed, material.images):
+            tell("recurrent layers stay in floats: the network's forward reads their parameters")
+            packed = self._packed(network, material, recurrent=False)
+        say_if_far(self, packed, network, material.images, "it")
+        return packed
+
+    def _packed(self, network: nn.Module, material: Material, recurrent: bool) -> nn.Module:
         config = weight_only.WeightConfig(self.bits, self.group)
-        only_words = not own_linear_layers(unrolled(network))
+        only_words = not own_linear_layers(unrolled(network) if recurrent else network)
         if self.words is not None and word_tables(network) and only_words:
             codes = weight_only.Codes(network, {})
         elif self.method == "gptq":
             codes = gptq.quantize(network, list(material.images.split(100)), config)
         else:
-            codes = weight_only.quantize(network, config)
-        packed = convert_weights(_with_words(codes, self.words, self.group)).eval()
-        say_if_far(self, packed, network, material.images, "it")
-        return packed
+            codes = weight_only.quantize(network, config, recurrent)
+        return convert_weights(_with_words(codes, self.words, self.group)).eval()
 
 
 @dataclass(frozen=True, repr=False)
@@ -468,11 +524,19 @@ class Dynamic(Stage):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with int8 layers."""
-        dynamic = convert_dynamic(sharing.unshared(network))
-        codes = _with_words(weight_only.Codes(dynamic, {}), self.words, 32)
-        quick = convert_weights(codes).eval() if codes.layers else dynamic
+        plain = sharing.unshared(network)
+        recurrent = written_out(plain, material.images) is not plain
+        quick = self._quick(plain, recurrent)
+        if recurrent and not _runs(quick, material.images):
+            tell("recurrent layers stay in floats: the network's forward reads their parameters")
+            quick = self._quick(plain, recurrent=False)
         say_if_far(self, quick, network, material.images, "it")
         return quick
+
+    def _quick(self, network: nn.Module, recurrent: bool) -> nn.Module:
+        dynamic = convert_dynamic(network, recurrent)
+        codes = _with_words(weight_only.Codes(dynamic, {}), self.words, 32)
+        return convert_weights(codes).eval() if codes.layers else dynamic
 
 
 def _check_words(bits: int | None, group: int) -> None:

@@ -815,7 +815,7 @@ show_longer("qat_epochs")
 show_longer("encoder_qaf")
 
 # %% [markdown]
-# Training itself can be low in precision. In bf16 the products have 8 bits of precision; the weights stay in fp32, because a small step would be rounded away (Kalamkar et al. 2019).
+# Training itself can be low in precision. In bf16 the products have 8 bits of precision; the weights stay in fp32, because a small step would be rounded away (Kalamkar et al. 2019). The control has its weights in bf16 as well: is the copy needed here?
 
 # %%
 show_longer("bf16_training")

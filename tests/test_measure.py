@@ -175,13 +175,17 @@ def test_joules_are_those_of_the_counters(tmp_path):
     one = socket(tmp_path, "intel-rapl:0", 100)
     other = socket(tmp_path, "intel-rapl:1", 999_990)
     part = socket(tmp_path, "intel-rapl:0:0", 5)
+    whole = socket(tmp_path, "intel-rapl:2", 7)  # a laptop's platform, the socket included
+    (whole.parent / "name").write_text("psys\n")
 
     def call():
         one.write_text(str(int(one.read_text()) + 30))
         other.write_text(str((int(other.read_text()) + 20) % 1_000_000))  # it wraps round
         part.write_text(str(int(part.read_text()) + 7))  # counted in its socket already
+        whole.write_text(str(int(whole.read_text()) + 90))
 
     assert joules(call, 0.01, tmp_path) == pytest.approx(50e-6)
+    assert joules(call, 1e-9, tmp_path) == pytest.approx(50e-6)
 
 
 @pytest.mark.parametrize("text", ["", "nothing"])

@@ -78,7 +78,7 @@ EXPERIMENT = Experiment(
             "points",
         ),
         Finding(
-            "And the language model several times as much: perplexity more than three times as high",
+            "For the language model perplexity is then more than three times as high",
             lambda r: r[FEWER][WRITER] / r[MORE][WRITER] - 3,
             "times",
         ),

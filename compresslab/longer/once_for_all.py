@@ -97,7 +97,8 @@ EXPERIMENT = Experiment(
     size=4_000,
     findings=(
         Finding(
-            "Every width is better alone, given the steps that the shared network took in all its widths",
+            "Alone with three times the steps, as many as the three shared widths took "
+            "together, each is better",
             lambda r: min(
                 x["alone, three times the steps, %"] - x["shared, %"] for x in r.values()
             ),

@@ -69,7 +69,7 @@ EXPERIMENT = Experiment(
             "points",
         ),
         Finding(
-            "In 16 epochs training from scratch is ahead of fine-tuning in the last quarter",
+            "In 16 epochs training from scratch is ahead of fine-tuning, which has the last four of them",
             lambda r: -_ahead(r["16 epochs"]),
             "points",
         ),

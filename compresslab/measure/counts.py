@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.rnn import PackedSequence
 
 from compresslab.network.select import is_transposed
 from compresslab.network.taps import tapped
@@ -27,9 +28,10 @@ from compresslab.training import evaluating
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
+CELLS = {nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
 UNCOUNTED = (nn.Bilinear, nn.Transformer)
 """Layers that multiply, and whose multiplications are not counted."""
-WITH_WEIGHTS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *GATES, nn.MultiheadAttention)
+WITH_WEIGHTS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *GATES, *CELLS, nn.MultiheadAttention)
 
 
 # ---- counting ------------------------------------------------------------------------------------
@@ -99,6 +101,9 @@ def layer_macs(
     if isinstance(layer, nn.Linear):
         positions = math.prod(output.shape[1:-1])
         return linear_macs(layer.in_features, layer.out_features, positions)
+    if isinstance(layer, tuple(CELLS)):
+        gates = next(count for kind, count in CELLS.items() if isinstance(layer, kind))
+        return gates * layer.hidden_size * (layer.input_size + layer.hidden_size)
     if isinstance(layer, tuple(GATES)):
         return _recurrent_macs(layer, output[0])
     if isinstance(layer, nn.MultiheadAttention):
@@ -115,7 +120,10 @@ def layer_macs(
 
 def _recurrent_macs(layer: nn.LSTM | nn.GRU | nn.RNN, states: torch.Tensor) -> int:
     """Each gate a product of the input and of the last state, at every step."""
-    steps = states.shape[1] if layer.batch_first else states.shape[0]
+    if isinstance(states, PackedSequence):
+        steps = len(states.data) // max(int(states.batch_sizes[0]), 1)
+    else:
+        steps = states.shape[1] if layer.batch_first else states.shape[0]
     gates = next(count for kind, count in GATES.items() if isinstance(layer, kind))
     directions = 2 if layer.bidirectional else 1
     inputs, total = layer.input_size, 0

@@ -17,10 +17,14 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def counters(folder: Path = POWERCAP) -> list[Path]:
-    """The folders of the sockets whose counter can be read; those of parts of a socket are left out."""
+    """The folders of the sockets whose counter can be read.
+
+    Left out: parts of a socket, and a laptop's whole platform (psys), which holds the socket.
+    """
     found = []
     for socket in sorted(folder.glob("intel-rapl:*")):
-        if socket.name.count(":") == 1 and _microjoules(socket) is not None:
+        part = socket.name.count(":") > 1 or _name(socket).startswith("psys")
+        if not part and _microjoules(socket) is not None:
             found.append(socket)
     return found
 
@@ -45,7 +49,7 @@ def joules(
         return None
     call()
     before, started, calls = [_microjoules(s) for s in sockets], time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
+    while calls == 0 or time.perf_counter() - started < seconds:
         call()
         calls += 1
     spent = 0
@@ -54,6 +58,13 @@ def joules(
         # A counter starts again at 0 behind its largest number.
         spent += last - first if last >= first else last - first + _largest(socket)
     return 1e-6 * spent / calls
+
+
+def _name(socket: Path) -> str:
+    try:
+        return (socket / "name").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _microjoules(socket: Path) -> int | None:

@@ -70,15 +70,13 @@ def written_out(layer: nn.Module) -> nn.Module:
 
 
 def _is_one_of(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a layer computes as one of torch's: no forward, hook, parametrization or tensor of its own."""
-    kind = next((k for k in kinds if isinstance(layer, k)), None)
-    if kind is None or type(layer).forward is not kind.forward or "forward" in vars(layer):
+    """Whether a layer is one of torch's own kinds, without a hook, a parametrization or a tensor of its own.
+
+    A subclass may have whatever its parent reads: it stays as it is.
+    """
+    if type(layer) not in kinds or "forward" in vars(layer):
         return False
-    if (
-        type(layer).__call__ is not nn.Module.__call__
-        or layer._forward_hooks
-        or layer._forward_pre_hooks
-    ):
+    if layer._forward_hooks or layer._forward_pre_hooks:
         return False
     known = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")
     own = all(
@@ -188,6 +186,8 @@ class Recurrent(nn.Module):
         if isinstance(x, PackedSequence):
             x, lengths = pad_packed_sequence(x, batch_first=True)
         else:
+            if x.ndim not in (2, 3):
+                raise ValueError(f"x must have 2 or 3 dimensions, got {x.ndim}")
             single = x.ndim == 2
             x = x[None] if single else x if self.batch_first else x.transpose(0, 1)
         _check_width(x, self.input_size)
@@ -211,7 +211,7 @@ class Recurrent(nn.Module):
                 x = F.dropout(x, self.dropout)
         last = tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
         if isinstance(packed, PackedSequence):
-            x, last = self._repacked(x, lengths, last, packed)
+            x = self._repacked(x, lengths, packed)
         elif single:
             x, last = x[0], tuple(state[:, 0] for state in last)
         elif not self.batch_first:
@@ -221,11 +221,20 @@ class Recurrent(nn.Module):
     def _states(self, x: torch.Tensor, hx: torch.Tensor | State | None, single: bool) -> State:
         """The states to begin with, [layers * directions, n, width] each."""
         count = self.num_layers * len(self._suffixes())
+        widths = (self.proj_size or self.hidden_size, self.hidden_size)[: _states(self.kind)]
         if hx is None:
-            widths = (self.proj_size or self.hidden_size, self.hidden_size)[: _states(self.kind)]
             return tuple(x.new_zeros(count, len(x), width) for width in widths)
         given = hx if isinstance(hx, tuple | list) else (hx,)
-        return tuple(state[:, None] if single else state for state in given)
+        given = tuple(state[:, None] if single else state for state in given)
+        wanted = [(count, len(x), width) for width in widths]
+        if [tuple(state.shape) for state in given] != wanted:
+            batch = slice(1, 2) if single else slice(0, 0)  # one sequence has no batch to speak of
+            found, told = (
+                [[n for k, n in enumerate(shape) if k not in range(3)[batch]] for shape in shapes]
+                for shapes in ([s.shape for s in given], wanted)
+            )
+            raise ValueError(f"hx must hold states of {told}, got {found}")
+        return given
 
     def _direction(
         self, place: int, x: torch.Tensor, state: State, alive: torch.Tensor | None, backwards: bool
@@ -248,17 +257,14 @@ class Recurrent(nn.Module):
         return torch.stack(outputs, 1), state
 
     def _repacked(
-        self, x: torch.Tensor, lengths: torch.Tensor, last: State, packed: PackedSequence
-    ) -> tuple[PackedSequence, State]:
+        self, x: torch.Tensor, lengths: torch.Tensor, packed: PackedSequence
+    ) -> PackedSequence:
         """Outputs in the order and with the lengths in which the inputs came."""
-        out = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        if packed.sorted_indices is None:  # they came sorted, and nobody is to sort them back
-            out = PackedSequence(out.data, out.batch_sizes)
-        else:
-            out = PackedSequence(
-                out.data, out.batch_sizes, packed.sorted_indices, packed.unsorted_indices
-            )
-        return out, last
+        order = packed.sorted_indices
+        if order is not None:
+            x, lengths = x[order], lengths[order]
+        out = pack_padded_sequence(x, lengths, batch_first=True)
+        return PackedSequence(out.data, out.batch_sizes, order, packed.unsorted_indices)
 
 
 def _states(kind: str) -> int:

@@ -101,17 +101,22 @@ class DynamicInt8Linear(Called):
         return self.packed.inputs * output[0].numel()
 
 
-def convert_dynamic(model: nn.Module) -> nn.Module:
+def convert_dynamic(model: nn.Module, recurrent: bool = True) -> nn.Module:
     """A copy of any model with its linear layers on int8 products, activations quantized at run time.
 
     GPT-2's Conv1D counts as linear, and so do the products inside of recurrent layers; a layer that shares
     its weight with another module stays as it is.
 
+    Args:
+        model: any module tree; not changed.
+        recurrent: whether recurrent layers are written out; False leaves them in floats, for a forward that
+            reads them by name.
+
     Raises:
         ValueError: if there is no linear layer.
     """
     refuse_fast_path(model)
-    model = unrolled(model)
+    model = unrolled(model) if recurrent else model
     new = {name: DynamicInt8Linear(as_linear(m)) for name, m in linear_layers(model).items()}
     return replaced(model, new).eval()
 

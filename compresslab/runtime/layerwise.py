@@ -1,9 +1,10 @@
 """From a network that simulates integers layer by layer (`ptq.prepare_layers`) to one that runs on them.
 
     weights      inputs of a layer     runs on
-    8 bits       8 bits                int8 products; each row of inputs has a range of its own: finer
+    8 bits       8 bits                int8 products, where every output has its scale; each row of inputs
+                                       has a range of its own: finer
     2 to 8       floats                packed codes
-    2 to 7       8 bits                packed codes; inputs stay floats: finer
+    others       8 bits                packed codes; inputs stay floats: finer
 
 The codes are the simulation's, one for one; scales of packed codes are rounded to float16. What lies between
 the layers stays in floats, as in the simulation.
@@ -61,9 +62,9 @@ def _on_kernels(name: str, parts: nn.Sequential) -> nn.Module:
             f"the inputs of {name} have {bits} bits, for which there is no kernel: prepare with "
             "activation_bits=8, or None for packed weights alone"
         )
-    if bits == simulated.weight_bits == 8 and simulated.weight_quantizer.group is None:
+    if bits == simulated.weight_bits == 8 and simulated.weight_quantizer.axis == 0:
         return _as_int8(simulated)
-    return WeightOnlyLinear(_codes(simulated), simulated.layer.bias)
+    return WeightOnlyLinear(_codes(name, simulated), simulated.layer.bias)
 
 
 def _as_int8(simulated: Quantized) -> DynamicInt8Linear:
@@ -75,7 +76,7 @@ def _as_int8(simulated: Quantized) -> DynamicInt8Linear:
     return DynamicInt8Linear(layer)
 
 
-def _codes(simulated: Quantized) -> QTensor:
+def _codes(name: str, simulated: Quantized) -> QTensor:
     """The weight's codes on an unsigned grid, whose zero point is its middle."""
     weight = simulated.layer.weight.detach()
     params = simulated.weight_quantizer.qparams()
@@ -85,6 +86,10 @@ def _codes(simulated: Quantized) -> QTensor:
     group = params.group or inputs
     scale = params.scale if params.group else params.scale.reshape(-1, 1).expand(outputs, 1)
     scale = scale.half().float().contiguous()
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise ValueError(
+            f"the scales of {name} must be numbers of float16, which packed codes have"
+        )
     zero = torch.full(scale.shape, middle, dtype=torch.int32)
     return QTensor(
         codes, QParams(scale, zero, WeightConfig(simulated.weight_bits).grid, group=group)

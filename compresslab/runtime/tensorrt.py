@@ -17,7 +17,9 @@ import numpy as np
 
 
 def obstacles(path: Path) -> list[str]:
-    """What TensorRT would refuse in an ONNX file, a line for each node; empty if nothing.
+    """What TensorRT would refuse in the quantizing nodes of an ONNX file, a line each; empty if nothing.
+
+    Only QuantizeLinear and DequantizeLinear are looked at, at the top level of the graph.
 
     Raises:
         ModuleNotFoundError: without the package onnx.
@@ -29,7 +31,7 @@ def obstacles(path: Path) -> list[str]:
     graph = onnx.load(str(path)).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     found = []
     for node in graph.node:

@@ -384,4 +384,7 @@ def _load_others(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
                 f"found {tensor.dtype} {list(tensor.shape)}"
             )
     # By way of the state dict: int8 layers read what they computed from their buffers, and compute it anew.
-    model.load_state_dict(tensors, strict=False)
+    # torch's own method, whatever the model's class made of it.
+    missed = nn.Module.load_state_dict(model, tensors, strict=False).unexpected_keys
+    if missed:
+        raise ValueError(f"the model does not take {', '.join(missed[:5])}")

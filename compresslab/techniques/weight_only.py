@@ -116,12 +116,12 @@ def round_to_nearest(weight: torch.Tensor, config: WeightConfig) -> QTensor:
     return quantize_tensor(weight, config.qparams(weight))
 
 
-def quantize(model: nn.Module, config: WeightConfig) -> Codes:
+def quantize(model: nn.Module, config: WeightConfig, recurrent: bool = True) -> Codes:
     """Round every linear layer of a model to nearest, those that recurrent layers are written out in as well.
 
-    The model given is not changed.
+    The model given is not changed. `recurrent` False leaves recurrent layers in floats.
     """
-    model = plain_copy(unrolled(model)).eval()
+    model = plain_copy(unrolled(model) if recurrent else model).eval()
     return with_codes(
         model, {n: round_to_nearest(matrix(m), config) for n, m in linear_layers(model).items()}
     )

@@ -136,3 +136,42 @@ def test_bad_inputs_are_answered(bad):
     with pytest.raises(ValueError, match="x must"):
         written_out(nn.LSTM(3, 5))(bad)
     assert isinstance(written_out(nn.GRUCell(3, 5)), RecurrentCell)
+
+
+def test_many_sorted_sequences_of_equal_lengths_keep_their_places():
+    layer = nn.GRU(3, 4)
+    lengths = torch.randint(1, 5, (60,)).sort(descending=True)[0]
+    packed = pack_padded_sequence(torch.randn(60, 4, 3), lengths, batch_first=True)
+    assert close(layer(packed)[0].data, written_out(layer)(packed)[0].data)
+    shuffled = pack_padded_sequence(
+        torch.randn(4, 60, 3), lengths[torch.randperm(60)], enforce_sorted=False
+    )
+    got, wanted = written_out(layer)(shuffled), layer(shuffled)
+    assert close(pad_packed_sequence(wanted[0])[0], pad_packed_sequence(got[0])[0])
+    assert close(wanted[1], got[1])
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.RNNCell])
+def test_a_subclass_may_be_more_than_its_kind(kind):
+    class Mine(kind):
+        pass
+
+    assert recurrent_layers(Mine(3, 5)) == {}
+
+
+@pytest.mark.parametrize(
+    "x,hx,words",
+    [
+        (torch.zeros(4, 2, 3), torch.zeros(1, 1, 5), r"hx must hold states of \[\[1, 2, 5\]\]"),
+        (torch.zeros(4, 2, 3), torch.zeros(3, 2, 5), r"hx must hold states of \[\[1, 2, 5\]\]"),
+        (
+            torch.zeros(4, 3),
+            torch.zeros(1, 4),
+            r"hx must hold states of \[\[1, 5\]\], got \[\[1, 4\]\]",
+        ),
+        (torch.zeros(3), None, "x must have 2 or 3 dimensions, got 1"),
+    ],
+)
+def test_states_that_do_not_fit_are_refused(x, hx, words):
+    with pytest.raises(ValueError, match=words):
+        written_out(nn.GRU(3, 5))(x, hx)

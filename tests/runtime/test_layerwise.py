@@ -108,3 +108,25 @@ def test_a_layer_of_another_kind_is_named():
         ConversionError, match="0 must be linear to be converted by itself, got Conv2d"
     ):
         convert(nn.Sequential(nn.Sequential(quantized)))
+
+
+@torch.no_grad()
+def test_one_scale_for_all_keeps_its_codes():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 4)).eval()
+    network[0].weight.mul_(torch.logspace(-3, 0, 16)[:, None])
+    simulated = calibrate(
+        prepare_layers(network, QuantConfig(sharing="tensor")), torch.randn(20, 32)
+    )
+    quantized = simulated[0][-1]
+    wanted = quantized.weight_quantizer(quantized.layer.weight)
+    torch.testing.assert_close(convert(simulated)[0].weight, wanted, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_scales_beyond_float16_are_refused_by_the_layers_name(size):
+    layer = nn.Sequential(nn.Linear(32, 4))
+    with torch.no_grad():
+        layer[0].weight.mul_(size)
+    with pytest.raises(ConversionError, match="the scales of 0 must be numbers of float16"):
+        convert(prepare_layers(layer, QuantConfig(4, None)))

@@ -129,3 +129,125 @@ def test_a_network_of_nothing_but_a_gru():
     with torch.no_grad():
         got, wanted = convert_dynamic(network)(x)[0], network(x)[0]
     assert decibels(wanted, got) > 30
+
+
+# ---- forwards that read a recurrent layer by its class or by its parts -------------------------------
+class AsksForItsClass(nn.Module):
+    """The usual code that takes either kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 32, 2, batch_first=True)
+        self.out = nn.Linear(32, 5)
+
+    def forward(self, x):
+        _, h = self.rnn(x)
+        if isinstance(self.rnn, nn.LSTM):
+            h = h[0]
+        return self.out(h[-1])
+
+
+class ReadsItsWeights(AsksForItsClass):
+    def forward(self, x):
+        h = x.new_zeros(2, len(x), 32, dtype=self.rnn.weight_hh_l0.dtype)
+        return self.out(self.rnn(x, (h, h))[0][:, -1])
+
+
+class MakesItsState(AsksForItsClass):
+    def forward(self, x):
+        h = next(self.rnn.parameters()).new_zeros(2, len(x), 32)
+        return self.out(self.rnn(x, (h, h))[0][:, -1])
+
+
+STAGES = [cl.Dynamic(), cl.Weights(8), cl.Prune(0.01), cl.Share(200), cl.Weights(8, method="gptq")]
+
+
+@pytest.mark.parametrize("kind", [AsksForItsClass, ReadsItsWeights, MakesItsState])
+@pytest.mark.parametrize("stage", STAGES, ids=repr)
+@torch.no_grad()
+def test_a_forward_that_reads_its_recurrent_layer_answers_as_before(kind, stage):
+    torch.manual_seed(0)
+    network, x = kind().eval(), torch.randn(60, 9, 5)
+    small = cl.compress(network, [stage], x, epochs=0, progress=False)
+    assert small(x).shape == network(x).shape
+    assert decibels(network(x), small(x)) > 20
+
+
+def test_words_and_a_recurrent_layer_alone_by_gptq():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.rnn = nn.Embedding(50, 32), nn.GRU(32, 5, batch_first=True)
+
+        def forward(self, x):
+            return self.rnn(self.words(x))[0][:, -1]
+
+    network, x = Reader().eval(), torch.randint(0, 50, (12, 9))
+    small = cl.compress(network, [cl.Weights(4, method="gptq")], x, epochs=0, progress=False)
+    with torch.no_grad():
+        assert decibels(network(x), small(x)) > 30
+
+
+def test_a_model_that_takes_other_names_is_refused(tmp_path):
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.norm, self.two = nn.Linear(32, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.two(self.norm(self.one(x)))
+
+    class Renames(Plain):
+        def load_state_dict(self, state, strict=True, assign=False):
+            names = {k[7:]: v for k, v in state.items() if k.startswith("module.")}
+            return super().load_state_dict(names, strict)
+
+    network, x = Plain().eval(), torch.randn(6, 32)
+    small = cl.compress(network, [cl.Weights(4)], x)
+    cl.save(small, tmp_path / "n.safetensors")
+    with torch.no_grad():
+        assert torch.equal(cl.load(tmp_path / "n.safetensors", like=Renames())(x), small(x))
+
+
+def test_inspect_counts_cells_and_sequences_packed_together():
+    class Cells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(8, 12), nn.Linear(12, 3)
+
+        def forward(self, x):
+            state = None
+            for step in x.unbind(1):
+                state = self.cell(step, state)
+            return self.head(state[0])
+
+    found = cl.inspect(Cells(), torch.randn(2, 5, 8))
+    assert found.coverage("dynamic int8") == 1.0
+    (cell,) = [layer for layer in found.layers if layer.name == "cell"]
+    assert (cell.macs, cell.does["prune"]) == (4 * 12 * (8 + 12), "yes")
+
+    class OfSeveralLengths(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(8, 12, batch_first=True)
+
+        def forward(self, x):
+            lengths = torch.tensor([4, 2])
+            return self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[1]
+
+    assert cl.inspect(OfSeveralLengths(), torch.randn(2, 4, 8)).can("dynamic int8")
+
+
+@pytest.mark.parametrize("stage", [cl.Prune(0.5), cl.Share(15)])
+def test_answers_with_a_state_beside_them_are_compared_as_well(stage):
+    class WithState(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.out = nn.LSTM(5, 16, batch_first=True), nn.Linear(16, 3)
+
+        def forward(self, x):
+            y, state = self.rnn(x)
+            return self.out(y), state
+
+    small = cl.compress(WithState().eval(), [stage], torch.randn(8, 6, 5), epochs=0, progress=False)
+    assert isinstance(small.rnn, Recurrent)

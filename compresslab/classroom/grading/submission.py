@@ -198,6 +198,7 @@ BEHIND = {
     "gc",
     "builtins",
 }
+BEHIND |= {"__closure__", "cell_contents", "__code__", "__globals__", "__wrapped__"}
 BEHIND |= {"__builtins__", "ctypes", "inspect", "settrace", "setprofile", "fork", "forkpty"}
 """Names of what looks behind the harness: no build and no open task needs them."""
 

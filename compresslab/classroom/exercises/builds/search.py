@@ -29,8 +29,8 @@ def on_a_landscape(function: Callable) -> Callable:
         start: np.ndarray,
         looks: int,
         seed: int,
-        _rules: int,
-    ) -> tuple[object, np.ndarray]:
+        rules: int,
+    ) -> tuple[object, np.ndarray, np.ndarray]:
         visits = []
 
         def worth(shape: tuple[int, ...]) -> float:
@@ -48,9 +48,14 @@ def on_a_landscape(function: Callable) -> Callable:
         def fits(shape: tuple[int, ...]) -> bool:
             return bool(allowed[tuple(shape)])
 
-        first = [tuple(int(i) for i in row) for row in start]
-        found = function(first, neighbours, fits, worth, looks, np.random.default_rng(seed))
-        return found, np.array(visits, np.int64).reshape(-1, table.ndim)
+        def searched() -> tuple[object, np.ndarray]:
+            visits.clear()
+            first = [tuple(int(i) for i in row) for row in start]
+            found = function(first, neighbours, fits, worth, looks, np.random.default_rng(seed))
+            return found, np.array(visits, np.int64).reshape(-1, table.ndim)
+
+        found, one = searched()
+        return found, one, searched()[1] if rules == 4 else one
 
     return run
 
@@ -75,7 +80,7 @@ def seen(
     rules: int,
 ) -> str:
     """The first of so many rules that a search broke: those of the case's stage and of the ones before."""
-    found, visits = out
+    found, visits, again = out
     visits = [tuple(map(int, row)) for row in np.asarray(visits)]
     count, population = len(visits), len(start)
     if count > looks:
@@ -87,20 +92,24 @@ def seen(
     if set(visits[:population]) != {tuple(map(int, row)) for row in start}:
         return "the first looks are not at the shapes to begin with"
     ended = not any(_new(shape, visits, allowed) for shape in visits[-population:])
-    # Where little is left to look at, a search may come to its end before.
-    if count < looks and not ended and allowed.sum() > 8 * looks:
+    # A population by other rules, which are for later stages, may come to its end where this one does not.
+    plenty = rules >= 3 or count == population or allowed.sum() > 8 * looks
+    if count < looks and not ended and plenty:
         return f"it looked {count} times only, {looks} were allowed"
     if rules == 1:
         return RIGHT
     values = [float(table[shape]) for shape in visits]
-    try:
-        answer = tuple(int(i) for i in found)
-    except (TypeError, ValueError):
+    whole = isinstance(found, tuple | list | np.ndarray) and all(
+        isinstance(i, int | np.integer) for i in found
+    )
+    if not whole:
         return "the answer must be a shape, a tuple of whole numbers"
+    answer = tuple(map(int, found))
     if answer not in visits or table[answer] < max(values):
         return "what came back is not the best shape that it looked at"
     if rules == 2:
         return RIGHT
+    ranks = []
     for place in range(population, count):
         alive = range(place - population, place)
         parents = [i for i in alive if visits[place] in near(visits[i], table.shape)]
@@ -113,6 +122,26 @@ def seen(
             return (
                 f"look {place + 1}: the child of the worst shape, which is never the better of two"
             )
+        if len(able) == 4 and len(parents) == 1:
+            ranks.append(sum(values[i] > values[parents[0]] for i in able))
+    if rules < 4:
+        return RIGHT
+    if not np.array_equal(visits, np.asarray(again)):
+        return "with the same generator it looked at other shapes: all draws must come from it"
+    return _as_of_two(ranks)
+
+
+def _as_of_two(ranks: list[int]) -> str:
+    """Whether parents are the better of two of four: the best in half of the draws, the third in a sixth."""
+    best, third = ranks.count(0), ranks.count(2)
+    if best > 0.8 * len(ranks):
+        return "the parent is nearly always the best of the population, not the better of two that were drawn"
+    if best < 0.2 * len(ranks):
+        return (
+            "the parent is hardly ever the best of the population, which the better of two often is"
+        )
+    if third == 0:
+        return "the parent is never the third best of the population, which the better of two sometimes is"
     return RIGHT
 
 
@@ -128,6 +157,7 @@ def _evolving(
     chosen: Callable = max,
     returned: str = "best",
     one_more: int = 0,
+    drawn: int = 2,
 ) -> Callable:
     """The search, with one thing or another done differently."""
 
@@ -140,7 +170,7 @@ def _evolving(
             return [s for s in found if s not in known] if fresh else found
 
         while used < looks + one_more and (able := [s for s in population if around(s)]):
-            pair = generator.choice(len(able), min(2, len(able)), replace=False)
+            pair = generator.choice(len(able), min(drawn, len(able)), replace=False)
             near_it = around(chosen((able[i] for i in pair), key=known.__getitem__))
             child = near_it[generator.integers(len(near_it))]
             known[child], used = worth(child), used + 1
@@ -193,7 +223,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
         case(COUNTED, "little fits", middle, 16, 0.2),
         *(case(BEST, f"landscape {n}", middle, 14, 0.6) for n in (1, 2, 3)),
         *(case(CHILDREN, f"landscape {n}", wide, 24, 0.5) for n in (4, 5, 6)),
-        *(case(PARENTS, f"landscape {n}", wide, 40, 0.7) for n in (7, 8, 9)),
+        *(case(PARENTS, f"landscape {n}", wide, 110, 0.9) for n in (7, 8, 9)),
     ]
 
 
@@ -243,6 +273,17 @@ EVOLVE = Exercise(
             "the worse of two",
             _evolving(chosen=min),
             "Of the two that are drawn the better one is the parent.",
+        ),
+        Mistake(
+            "always the best",
+            _evolving(drawn=4),
+            "Two are drawn, and the better of *them* is the parent: with the best of all no other road is "
+            "ever tried.",
+        ),
+        Mistake(
+            "the best of three",
+            _evolving(drawn=3),
+            "Two are drawn, not three: the third best must have its turn as well.",
         ),
         Mistake(
             "neighbours of anything",
