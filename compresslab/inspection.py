@@ -37,7 +37,7 @@ from compresslab.techniques.lowrank import factorizable
 from compresslab.techniques.ptq import prepare
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.scores import prunable
-from compresslab.techniques.sharing import shareable
+from compresslab.techniques.sharing import shareable, shared_layers, unshared
 from compresslab.techniques.surgery import SurgeryError, obstacles_of
 from compresslab.training import evaluating
 
@@ -155,6 +155,8 @@ def inspect(network: nn.Module, example: object) -> Inspection:
     Raises:
         ValueError: if the network does not run on the example; the message says what it answered.
     """
+    # Shared weights are looked at as what they stand for.
+    network = unshared(network) if shared_layers(network) else network
     layers, total = _layers(network, example)
     one = example if isinstance(example, torch.Tensor) else None
     obstacles = {

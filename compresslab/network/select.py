@@ -87,7 +87,8 @@ def own_linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """`linear_layers`, or an empty dictionary where there is none."""
     modules = list(model.named_modules())
     uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
-    return {n: m for n, m in modules if is_linear(m) and uses[id(m.weight)] == 1}
+    weights = {n: m._parameters.get("weight") for n, m in modules}
+    return {n: m for n, m in modules if is_linear(m) and uses[id(weights[n])] == 1}
 
 
 def is_table(layer: nn.Module) -> bool:

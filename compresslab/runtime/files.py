@@ -27,7 +27,7 @@ from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.storage import FileError, check_fit, fill_ties, state_once
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.scores import prunable
-from compresslab.techniques.sharing import shared_layers
+from compresslab.techniques.sharing import shared_layers, unshared
 
 READERS = {
     storage.FORMAT: lambda path, like: storage.load(path),
@@ -98,7 +98,8 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
         )
     reader = READERS.get(found, READERS[""])
     if like is not None:
-        like = in_form_of(names, _written_out(names, like))
+        plain = unshared(like) if shared_layers(like) else like
+        like = in_form_of(names, _written_out(names, plain))
     if like is None and found != storage.FORMAT:
         raise ValueError(
             f"like must be a network of the same architecture to read {path}, got None"

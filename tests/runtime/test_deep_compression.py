@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+import compresslab as cl
 from compresslab import models
 from compresslab.runtime import deep_compression, files, sparse
 from compresslab.runtime.convert import convert
@@ -344,3 +345,15 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path):
         files.load(tmp_path / "m", like=build())
     with pytest.raises(FileNotFoundError):
         files.load(tmp_path / "nothing")
+
+
+def test_a_network_of_shared_weights_is_looked_at_and_its_own_file_read_into_it(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = torch.randn(20, 32)
+    shared = cl.compress(network, [cl.Share(15)], x, epochs=0, progress=False)
+    cl.save(shared, tmp_path / "s.safetensors")
+    with torch.no_grad():
+        again = cl.load(tmp_path / "s.safetensors", like=shared)
+        torch.testing.assert_close(again(x), shared(x))
+    assert cl.inspect(shared, x[:2]).can("prune")
