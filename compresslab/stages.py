@@ -171,7 +171,7 @@ def quick_layout(network: nn.Module, examples: torch.Tensor) -> nn.Module:
     return turned
 
 
-def written_out(network: nn.Module, examples: torch.Tensor) -> nn.Module:
+def with_recurrent_unrolled(network: nn.Module, examples: torch.Tensor) -> nn.Module:
     """The network with its recurrent layers written out; itself where its forward does not take them so.
 
     A forward may ask for nn.LSTM by its class, or read its weights: then the answers to two examples differ.
@@ -226,7 +226,7 @@ class Prune(OfAFraction):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with that fraction of the weights at 0."""
-        model = written_out(sharing.unshared(network), material.images)
+        model = with_recurrent_unrolled(sharing.unshared(network), material.images)
         at_once = copy.deepcopy(model)
         select(scores.magnitude(at_once), self.fraction).apply(at_once)
         if material.train is None:
@@ -282,7 +282,7 @@ class LowRank(OfAFraction):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with thin layers."""
-        model = written_out(sharing.unshared(network), material.images)
+        model = with_recurrent_unrolled(sharing.unshared(network), material.images)
         thin = lowrank.factorize(model, lowrank.ranks_by_budget(model, self.fraction))
         _refuse_if_read_by_name(thin, material.images[:1])
         thin = quick_layout(thin, material.images)
@@ -316,7 +316,7 @@ class Share(Stage):
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy whose weights are looked up."""
         shared = sharing.share_weights(
-            written_out(sharing.unshared(network), material.images), self.clusters
+            with_recurrent_unrolled(sharing.unshared(network), material.images), self.clusters
         )
         untuned = copy.deepcopy(shared).eval()
         tuned = material.tune(shared, epochs=self.epochs, lr=self.lr)
@@ -483,7 +483,9 @@ class Weights(Stage):
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy on packed weights."""
-        model = network if self.method == "gptq" else written_out(network, material.images)
+        model = (
+            network if self.method == "gptq" else with_recurrent_unrolled(network, material.images)
+        )
         packed = self._packed(network, material, recurrent=model is not network)
         if model is not network and not _runs(packed, material.images):
             tell("recurrent layers stay in floats: the network's forward reads their parameters")
@@ -525,7 +527,7 @@ class Dynamic(Stage):
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with int8 layers."""
         plain = sharing.unshared(network)
-        recurrent = written_out(plain, material.images) is not plain
+        recurrent = with_recurrent_unrolled(plain, material.images) is not plain
         quick = self._quick(plain, recurrent)
         if recurrent and not _runs(quick, material.images):
             tell("recurrent layers stay in floats: the network's forward reads their parameters")

@@ -2,7 +2,7 @@
 
     kl              T^2 KL(teacher || student) at temperature T         Hinton et al. 2015
     cross entropy   the same gradient: the teacher's entropy is a constant
-    mse             half the mean squared difference of logits          Ba and Caruana 2014: the limit for T
+    mse             half the mean squared difference of logits          Ba and Caruana 2014: T without end
 
 The control is labels. The losses' gradients differ in size, so each lesson has the better of two learning
 rates, by validation images. The teacher's own training is counted beside: images that it saw.

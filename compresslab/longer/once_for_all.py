@@ -3,8 +3,8 @@
 A once-for-all network (Cai et al. 2020, https://arxiv.org/abs/1908.09791; for widths only: slimmable
 networks, Yu et al. 2019, https://arxiv.org/abs/1812.08928) trains its sub-networks together: of every
 convolution the first channels are used, as many as the width says, with batch norms of each width's own.
-Every step trains the full width on the labels and a narrower one, drawn at random, on the full one's
-answers (the sandwich rule's two ends in turn). Control: each width trained alone, for as many steps as the
+Every step trains the full width on the labels and the two narrower ones on its answers (the sandwich rule,
+with all of so few widths). Control: each width trained alone, for as many steps as the
 shared network took in all its widths together, and for a third.
 """
 
@@ -49,7 +49,7 @@ class SharedWidths(nn.Module):
 
 
 def sandwich(seed: int) -> object:
-    """Labels for the full width, its answers for one of the others."""
+    """Labels for the full width, its answers for the others."""
     generator = torch.Generator().manual_seed(seed)
 
     def loss(model: SharedWidths, batch: Batch) -> torch.Tensor:

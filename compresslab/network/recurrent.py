@@ -1,8 +1,8 @@
 """Recurrent layers (循环层) written out in linear layers, so that what is done to those is done to them.
 
-    LSTM   i, f, g, o = W x_t + U h        c = s(f) c + s(i) tanh(g),  h = s(o) tanh(c)   [h = V h: a
-    projection] GRU    r, z = s(W x_t + U h)           n = tanh(W x_t + r U h),    h = (1 - z) n + z h RNN
-    h = tanh (or ReLU) of W x_t + U h
+    LSTM   i, f, g, o = W x_t + U h     c = s(f) c + s(i) tanh(g),  h = s(o) tanh(c)   (projected: h = V h)
+    GRU    r, z = s(W x_t + U h)        n = tanh(W x_t + r U h),    h = (1 - z) n + z h
+    RNN    h = tanh(W x_t + U h)        or ReLU in the place of tanh
 
 torch's layers hold W and U as plain parameters inside of one operation, which no technique can reach into.
 `Recurrent` holds them as nn.Linear, "inputs" and "hidden", for each layer and direction, and computes the
