@@ -104,8 +104,8 @@ class Exercise:
             the sandbox, where no answer can reach it. Of a build usually a sentence; `RIGHT` if all is well.
         compiled: whether the answer must be a function compiled by Numba.
         returns: what the cases' results mean, if that is not plain from the task.
-        large: makes a call with so many numbers that a loop over them takes seconds and whole arrays take
-            milliseconds; an answer that is right but slow there earns half of the points.
+        large: makes a call with so many numbers that a loop over them runs more than `steps.MOST_LINES` and
+            whole arrays take milliseconds; an answer that is right but slow there earns half of the points.
         stages: of a build, the stages in order with the points of each; every case names its stage.
         medals: of an open exercise, how its outcome is measured and what that is worth.
     """

@@ -22,6 +22,7 @@ from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.classroom.relation import relation
 from compresslab.classroom.result import CheckResult, Outcome, StoppedError
+from compresslab.classroom.steps import MOST_LINES, Lines
 
 CHECK_SEED = 0
 
@@ -71,9 +72,15 @@ def worked_cases(exercise: Exercise, cases: Sequence[Case]) -> tuple[tuple[str, 
 def raced(function: Callable, exercise: Exercise, case: Case) -> CheckResult:
     """The verdict on an answer that is right, after a case with very many numbers.
 
-    The reference runs beside it, so that the machine's speed does not matter; of three runs the best counts.
+    A loop over them is known by the lines of Python that it runs, on every machine alike. Any other slow way
+    is held against the reference, which runs beside it; of three runs the best counts.
     """
     driven, reference = exercise.driven(function), exercise.driven(exercise.reference)
+    if not exercise.compiled:
+        with Lines(function) as lines:
+            call_once(driven, compare.fresh(case.args))
+        if lines.too_many:
+            return looped(exercise, case)
     library, expected = fastest(reference, case)
     allowed = exercise.seconds_allowed(library)
     seconds, outcome = fastest(driven, case, allowed)
@@ -87,6 +94,16 @@ def raced(function: Callable, exercise: Exercise, case: Case) -> CheckResult:
     if seconds > allowed:
         return slow(exercise, case, seconds, library)
     return CheckResult(exercise, "passed", points=exercise.points)
+
+
+def looped(exercise: Exercise, case: Case) -> CheckResult:
+    """The verdict on an answer that is right and runs lines of Python for every number of the large case."""
+    facts = (
+        ("large case", case.label),
+        ("yours ran", f"more than {MOST_LINES:,} lines of Python"),
+        ("allowed", f"{MOST_LINES:,} lines of Python"),
+    )
+    return CheckResult(exercise, "slow", facts, "slow", SLOW_HINT, exercise.points / 2)
 
 
 def slow(exercise: Exercise, case: Case, seconds: float, library: float) -> CheckResult:

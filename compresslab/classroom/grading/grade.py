@@ -30,8 +30,9 @@ from compresslab.classroom.grading import protocol, submission
 from compresslab.classroom.grading.cases import cases_of, large_case
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
 from compresslab.classroom.harnesses import AFTERWARDS
-from compresslab.classroom.judge import complaint, not_compiled, slow, verdict
+from compresslab.classroom.judge import complaint, looped, not_compiled, slow, verdict
 from compresslab.classroom.result import CheckResult, Outcome
+from compresslab.classroom.steps import MOST_LINES
 
 JUDGING_SECONDS = 60.0
 LARGE_ANSWER = 64 * 2**20
@@ -265,17 +266,21 @@ def _raced(
 ) -> tuple[CheckResult, list[Said]]:
     """The verdict on a right answer after its large case.
 
-    The kernel ends it at the processor time that is allowed, in whole seconds: nothing that the answer says
-    of its own time is believed.
+    A loop over its numbers ends at the lines of Python that are allowed. An answer can take that count away,
+    and be slow in other ways: the kernel ends it at the processor time that is allowed, in whole seconds.
+    Nothing that the answer says of its own time is believed.
     """
     case, expected, library = large_case(exercise, seed)
     allowed = math.ceil(exercise.seconds_allowed(library)) + 1
     # Two processes: the answer's and its case's. A third would have a clock of its own.
     room = replace(limits, cpu=allowed, processes=2, answer=LARGE_ANSWER, output=2 * LARGE_ANSWER)
+    room = replace(room, lines=0 if exercise.compiled else MOST_LINES)
     ended, said = sandbox.run(_task(exercise, found), [case.args], room)
     out_of_time = ended == "time" or any(
         s.case == 0 and s.status == "died" and s.detail in ("SIGXCPU", "SIGKILL") for s in said
     )
+    if any(s.case == 0 and s.status == "lines" for s in said):
+        return looped(exercise, case), said
     if out_of_time:
         return slow(exercise, case, allowed, library), said
     outcomes, _ = _outcomes([case], said, ended, limits)

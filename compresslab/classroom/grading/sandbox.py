@@ -62,6 +62,7 @@ class Limits:
         answer: bytes of one case's result.
         output: bytes of all results together.
         processes: in the sandbox at one time.
+        lines: of Python that the answer itself may run for one case; 0: they are not counted.
     """
 
     wall: float = 60.0
@@ -71,6 +72,7 @@ class Limits:
     answer: int = 8 * 2**20
     output: int = 64 * 2**20
     processes: int = 16
+    lines: int = 0
 
 
 @dataclass(frozen=True)
@@ -268,8 +270,8 @@ class Sandbox:
 def stage(folder: Path) -> None:
     """Copy what the worker needs: itself, the protocol, and what answers may call of the library."""
     own = Path(__file__).parent
-    for name in ("worker.py", "protocol.py"):
-        shutil.copyfile(own / name, folder / name)
+    for path in (own / "worker.py", own / "protocol.py", own.parent / "steps.py"):
+        shutil.copyfile(path, folder / path.name)
     for name in STAGED:
         target = folder / "compresslab" / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -220,8 +220,11 @@ def _harness(task: dict, np: types.ModuleType, torch: types.ModuleType) -> Calla
     return own[task["harness_name"]]
 
 
-def _prepare(task: dict, out: BinaryIO) -> Callable | None:
-    """Run imports and answer; the function as the cases call it, or None after saying what went wrong."""
+def _prepare(task: dict, out: BinaryIO) -> tuple[Callable, Callable] | None:
+    """Run imports and answer; the function as the cases call it, and as the learner wrote it.
+
+    None after saying what went wrong.
+    """
     import numpy as np
     import torch
 
@@ -247,27 +250,45 @@ def _prepare(task: dict, out: BinaryIO) -> Callable | None:
             return None
         if task["compiled"]:
             function = _with_bounds(function, out)
-        return harness(function)
+        return harness(function), function
     except BaseException as error:
         _say(out, -1, "stopped", _described(error))
         return None
 
 
-def _run_case(function: Callable, case: int, args: tuple, out: BinaryIO, limits: dict) -> None:
+def _run_case(
+    function: Callable, answer: Callable, case: int, args: tuple, out: BinaryIO, limits: dict
+) -> None:
+    """One call, and what came of it.
+
+    Args:
+        function: as the cases call it.
+        answer: the learner's own function, whose lines are counted where `limits["lines"]` is not 0.
+        case: its number.
+        args: of the call.
+        out: where to say it.
+        limits: of the task.
+    """
     from protocol import ProtocolError, pack
+    from steps import Lines
 
     # Seconds count from here: the limit is one case's.
     soft = int(time.process_time()) + limits["cpu"]
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (min(soft, hard), hard))
     before = pack(args)
+    lines = Lines(answer, limits["lines"])
     try:
-        value = function(*args)
+        with lines if limits["lines"] else contextlib.nullcontext():
+            value = function(*args)
     except NotImplementedError:
         _say(out, case, "not done")
         return
     except BaseException as error:
         _say(out, case, "error", _described(error))
+        return
+    if limits["lines"] and lines.too_many:
+        _say(out, case, "lines", f"more than {limits['lines']} lines of Python")
         return
     try:
         content = pack(value)
@@ -289,8 +310,8 @@ def _task(task: dict, inputs: list[bytes], out: BinaryIO, limits: dict) -> None:
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     _limit(limits)
-    function = _prepare(task, out)
-    if function is None:
+    prepared = _prepare(task, out)
+    if prepared is None:
         return
     _say(out, -1, "ready")
     cases = [unpack(content) for content in inputs]
@@ -298,7 +319,7 @@ def _task(task: dict, inputs: list[bytes], out: BinaryIO, limits: dict) -> None:
         child = os.fork()
         if child == 0:
             try:
-                _run_case(function, number, args, out, limits)
+                _run_case(*prepared, number, args, out, limits)
             finally:
                 os._exit(0)
         _, status = os.waitpid(child, 0)

@@ -47,7 +47,9 @@ def pack_signs(x):
 def test_a_right_answer_that_loops_over_millions_earns_half(tmp_path):
     mark = graded(tmp_path, "10", "binary.pack_signs", SLOW)
     assert (mark.points, mark.out_of, mark.status, mark.mistake) == (1, 2, "partly", "slow")
-    assert mark.message.startswith("right, but slow: six million numbers")
+    assert mark.message == (
+        "right, but slow: six million numbers, more than 100,000 lines of Python"
+    )
 
 
 def test_a_quick_one_earns_all(tmp_path):
@@ -67,6 +69,28 @@ def test_a_short_cut_for_large_arrays_earns_nothing(tmp_path):
 def test_a_clock_that_stands_still_helps_nobody(tmp_path):
     stopped = "import time\ntime.perf_counter = time.process_time = lambda: 0.0\n" + SLOW
     assert graded(tmp_path, "10", "binary.pack_signs", stopped).points == 1
+
+
+def test_a_loop_in_fewer_lines_is_counted_all_the_same(tmp_path):
+    """On a quick machine two seconds of processor time are enough for it."""
+    looped = """
+    def taylor_score(weight, gradients):
+        means = np.abs(gradients).mean(axis=0).ravel().tolist()
+        pairs = zip(weight.ravel().tolist(), means)
+        return np.array([abs(w) * g for w, g in pairs], np.float32).reshape(weight.shape)
+    """
+    mark = graded(tmp_path, "04", "prune.taylor_score", looped)
+    assert (mark.points, mark.mistake) == (mark.out_of / 2, "slow"), mark.message
+
+
+def test_an_answer_that_takes_the_count_away_is_held_to_processor_time(tmp_path):
+    """It is one try in many, and then the loop must be quicker than it is."""
+    untraced = SLOW.replace(
+        "    rows, count", "    import sys\n    sys.settrace(None)\n    rows, count", 1
+    )
+    mark = graded(tmp_path, "10", "binary.pack_signs", untraced + "\n")
+    assert (mark.points, mark.mistake) == (1, "slow"), mark.message
+    assert "seconds" in mark.message
 
 
 # ---- builds ----------------------------------------------------------------------------------------
