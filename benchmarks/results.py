@@ -1,14 +1,16 @@
 """Every technique on every data set: `python -m benchmarks.results --data mnist [--only NAME]`.
 
 The VGG-like network on images of 16 by 16 (but for the depthwise and the binary row), and a row a
-technique: bytes of the written file, multiply-accumulates, times faster than the float network (one thread,
-all raced in one run, layout channels-last), test accuracy as mean ± sd over seeds, and what a paper says of
-the same technique on its own network. Controls are rows like any other. The records go to
-docs/results/DATA.json, and docs/results.md is made from all that lie there.
+technique: bytes of the written file, multiply-accumulates, energy (45 nm, an estimate), times faster than the
+float network (one thread, all raced in one run, layout channels-last), test accuracy as mean ± sd over seeds,
+and what a paper says of the same technique on its own network. Half precision, a cast alone, comes first.
+Controls are rows like any other. The records go to docs/results/DATA.json, and docs/results.md is made from
+all that lie there.
 
 Settings are those of the labs and the same on every data set; nothing was tuned on test images.
 """
 
+import copy
 import dataclasses
 import functools
 import json
@@ -29,7 +31,7 @@ from tqdm import tqdm
 from compresslab import models
 from compresslab.data import Split, load
 from compresslab.kernels.simd import instruction_set
-from compresslab.measure import count_layers, deployed, race_networks
+from compresslab.measure import count_layers, deployed, energy_microjoules, race_networks
 from compresslab.runtime import files
 from compresslab.runtime.program import Program
 from compresslab.stages import (
@@ -122,6 +124,10 @@ class Technique:
     against: str = "float32"
 
 
+def _cast(kind: torch.dtype) -> Callable[[Bench], nn.Module]:
+    return lambda bench: copy.deepcopy(bench.network).to(kind)
+
+
 def _quantized(epochs: float = 0, **config: object) -> Callable[[Bench], nn.Module]:
     def make(bench: Bench) -> nn.Module:
         stage = Quantize(config=QuantConfig(**config), epochs=epochs)
@@ -168,6 +174,8 @@ TECHNIQUES = [
         0,
         lambda b: b.train(b.build(), EPOCHS + TUNING),
     ),
+    Technique("float16, a cast", 1, _cast(torch.float16), epochs=str(EPOCHS)),
+    Technique("bfloat16, a cast", 1, _cast(torch.bfloat16), epochs=str(EPOCHS)),
     Technique(
         "int8 after training",
         2,
@@ -260,7 +268,7 @@ TECHNIQUES = [
 
 @dataclass(frozen=True)
 class Row:
-    """A technique on a data set: bytes, MACs, times faster than float32 at batch 1 and 64, accuracies."""
+    """A technique on a data set: bytes, MACs, µJ, times faster than float32 at batch 1 and 64, accuracies."""
 
     technique: str
     lab: int
@@ -268,6 +276,7 @@ class Row:
     bytes: int
     nonzeros: int
     macs: int
+    energy: float
     times_faster: dict[str, float]
     accuracies: list[float]
 
@@ -293,6 +302,7 @@ def run(name: str, seeds: Sequence[int], only: str | None, train: int) -> list[R
             sizes.setdefault(technique.name, size)
     faster = _times_faster(first, benches[0].data)
     shape = benches[0].data.shape
+    layers = {name: count_layers(network, shape) for name, network in first.items()}
     return [
         Row(
             t.name,
@@ -300,7 +310,8 @@ def run(name: str, seeds: Sequence[int], only: str | None, train: int) -> list[R
             t.paper,
             sizes[t.name],
             _nonzeros(first[t.name]),
-            sum(layer.macs for layer in count_layers(first[t.name], shape)),
+            sum(layer.macs for layer in layers[t.name]),
+            energy_microjoules(layers[t.name], sizes[t.name]),
             faster[t.name],
             accuracies[t.name],
         )

@@ -31,6 +31,7 @@ from compresslab.network.select import (
     word_tables,
 )
 from compresslab.network.taps import tapped
+from compresslab.precision import as_taken, not_float32
 from compresslab.report import Table, in_units
 from compresslab.runtime.integers import unknown_operations
 from compresslab.techniques.lowrank import factorizable
@@ -55,6 +56,10 @@ INSTEAD = {
     "pixelshuffle": "use nn.Upsample and a convolution",
 }
 """What can be written in the place of some operations, by their lower-case name."""
+TECHNIQUES = (
+    *("integers", "cut channels", "prune", "low rank", "share"),
+    *("packed weights", "dynamic int8"),
+)
 
 
 @dataclass(frozen=True)
@@ -152,14 +157,27 @@ def inspect(network: nn.Module, example: object) -> Inspection:
         example: what its forward takes, as a batch: a tensor, a tuple of them, or a dictionary of keyword
             arguments, as tokenizers give them.
 
+    A network in half precision can be looked at, and takes an example in floats; to be compressed it must be
+    in float32, which each technique says.
+
     Raises:
         ValueError: if the network does not run on the example; the message says what it answered.
     """
     # Shared weights are looked at as what they stand for.
     network = unshared(network) if shared_layers(network) else network
+    example = as_taken(network, example) if isinstance(example, torch.Tensor) else example
     layers, total = _layers(network, example)
+    others = total - sum(layer.parameters for layer in layers)
+    complaint = not_float32(network)
+    obstacles = (
+        dict.fromkeys(TECHNIQUES, (complaint,)) if complaint else _obstacles(network, example)
+    )
+    return Inspection(type(network).__name__, tuple(layers), obstacles, others)
+
+
+def _obstacles(network: nn.Module, example: object) -> dict[str, tuple[str, ...]]:
     one = example if isinstance(example, torch.Tensor) else None
-    obstacles = {
+    return {
         "integers": _for_integers(network, one),
         "cut channels": _for_surgery(network, one),
         "prune": _of(lambda: prunable(unrolled(network))),
@@ -168,8 +186,6 @@ def inspect(network: nn.Module, example: object) -> Inspection:
         "packed weights": _for_packing(network),
         "dynamic int8": _for_dynamic(network),
     }
-    others = total - sum(layer.parameters for layer in layers)
-    return Inspection(type(network).__name__, tuple(layers), obstacles, others)
 
 
 def run_on(network: nn.Module, example: object) -> object:

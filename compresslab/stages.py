@@ -48,6 +48,7 @@ from compresslab.network.select import (
     word_tables,
 )
 from compresslab.notice import tell
+from compresslab.precision import not_float32
 from compresslab.runtime.convert import ConversionError, convert_dynamic
 from compresslab.runtime.export import export_int8
 from compresslab.runtime.integers import refuse_unknown
@@ -734,10 +735,8 @@ def check_network(network: nn.Module, example: torch.Tensor) -> None:
             raise ValueError(
                 f"network must be on the CPU, {name} is on {parameter.device}: network.cpu()"
             )
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise ValueError(
-                f"network must be in float32, {name} is {parameter.dtype}: network.float()"
-            )
+    if complaint := not_float32(network):
+        raise ValueError(complaint)
     try:
         with torch.no_grad(), evaluating(network):
             flat_outputs(network(example))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.data import Examples
+from compresslab.precision import as_taken
 from compresslab.progress_bar import Bar
 
 
@@ -148,7 +149,7 @@ def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> Non
     with Bar(run.steps, label if progress else "") as bar:
         while run.step < run.steps:
             for index in torch.randperm(len(data), generator=generator).split(batch_size):
-                batch = Batch(data.x[index], data.y[index], index)
+                batch = Batch(as_taken(run.model, data.x[index]), data.y[index], index)
                 _step(run, batch, loss, hooks)
                 schedule.step()
                 bar.advance()
@@ -200,9 +201,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 250) -> torch.Tensor:
-    """The model's outputs for all images, in evaluation mode; modes are put back after."""
+    """The model's outputs for all images, in evaluation mode; modes are put back after.
+
+    A network in half precision gets the images so (`precision`).
+    """
     with evaluating(model):
-        return torch.cat([model(part) for part in x.split(batch_size)])
+        parts = as_taken(model, x).split(batch_size)
+        return torch.cat([model(part) for part in parts])
 
 
 def evaluate(model: nn.Module, data: Examples) -> float:

@@ -19,6 +19,7 @@ LAYERS = [
         "data",
         "models",
         "gpt",
+        "precision",
         "training",
     ),
     *("claims", "experiment", "baselines", "pretrained", "published", "real", "network"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compresslab.precision import as_taken
 from compresslab.training import evaluating
 
 
@@ -80,6 +81,7 @@ def latency(
         x = shape.expand(batch, *shape.shape).contiguous()
     else:
         x = torch.rand(batch, *shape, generator=generator)
+    x = as_taken(model, x)
     with torch.inference_mode(), evaluating(model):
         return time_call(lambda: model(x), repeats=repeats)
 
@@ -122,16 +124,18 @@ def race_networks(
 
     Args:
         networks: run in evaluation mode.
-        x: the batch, in the memory format that the networks want.
+        x: the batch, in the memory format that the networks want; those in half precision get it so.
         rounds: of the race; each takes as many passes as fill about two milliseconds.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode(), evaluating(nn.ModuleList(networks.values())):
-            passes = {n: _passes(m, x) for n, m in networks.items()}
+            taken = {n: as_taken(m, x) for n, m in networks.items()}
+            passes = {n: _passes(m, taken[n]) for n, m in networks.items()}
             runners = {
-                n: lambda m=m, n=n: [m(x) for _ in range(passes[n])] for n, m in networks.items()
+                n: lambda m=m, n=n: [m(taken[n]) for _ in range(passes[n])]
+                for n, m in networks.items()
             }
             medians = race(runners, rounds)
     finally:

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from compresslab.network.select import is_transposed
 from compresslab.network.taps import tapped
+from compresslab.precision import as_taken
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.sharing import Shared
 from compresslab.training import evaluating
@@ -158,7 +159,7 @@ def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> lis
         new = [p for p in layer.parameters(recurse=layer in whole) if p not in seen]
         seen.update(new)
         parameters = sum(p.numel() for p in new)
-        bits = getattr(layer, "weight_bits", 32), getattr(layer, "activation_bits", 32)
+        bits = _bits(layer, output)
         macs = layer_macs(layer, output, inputs)
         if macs or parameters:
             counts.append(LayerCount(name, type(layer).__name__, parameters, macs, *bits))
@@ -182,5 +183,17 @@ def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> lis
     device = parameter.device if parameter is not None else "cpu"
     with tapped(counted, after=record), torch.no_grad(), evaluating(model):
         example = shape if isinstance(shape, torch.Tensor) else torch.zeros(shape)
-        model(example[None].to(device))
+        model(as_taken(model, example[None].to(device)))
     return counts
+
+
+def _bits(layer: nn.Module, output: torch.Tensor | tuple) -> tuple[int, int]:
+    """Bits of a weight and of an activation: those that the layer names, else those of its floats."""
+    found = []
+    for name, held in (
+        ("weight_bits", getattr(layer, "weight", None)),
+        ("activation_bits", output),
+    ):
+        floats = isinstance(held, torch.Tensor) and held.is_floating_point()
+        found.append(getattr(layer, name, 8 * held.element_size() if floats else 32))
+    return found[0], found[1]

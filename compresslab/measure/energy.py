@@ -24,7 +24,7 @@ def mac_picojoules(weight_bits: int, activation_bits: int) -> float:
     """Energy of one multiply-accumulate, in pJ.
 
     Integer multipliers below 8 bits are extrapolated by area, as the product of the two widths; mixed
-    integer and float operands are computed in the float format.
+    integer and float operands are computed in the float format, bfloat16 at float16's price.
     """
     widest = max(weight_bits, activation_bits)
     if widest > 16:

@@ -23,6 +23,7 @@ def records(count=2):
             "bytes": 1000 * (i + 1),
             "nonzeros": 10,
             "macs": 2_000_000,
+            "energy": 9.24,
             "times_faster": {"1": 1.5, "64": 0.5},
             "accuracies": [90.0 + i, 92.0 + i],
         }
@@ -60,6 +61,7 @@ def test_a_table_of_results_counts_points_against_float32():
     assert [row[column("points")] for row in table.rows] == ["", "+1.0"]
     assert [row[-1] for row in table.rows] == ["-1.0", "+0.0"]
     assert [row[column("times smaller")] for row in table.rows] == ["1.0", "0.5"]
+    assert [row[column("energy, µJ")] for row in table.rows] == ["9.2", "9.2"]
     assert [row[column("epochs")] for row in table.rows] == ["6", "10"]
     assert table.rows[0][column("accuracy, %")] == "91.0 ± 1.4"
 
