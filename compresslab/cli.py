@@ -170,12 +170,13 @@ def feedback(
         Path | None, typer.Option(help="the folder of the written answers, with their marks")
     ] = None,
 ) -> None:
-    """Write a page for each learner, one about the class, and tables of points for Canvas and Moodle."""
+    """Write a page for each learner, one about the class, and points as learning platforms take them."""
     from compresslab.classroom.grading import feedback as pages
     from compresslab.classroom.grading import written as reading
+    from compresslab.classroom.grading.results import read_results
 
     try:
-        found = pages.read_results(results)
+        found = read_results(results)
         read = reading.read_folder(written) if written else None
         paths = pages.write_feedback(found, out, read)
     except (OSError, ValueError) as error:

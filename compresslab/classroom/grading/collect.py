@@ -4,6 +4,8 @@
     FOLDER/bob.ipynb                                                     a file for each learner
     FOLDER/Ada Lovelace_4711_assignsubmission_file_/12_capstone.ipynb    Moodle, in folders or not
     FOLDER/lovelaceada_LATE_4711_90210_12_capstone-1.ipynb               Canvas
+    FOLDER/Lab 12_ada_attempt_2026-03-01-09-30-00_12_capstone.ipynb      Blackboard
+    FOLDER/submission_4711/12_capstone.ipynb                             Gradescope
     any of these as a zip file, and zip files in them
 
 Hidden folders, checkpoints, recycle bins and `__MACOSX` are passed over. Of a learner's notebooks the one
@@ -31,6 +33,9 @@ LARGEST_ZIP = 64 * 2**20
 """Bytes of a learner's zip file; the class's may be of any size."""
 MOODLE = re.compile(r"(?P<who>.+_\d+)_assignsubmission_(?:file|onlinetext)_?(?P<rest>.*)")
 CANVAS = re.compile(r"(?P<who>[^_]+_(?:LATE_)?\d+)_(?P<number>\d+)_(?P<rest>.+)")
+BLACKBOARD = re.compile(
+    r".+_(?P<who>[^_]+)_attempt_(?P<when>\d{4}(?:-\d\d){5})_(?P<rest>.+)", re.IGNORECASE
+)
 ATTEMPT = re.compile(r"attempt[ _-]*(\d+)", re.IGNORECASE)
 AGAIN = re.compile(r"-(\d+)$")
 
@@ -125,7 +130,7 @@ def _top_of(unpack: "_Unpacker", place: Path) -> list[tuple[str, Path | Tree]]:
 
 
 def _is_platforms(name: str) -> bool:
-    return bool(MOODLE.fullmatch(name) or CANVAS.fullmatch(name))
+    return any(form.fullmatch(name) for form in (MOODLE, CANVAS, BLACKBOARD))
 
 
 def _is_hidden(name: str) -> bool:
@@ -155,6 +160,10 @@ def _add(found: _Class, unpack: "_Unpacker", name: str, entry: "Path | Tree") ->
 
 def _who(name: str, is_folder: bool) -> tuple[str, str, int]:
     """The learner, the file's own name, and the number of the attempt."""
+    blackboard = BLACKBOARD.fullmatch(name)
+    if blackboard and not is_folder:
+        # Moments in order are numbers in order.
+        return blackboard["who"], blackboard["rest"], int(blackboard["when"].replace("-", ""))
     canvas = CANVAS.fullmatch(name)
     if canvas and not is_folder:
         who = canvas["who"].replace("_LATE_", "_")

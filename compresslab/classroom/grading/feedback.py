@@ -4,7 +4,8 @@
                                     and the written answers with their marks, where these were given
     OUT/class.html                  per exercise: how many passed, which known mistakes were made by how
                                     many, seconds; who is stuck. What to talk about in the next lecture
-    OUT/canvas.csv  OUT/moodle.csv  total points in the forms that these platforms import
+    OUT/canvas.csv, moodle.csv, blackboard.csv, gradescope/NAME-HASH.json
+                                    points in the forms that these platforms take (`platforms`)
 
 Pages hold no script and load nothing; everything that comes from a notebook or a name is escaped. Left out:
 sending pages, which is the platform's business; a page for one learner shows nothing of the others.
@@ -18,54 +19,20 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from compresslab.classroom.exercises import EXERCISES
+from compresslab.classroom.grading import platforms
 from compresslab.classroom.grading.folder import harmless
-from compresslab.classroom.grading.grade import Mark, exercises_of, lab_name
+from compresslab.classroom.grading.grade import Mark, exercises_of
 from compresslab.classroom.grading.html_page import html_page
+from compresslab.classroom.grading.results import Results
 from compresslab.classroom.grading.written import WrittenAnswer
 from compresslab.data.files import write_whole
 
 STATES = {"passed": "#008A64", "partly": "#B07000", "not done": "#6F6F6F", "missing": "#6F6F6F"}
 STUCK = 0.5
 """Share of the points below which a learner who has handed something in is named as stuck."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a grading run has found: the lab, the seed, and everybody's marks in the order of the class."""
-
-    lab: str
-    seed: int
-    marks: tuple[Mark, ...]
-
-    @property
-    def learners(self) -> dict[str, list[Mark]]:
-        """The marks of each learner."""
-        found: dict[str, list[Mark]] = {}
-        for mark in self.marks:
-            found.setdefault(mark.learner, []).append(mark)
-        return found
-
-
-def read_results(path: Path) -> Results:
-    """The JSON that grading wrote beside its CSV.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is something else, with its name.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        run, marks = content["run"], tuple(Mark(**mark) for mark in content["marks"])
-        unknown = {m.exercise for m in marks} - EXERCISES.keys()
-        if unknown:
-            raise ValueError(f"there is no exercise {sorted(unknown)[0]!r}")
-        return Results(lab_name(run["lab"]), int(run["seed"]), marks)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no result of grading: {error}") from error
 
 
 def write_feedback(
@@ -86,12 +53,15 @@ def write_feedback(
         for learner in results.learners
     }
     pages[out / "class.html"] = class_page(results)
+    for learner, found in platforms.gradescope(results, written).items():
+        place = out / "gradescope" / page_name(learner).replace(".html", ".json")
+        pages[place] = json.dumps(found, indent=1, ensure_ascii=False)
     for path, text in pages.items():
         write_whole(path, lambda place, text=text: place.write_text(text, encoding="utf-8"))
-    tables = {"canvas.csv": canvas(results, written), "moodle.csv": moodle(results, written)}
-    for name, rows in tables.items():
+    for name, table in platforms.TABLES.items():
+        rows = table(results, written)
         write_whole(out / name, lambda place, rows=rows: _write_csv(place, rows))
-    return [*pages, *(out / name for name in tables)]
+    return [*pages, *(out / name for name in platforms.TABLES)]
 
 
 def page_name(learner: str) -> str:
@@ -112,13 +82,13 @@ def learner_page(results: Results, learner: str, written: Sequence[WrittenAnswer
     rows = "".join(_exercise_row(mark) for mark in marks)
     points, out_of = sum(m.points for m in marks), sum(m.out_of for m in marks)
     parts = [
-        f"<h1>{_text(_title(results.lab))}</h1><p>{_text(learner)}: <b>{points:g} of {out_of:g} points</b> "
+        f"<h1>{_text(results.title)}</h1><p>{_text(learner)}: <b>{points:g} of {out_of:g} points</b> "
         "for the exercises</p>",
         f"<table><tr><th>exercise</th><th>points</th><th>what happened</th></tr>{rows}</table>",
         *(_written_part(answer) for answer in written),
         f"<p><small>Cases were drawn with seed {results.seed}.</small></p>",
     ]
-    return html_page(f"{learner}, {_title(results.lab)}", "".join(parts))
+    return html_page(f"{learner}, {results.title}", "".join(parts))
 
 
 def _exercise_row(mark: Mark) -> str:
@@ -145,11 +115,11 @@ def class_page(results: Results) -> str:
     """How the class did at each exercise, and who needs help."""
     learners = results.learners
     parts = [
-        f"<h1>{_text(_title(results.lab))}: {len(learners)} learners</h1>",
+        f"<h1>{_text(results.title)}: {len(learners)} learners</h1>",
         *(_exercise_part(e.id, results) for e in exercises_of(results.lab)),
         _stuck_part(learners),
     ]
-    return html_page(f"{_title(results.lab)}, the class", "".join(parts))
+    return html_page(f"{results.title}, the class", "".join(parts))
 
 
 def _exercise_part(id: str, results: Results) -> str:
@@ -192,60 +162,11 @@ def _names(names: Sequence[str]) -> str:
     return _text(", ".join(names)) or "nobody"
 
 
-# ---- platforms -----------------------------------------------------------------------------------
-def _totals(
-    results: Results, written: Mapping[str, Sequence[WrittenAnswer]]
-) -> dict[str, tuple[float, float]]:
-    """Points and what can be had, written answers included as far as they have marks."""
-    totals = {}
-    for learner, marks in results.learners.items():
-        read = [a for a in written.get(learner, ()) if a.points is not None]
-        points = sum(m.points for m in marks) + sum(a.points for a in read)
-        totals[learner] = points, sum(m.out_of for m in marks) + sum(a.out_of for a in read)
-    return totals
-
-
-def canvas(
-    results: Results, written: Mapping[str, Sequence[WrittenAnswer]] | None = None
-) -> list[list[object]]:
-    """Rows of a CSV for Canvas' "Import Grades": who is known by the number in the downloaded file's name."""
-    title = _title(results.lab)
-    totals = _totals(results, written or {})
-    most = max((out_of for _, out_of in totals.values()), default=0)
-    rows: list[list[object]] = [
-        ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", title],
-        ["    Points Possible", "", "", "", "", most],
-    ]
-    return rows + [[*_who(n), "", "", "", points] for n, (points, _) in totals.items()]
-
-
-def moodle(
-    results: Results, written: Mapping[str, Sequence[WrittenAnswer]] | None = None
-) -> list[list[object]]:
-    """Rows of a CSV for Moodle's "Upload grading worksheet"."""
-    rows: list[list[object]] = [["Identifier", "Full name", "Grade", "Maximum grade"]]
-    for learner, (points, out_of) in _totals(results, written or {}).items():
-        name, number = _who(learner)
-        rows.append([f"Participant {number}" if number else "", name, points, out_of])
-    return rows
-
-
-def _who(learner: str) -> tuple[str, str]:
-    """A name, and the platform's number where the submission's name held one (see `collect`)."""
-    found = re.fullmatch(r"(.+)_(\d+)", learner)
-    return (found[1], found[2]) if found else (learner, "")
-
-
 def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([[harmless(cell) for cell in row] for row in rows])
 
 
 # ---- HTML ----------------------------------------------------------------------------------------
-def _title(lab: str) -> str:
-    number, _, words = lab.partition("_")
-    return f"Lab {number}: {words.replace('_', ' ')}"
-
-
 def _text(words: str) -> str:
     return html.escape(words)

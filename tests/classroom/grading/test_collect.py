@@ -134,11 +134,27 @@ CANVAS = {
     "lovelaceada_LATE_4711_90377_12_capstone-1.ipynb": "second",
     "turing_4712_90211_my_work.ipynb": "alan",
 }
+BLACKBOARD = {
+    "Lab 12_ada_attempt_2026-03-01-09-30-00_12_capstone.ipynb": "first",
+    "Lab 12_ada_attempt_2026-03-01-10-00-00_12_capstone.ipynb": "second",
+    "Lab 12_ada_attempt_2026-02-28-23-59-59_12_capstone.ipynb": "before",
+    "Lab 12_ada_attempt_2026-03-01-10-00-00.txt": "what was said of it",
+    "Lab_12_capstone_alan_attempt_2026-03-01-09-30-00_my_work.ipynb": "alan",
+}
+GRADESCOPE = {
+    "assignment_77_export/submission_metadata.yml": "submission_1: {}",
+    "assignment_77_export/submission_1/12_capstone.ipynb": "ada",
+    "assignment_77_export/submission_2/work.zip": zipped({"12_capstone.ipynb": "bo"}),
+}
+BY_NAME = {"ada": "second", "alan": "alan"}
+BY_NUMBER = {"submission_1": "ada", "submission_2": "bo"}
 ADA_MOODLE = {"Ada Lovelace_4711": "ada", "Ana María_4712": "ana", "Bo_4713": "bo"}
 ADA_CANVAS = {"lovelaceada_4711": "second", "turing_4712": "alan"}
 
 
-@pytest.mark.parametrize("files,wanted", [(MOODLE, ADA_MOODLE), (CANVAS, ADA_CANVAS)])
+@pytest.mark.parametrize(
+    "files,wanted", [(MOODLE, ADA_MOODLE), (CANVAS, ADA_CANVAS), (BLACKBOARD, BY_NAME)]
+)
 @pytest.mark.parametrize("form", ["folder", "zip", "zip with a folder around"])
 def test_a_platforms_download_is_read_as_it_comes(tmp_path, files, wanted, form):
     place = tmp_path / "in"
@@ -153,6 +169,11 @@ def test_a_platforms_download_is_read_as_it_comes(tmp_path, files, wanted, form)
         more = {f"__MACOSX/{around}._x.ipynb": "junk"}
         place.write_bytes(zipped({around + n: c for n, c in files.items()} | more))
     assert texts(place, tmp_path) == wanted
+
+
+def test_gradescopes_export_is_read_as_it_comes(tmp_path):
+    (tmp_path / "export.zip").write_bytes(zipped(GRADESCOPE))
+    assert texts(tmp_path / "export.zip", tmp_path) == BY_NUMBER
 
 
 def test_of_two_attempts_the_last_is_graded_and_that_is_told(tmp_path):

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from compresslab.classroom.exercises import EXERCISES
-from compresslab.classroom.grading import feedback, written
+from compresslab.classroom.grading import feedback, platforms, written
 from compresslab.classroom.grading.collect import Found
-from compresslab.classroom.grading.feedback import Results, page_name, read_results
+from compresslab.classroom.grading.feedback import page_name
 from compresslab.classroom.grading.grade import Mark, exercises_of
+from compresslab.classroom.grading.results import Results, read_results
 from compresslab.cli import app
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +111,7 @@ def test_names_become_files_of_their_own():
 
 def test_tables_have_the_platforms_form_and_no_formulas(results, tmp_path):
     paths = feedback.write_feedback(results, tmp_path)
-    assert len(paths) == 4 + 1 + 2
+    assert len(paths) == 4 + 1 + 3 + 4
     canvas = list(csv.reader((tmp_path / "canvas.csv").open(encoding="utf-8")))
     assert canvas[0] == [
         "Student",
@@ -125,6 +126,28 @@ def test_tables_have_the_platforms_form_and_no_formulas(results, tmp_path):
     moodle = list(csv.DictReader((tmp_path / "moodle.csv").open(encoding="utf-8")))
     assert moodle[0]["Identifier"] == "Participant 4711"
     assert moodle[3]["Full name"].startswith("'=cmd")
+    most = sum(EXERCISES[id].points for id in IDS)
+    blackboard = list(csv.DictReader((tmp_path / "blackboard.csv").open(encoding="utf-8")))
+    heading = f"Lab 12: capstone [Total Pts: {most} Score]"
+    assert blackboard[0] == {"Username": "Ada Lovelace_4711", heading: f"{most}"}
+    assert blackboard[3]["Username"].startswith("'=cmd")
+
+
+def test_gradescope_gets_a_test_for_each_exercise(results, tmp_path):
+    """The documented form of results.json: scores of the tests add up, outputs are text."""
+    feedback.write_feedback(results, tmp_path)
+    files = sorted((tmp_path / "gradescope").iterdir())
+    assert [f.stem for f in files] == sorted(page_name(n)[:-5] for n in results.learners)
+    for learner, marks in results.learners.items():
+        place = tmp_path / "gradescope" / page_name(learner).replace(".html", ".json")
+        found = json.loads(place.read_text(encoding="utf-8"))
+        assert sum(t["score"] for t in found["tests"]) == sum(m.points for m in marks)
+        assert [t["max_score"] for t in found["tests"]] == [m.out_of for m in marks]
+        assert {t["output_format"] for t in found["tests"]} == {"text"}
+        assert all(
+            (t["status"] == "passed") == (t["score"] == t["max_score"]) for t in found["tests"]
+        )
+    assert any(MISTAKE.hint in t["output"] for t in found["tests"])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +204,9 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     shown = read(feedback.learner_page(results, "Ada Lovelace_4711", [ada]))
     assert "1.5 of 2" in shown
     assert "Prune first." in shown
-    assert feedback.canvas(results, read_back)[2][-1] == 16 + 1.5
+    assert platforms.canvas(results, read_back)[2][-1] == 16 + 1.5
+    *_, test = platforms.gradescope(results, read_back)["Ada Lovelace_4711"]["tests"]
+    assert (test["score"], test["max_score"], test["name"]) == (1.5, 2, ada.question)
     read(feedback.learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))
 
 
