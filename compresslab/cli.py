@@ -186,6 +186,34 @@ def feedback(
 
 
 @app.command()
+def similar(
+    folder: Annotated[Path, typer.Argument(help="submissions, as for grade")],
+    lab: Annotated[str, typer.Option(help="the lab's number or name")],
+    out: Annotated[Path, typer.Option(help="the HTML page that is written")],
+    threshold: Annotated[float, typer.Option(help="likeness from which a pair is shown")] = 0.8,
+) -> None:
+    """Find pairs of answers that are alike in structure, to be looked at; nothing leaves this machine."""
+    from compresslab.classroom.grading import collect, similarity, submission
+    from compresslab.classroom.grading.grade import exercises_of, lab_name
+    from compresslab.data.files import write_whole
+
+    try:
+        name = lab_name(lab)
+        notebooks = [_course_folder(f) / f"{name}.ipynb" for f in ("labs", "solutions")]
+        given = similarity.given_code(path for path in notebooks if path.is_file())
+        wanted = {e.id for e in exercises_of(name)}
+        found = collect.submissions(folder, name, out.with_name(f"{out.name}.notebooks"))
+        answers = {w: submission.read(f.path, w, wanted).answers for w, f in found.items()}
+        pairs = similarity.alike(answers, given, threshold)
+        page = similarity.similarity_page(f"Lab {name.replace('_', ' ')}", pairs, answers)
+        write_whole(out, lambda place: place.write_text(page, encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        typer.echo(f"not compared: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{len(found)} learners, {len(pairs)} pairs to look at: {out}")
+
+
+@app.command()
 def progress() -> None:
     """Show which exercises are done."""
     from compresslab.classroom.progress import progress_file, summary

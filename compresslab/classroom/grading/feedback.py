@@ -13,7 +13,6 @@ sending pages, which is the platform's business; a page for one learner shows no
 
 import csv
 import hashlib
-import html
 import json
 import re
 import statistics
@@ -25,7 +24,7 @@ from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import platforms
 from compresslab.classroom.grading.folder import harmless
 from compresslab.classroom.grading.grade import Mark, exercises_of
-from compresslab.classroom.grading.html_page import html_page
+from compresslab.classroom.grading.html_page import escaped, html_page
 from compresslab.classroom.grading.results import Results
 from compresslab.classroom.grading.written import WrittenAnswer
 from compresslab.data.files import write_whole
@@ -82,7 +81,7 @@ def learner_page(results: Results, learner: str, written: Sequence[WrittenAnswer
     rows = "".join(_exercise_row(mark) for mark in marks)
     points, out_of = sum(m.points for m in marks), sum(m.out_of for m in marks)
     parts = [
-        f"<h1>{_text(results.title)}</h1><p>{_text(learner)}: <b>{points:g} of {out_of:g} points</b> "
+        f"<h1>{escaped(results.title)}</h1><p>{escaped(learner)}: <b>{points:g} of {out_of:g} points</b> "
         "for the exercises</p>",
         f"<table><tr><th>exercise</th><th>points</th><th>what happened</th></tr>{rows}</table>",
         *(_written_part(answer) for answer in written),
@@ -94,20 +93,20 @@ def learner_page(results: Results, learner: str, written: Sequence[WrittenAnswer
 def _exercise_row(mark: Mark) -> str:
     exercise = EXERCISES[mark.exercise]
     hint = next((m.hint for m in exercise.mistakes if m.name == mark.mistake), "")
-    said = [_text(mark.message)] if mark.message else []
-    said += [f"<b>Hint.</b> {_text(hint)}"] if hint else []
+    said = [escaped(mark.message)] if mark.message else []
+    said += [f"<b>Hint.</b> {escaped(hint)}"] if hint else []
     colour = STATES.get(mark.status, "#C65200")
-    state = f"<span style='color:{colour}'>{_text(mark.status)}</span>"
+    state = f"<span style='color:{colour}'>{escaped(mark.status)}</span>"
     return (
-        f"<tr><td>{_text(exercise.title)}</td><td class='n'>{mark.points:g} of {mark.out_of:g}</td>"
+        f"<tr><td>{escaped(exercise.title)}</td><td class='n'>{mark.points:g} of {mark.out_of:g}</td>"
         f"<td>{'<br>'.join([state, *said])}</td></tr>"
     )
 
 
 def _written_part(answer: WrittenAnswer) -> str:
     mark = "not marked yet" if answer.points is None else f"{answer.points:g} of {answer.out_of:g}"
-    remark = f"<p>{_text(answer.remark)}</p>" if answer.remark else ""
-    return f"<h2>Written question: {mark} points</h2><pre>{_text(answer.text or 'no answer')}</pre>{remark}"
+    remark = f"<p>{escaped(answer.remark)}</p>" if answer.remark else ""
+    return f"<h2>Written question: {mark} points</h2><pre>{escaped(answer.text or 'no answer')}</pre>{remark}"
 
 
 # ---- the class -----------------------------------------------------------------------------------
@@ -115,7 +114,7 @@ def class_page(results: Results) -> str:
     """How the class did at each exercise, and who needs help."""
     learners = results.learners
     parts = [
-        f"<h1>{_text(results.title)}: {len(learners)} learners</h1>",
+        f"<h1>{escaped(results.title)}: {len(learners)} learners</h1>",
         *(_exercise_part(e.id, results) for e in exercises_of(results.lab)),
         _stuck_part(learners),
     ]
@@ -135,14 +134,14 @@ def _exercise_part(id: str, results: Results) -> str:
     rows += [_bar_row("another mistake", unknown, len(marks))] if unknown else []
     seconds = statistics.median(m.seconds for m in tried) if tried else 0.0
     return (
-        f"<h2>{_text(EXERCISES[id].title)}</h2><table>{''.join(rows)}</table>"
+        f"<h2>{escaped(EXERCISES[id].title)}</h2><table>{''.join(rows)}</table>"
         f"<p><small>processor time of the slowest case: {seconds:.1f} s in the median</small></p>"
     )
 
 
 def _bar_row(name: str, count: int, of: int) -> str:
     bar = f"<span class='bar' style='width:{300 * count / of:.0f}px'></span>"
-    return f"<tr><td>{_text(name)}</td><td class='n'>{count}</td><td>{bar}</td></tr>"
+    return f"<tr><td>{escaped(name)}</td><td class='n'>{count}</td><td>{bar}</td></tr>"
 
 
 def _stuck_part(learners: Mapping[str, Sequence[Mark]]) -> str:
@@ -159,14 +158,9 @@ def _stuck_part(learners: Mapping[str, Sequence[Mark]]) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    return _text(", ".join(names)) or "nobody"
+    return escaped(", ".join(names)) or "nobody"
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([[harmless(cell) for cell in row] for row in rows])
-
-
-# ---- HTML ----------------------------------------------------------------------------------------
-def _text(words: str) -> str:
-    return html.escape(words)

@@ -11,6 +11,11 @@ STYLE = (
 )
 
 
+def escaped(words: str) -> str:
+    """Plain text as HTML."""
+    return html.escape(words)
+
+
 def html_page(title: str, body: str) -> str:
     """The whole page.
 
