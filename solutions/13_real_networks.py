@@ -845,6 +845,6 @@ Table(
 # - What does nothing on a small network (bias correction) matters in a network of fifty layers. Compare before you keep it.
 # - Look before you compress: `cl.inspect` for what can be done, `cl.debug` for which layer is to blame, the answers in decibels for whether it was worth it.
 #
-# **Back:** [Lab 12 · Combine, choose, deploy](12_capstone.ipynb) · **Next:** [Start](start.ipynb): what is left, the glossary, and your own network
+# **Back:** [Lab 12 · Combine, choose, deploy](12_capstone.ipynb) · **Next:** [Lab 14 · The fault clinic](14_clinic.ipynb)
 #
 # **References.** Tan and Le 2019, *EfficientNet*, arXiv:1905.11946 · Wang et al. 2020, *MiniLM*, arXiv:2002.10957 · Ben Allal et al. 2025, *SmolLM2*, arXiv:2502.02737 · Xiao et al. 2023, *Efficient streaming language models with attention sinks*, arXiv:2309.17453, section 3.1 · Sun et al. 2024, *Massive activations in large language models*, arXiv:2402.17762 · Dettmers et al. 2022, *LLM.int8()*, arXiv:2208.07339 · Nagel et al. 2019, *Data-free quantization through weight equalization and bias correction*, arXiv:1906.04721, section 4 · Frantar et al. 2022, *GPTQ*, arXiv:2210.17323 · Lin et al. 2023, *AWQ*, arXiv:2306.00978 · Hu et al. 2018, *Squeeze-and-excitation networks*, arXiv:1709.01507 · the GGUF format: ggml-org/ggml, docs/gguf.md

@@ -31,6 +31,7 @@ NEEDS = {
     "11": ("02", "06"),
     "12": ("03", "04", "08"),
     "13": ("02", "11"),
+    "14": ("02", "04", "08"),
 }
 """Which labs a lab builds on, by their numbers; whatever is not named can be left for later."""
 
@@ -38,7 +39,7 @@ GRID = (
     ("", "01", "02", "03", "10"),
     ("", "06", "", "11", "13"),
     ("00", "04", "05", "", "12"),
-    ("", "08", "09", "", ""),
+    ("", "08", "09", "", "14"),
     ("", "07", "", "", ""),
 )
 PLACES = {lab: (x, y) for y, row in enumerate(GRID) for x, lab in enumerate(row) if lab}

@@ -46,6 +46,7 @@ LABS: dict[str, tuple[Exercise, ...]] = {
     "11_llm_weights": _in_order(llm, builds.llm),
     "12_capstone": _in_order(combine, builds.chip, builds.combine),
     "13_real_networks": _in_order(real, builds.real, opens.real),
+    "14_clinic": _in_order(builds.clinic, builds.clinic_runs),
 }
 EXERCISES: dict[str, Exercise] = {e.id: e for exercises in LABS.values() for e in exercises}
 

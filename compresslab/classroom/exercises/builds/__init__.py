@@ -3,6 +3,8 @@
 from compresslab.classroom.exercises.builds import (
     binary,
     chip,
+    clinic,
+    clinic_runs,
     combine,
     llm,
     low_rank,
@@ -20,6 +22,8 @@ from compresslab.classroom.exercises.builds import (
 __all__ = [
     "binary",
     "chip",
+    "clinic",
+    "clinic_runs",
     "combine",
     "llm",
     "low_rank",
