@@ -55,6 +55,7 @@ from compresslab.runtime.integers import refuse_unknown
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.weight_only import convert_weights
 from compresslab.techniques import gptq, lowrank, qat, scores, sharing, weight_only
+from compresslab.techniques.adaround import learn_rounding
 from compresslab.techniques.binarize import Binary as BinaryLayer
 from compresslab.techniques.distill import Distillation, cached
 from compresslab.techniques.prune import PruneGradually, select
@@ -333,16 +334,21 @@ class Quantize(Stage):
         epochs: of tuning toward the float network's answers; None: two below 8 bits, else none.
         activation_bits: 2 to 8.
         config: settings in full, in the place of `bits` and `activation_bits`.
+        rounding: of the weights before any tuning, "nearest" or "learned" (`adaround`): toward each layer's
+            outputs, on the calibration images alone, which takes seconds a layer.
     """
 
     bits: int = 8
     epochs: float | None = None
     activation_bits: int = 8
     config: QuantConfig | None = None
+    rounding: str = "nearest"
 
     def __post_init__(self) -> None:
-        """Validate bits as `QuantConfig` does."""
+        """Validate bits as `QuantConfig` does, and the rounding."""
         self.settings()
+        if self.rounding not in ("nearest", "learned"):
+            raise ValueError(f"rounding must be nearest or learned, got {self.rounding!r}")
 
     def settings(self) -> QuantConfig:
         """The quantizers' settings."""
@@ -364,6 +370,9 @@ class Quantize(Stage):
         if epochs is None:
             epochs = 0 if config.weight_bits == 8 else 2
         untuned = quantize_post_training(model, config, material.images)
+        if self.rounding == "learned":
+            options = {"seed": material.seed, "progress": material.progress}
+            untuned = learn_rounding(untuned, model, material.images, **options)
         untuned = corrected(untuned, model, material.images)
         if epochs == 0 or material.train is None:
             self.prove(untuned, model, material.images)
