@@ -369,8 +369,9 @@ def _failure_facts(
     failure: _Failure, exercise: Exercise, failed: int, total: int
 ) -> tuple[tuple[str, str], ...]:
     if isinstance(failure.outcome.value, str) and exercise.look is not None:
-        # What was looked at is a sentence already.
-        seen = ("what is wrong", failure.outcome.value)
+        # What was looked at is a sentence already; it does not know of an input that was written into.
+        wrong = failure.complaint if failure.outcome.changed_input else failure.outcome.value
+        seen = ("what is wrong", wrong)
         return (("case", failure.case.label), seen, ("failing cases", f"{failed} of {total}"))
     meaning = f" {exercise.returns}" if exercise.returns else ""
     return (

@@ -21,7 +21,7 @@ CAUSES = {
     "direction": "two arguments stand in the wrong order",
     "group": "a length is no multiple of the group",
     "leak": "what chooses has seen what tests",
-    "names": "the right tensors stand under other names",
+    "names": "tensors stand under other names, or in parts",
     "noise": "the difference is smaller than the spread over seeds",
     "outlier": "one large value stretches a scale",
     "overflow": "sums leave the range of their type",
@@ -42,13 +42,16 @@ def without_stage(function: Callable) -> Callable:
     return lambda *arguments: function(*arguments[:-1])
 
 
-def seen(cause: str, cured: Callable, tolerance: float = 0.0) -> Callable:
+def seen(
+    cause: str, cured: Callable, tolerance: float = 0.0, names: tuple[str, ...] = ()
+) -> Callable:
     """What is said of a cause and a result.
 
     Args:
         cause: the right word.
         cured: what the result should be, from the arguments of the case without its stage.
         tolerance: relative and absolute, of floating-point results.
+        names: of the result's parts, where it has several.
     """
 
     def look(out: object, *arguments: object) -> str:
@@ -56,9 +59,21 @@ def seen(cause: str, cured: Callable, tolerance: float = 0.0) -> Callable:
             return "hand back two things: the cause, a word of the list, and the result"
         if arguments[-1] == CAUSE:
             return said_of(out[0], cause)
-        return compare.difference(out[1], cured(*arguments[:-1]), tolerance) or RIGHT
+        return said_of_result(out[1], cured(*arguments[:-1]), tolerance, names)
 
     return look
+
+
+def said_of_result(
+    found: object, wanted: object, tolerance: float, names: tuple[str, ...] = ()
+) -> str:
+    """How a result differs from what it should be, part by part under their names."""
+    if not names or type(found) is not tuple or len(found) != len(names):
+        return compare.difference(found, wanted, tolerance) or RIGHT
+    for name, one, other in zip(names, found, wanted, strict=True):
+        if text := compare.difference(one, other, tolerance):
+            return f"{name}: {text}"
+    return RIGHT
 
 
 def said_of(word: str, cause: str) -> str:
@@ -101,9 +116,7 @@ def counting_unpacks(function: Callable) -> Callable:
     It stands by itself: grading sends it into the sandbox as text.
     """
 
-    def run(
-        packed: np.ndarray, scale: np.ndarray, x: np.ndarray, calls: int, stage: str
-    ) -> tuple[str, tuple[int, np.ndarray, np.ndarray]]:
+    def run(packed: np.ndarray, scale: np.ndarray, x: np.ndarray, calls: int, stage: str) -> object:
         counted = []
 
         def unpack(words: np.ndarray) -> np.ndarray:
@@ -111,17 +124,23 @@ def counting_unpacks(function: Callable) -> Callable:
             pairs = np.stack([words & 15, words >> 4], axis=-1).reshape(len(words), -1)
             return (pairs.astype(np.int8) ^ 8) - 8
 
-        cause, layer = function(packed, scale, unpack)
-        results = [layer(x) for _ in range(calls)]
-        return cause, (len(counted), results[0], results[-1])
+        out = function(packed, scale, unpack)
+        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
+            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if not callable(out[1]):
+            return out[0], "no function"
+        before = len(counted)
+        # Another x each time: what is kept must not depend on it.
+        results = [out[1](x + i) for i in range(calls)]
+        return out[0], (len(counted) - before, results[0], results[-1])
 
     return run
 
 
 def _unpacked_once(packed: np.ndarray, scale: np.ndarray, x: np.ndarray, calls: int) -> tuple:
     pairs = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
-    product = x @ (((pairs.astype(np.int8) ^ 8) - 8) * scale).T
-    return 1, product, product
+    weight = (((pairs.astype(np.int8) ^ 8) - 8) * scale).T
+    return 0, x @ weight, (x + calls - 1) @ weight
 
 
 def _slow_cases(generator: np.random.Generator) -> list[Case]:
@@ -152,12 +171,17 @@ def _scaleless(packed: np.ndarray, scale: np.ndarray, unpack: Callable) -> tuple
 
 SLOW_LAYER = Exercise(
     id="clinic.slow_layer",
-    title="Half the bytes, many times slower",
+    title="An eighth of the bytes, many times slower",
     points=3,
     reference=slow_layer,
     cases=_slow_cases,
     harness=counting_unpacks,
-    look=seen("repeated", _unpacked_once, 1e-6),
+    look=seen(
+        "repeated",
+        _unpacked_once,
+        1e-6,
+        ("calls of `unpack` while the layer multiplies", "the first product", "the last product"),
+    ),
     lines=2,
     stages=STAGES,
     mistakes=(
@@ -275,30 +299,58 @@ def rounded_whole(weight: np.ndarray, bits: int = 4) -> np.ndarray:
     return (np.round(weight / scale) * scale).astype(f32)
 
 
+def ill_chain(
+    generator: np.random.Generator, widths: tuple[int, ...], ill: int, loud: int, decoy: int
+) -> tuple[Layers, Layers, np.ndarray]:
+    """A chain of layers, rounded with one scale a layer: one of them is ill, others only look so.
+
+    Where the first layer is not the ill one, it has lost its weights at an input that is always 0.
+
+    Args:
+        generator: of all numbers.
+        widths: inputs of the first layer, and outputs of each.
+        ill: the layer with a large weight, which leaves few codes to its others.
+        loud: a layer with large outputs, whose errors are large in numbers only.
+        decoy: a layer, not the first, that has lost its weights at an input which the ReLU keeps at 0.
+    """
+    shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    weights = [numbers_of(generator, *shape) / f32(3) for shape in shapes]
+    x = np.abs(numbers_of(generator, 20, widths[0]))
+    weights[loud] *= 30
+    weights[ill][-1, -1] = 6 * np.abs(weights[ill]).max()
+    rounded = list(map(rounded_whole, weights))
+    # What follows is after the rounding: no scale is to suffer from it.
+    weights[decoy - 1][0] = rounded[decoy - 1][0] = -20 * np.abs(weights[decoy - 1][0])
+    rounded[decoy][:, 0] = 0
+    if ill > 0:
+        x[:, 1] = 0
+        weights[0][:, 1] = 8 * np.abs(weights[0]).max()
+        rounded[0][:, 1] = 0
+    return tuple(weights), tuple(rounded), x
+
+
 def _blame_cases(generator: np.random.Generator) -> list[Case]:
-    def chain(layers: int, ill: int, loud: int) -> tuple:
+    def chain(widths: tuple[int, ...], ill: int, loud: int, decoy: int) -> tuple:
+        wrong = [_blamed(relative=False), _blamed(relu=False)]
+        wrong += [_blamed(alone=False)] if ill + 2 < len(widths) else []
+        wrong += [_blamed(by_weight=True)] if ill > 0 else []
         while True:
-            weights = [numbers_of(generator, 12, 12) / f32(3) for _ in range(layers)]
-            # As wrong as others in proportion, and by numbers that are far larger.
-            weights[loud] *= 30
-            weights[ill][0, 0] = 6 * np.abs(weights[ill]).max()
-            x = np.abs(numbers_of(generator, 20, 12))
-            args = tuple(weights), tuple(map(rounded_whole, weights)), x
-            misled = [_blamed(alone=False)(*args)[1], _blamed(relative=False)(*args)[1]]
-            right = layer_to_blame(*args)[1] == ill
-            if right and ill not in (misled if ill + 1 < layers else misled[1:]):
+            args = ill_chain(generator, widths, ill, loud, decoy)
+            if layer_to_blame(*args)[1] == ill and all(w(*args)[1] != ill for w in wrong):
                 return args
 
     return in_stages(
-        ("four layers, the second is ill", *chain(4, 1, 3)),
-        ("four layers, the first is ill", *chain(4, 0, 2)),
-        ("five layers", *chain(5, 2, 4)),
-        ("the last is ill", *chain(4, 3, 1)),
-        ("three layers", *chain(3, 0, 2)),
+        ("four layers, the second is ill", *chain((12, 9, 14, 7, 10), 1, 3, 2)),
+        ("four layers, the third is ill", *chain((8, 13, 9, 12, 6), 2, 1, 3)),
+        ("five layers", *chain((10, 12, 8, 11, 9, 7), 2, 4, 3)),
+        ("the first is ill", *chain((12, 10, 8, 9, 11), 0, 1, 2)),
+        ("the last is ill", *chain((9, 12, 11, 8), 2, 0, 1)),
     )
 
 
-def _blamed(alone: bool = True, relative: bool = True, by_weight: bool = False) -> Callable:
+def _blamed(
+    alone: bool = True, relative: bool = True, by_weight: bool = False, relu: bool = True
+) -> Callable:
     """Looking for the layer, with one thing or another done differently."""
 
     def blame(weights, rounded, x):
@@ -309,7 +361,9 @@ def _blamed(alone: bool = True, relative: bool = True, by_weight: bool = False) 
                 right, wrong = weight, code
             size = np.square(right).sum() if relative else 1.0
             errors.append(np.square(wrong - right).sum() / size)
-            x, bent = np.maximum(x @ weight.T, 0), np.maximum(bent @ code.T, 0)
+            x, bent = x @ weight.T, bent @ code.T
+            if relu:
+                x, bent = np.maximum(x, 0), np.maximum(bent, 0)
         return "outlier", int(np.argmax(errors))
 
     return blame
@@ -349,24 +403,15 @@ LAYER_TO_BLAME = Exercise(
             also=(_blamed(alone=False, relative=False),),
         ),
         Mistake(
-            "the first one",
-            lambda weights, rounded, x: ("outlier", 0),
-            "The first layer is the culprit in some networks only: compare them all.",
+            "the weights' own errors",
+            _blamed(by_weight=True),
+            "A weight that meets an input which is always 0 may be as wrong as it likes: look at outputs.",
+            also=(_blamed(by_weight=True, relative=False),),
         ),
         Mistake(
-            "the healthiest",
-            lambda weights, rounded, x: (
-                "outlier",
-                int(
-                    np.argmin(
-                        [
-                            np.square(c - w).sum() / np.square(w).sum()
-                            for w, c in zip(weights, rounded, strict=True)
-                        ]
-                    )
-                ),
-            ),
-            "That is the layer that rounding harms least.",
+            "no ReLU in between",
+            _blamed(relu=False),
+            "A layer gets what the ReLU of the layer before lets through, and that is never below 0.",
         ),
     ),
 )

@@ -41,8 +41,9 @@ def with_norm(function: Callable) -> Callable:
         variance: np.ndarray,
         batches: np.ndarray,
         training: bool,
+        frozen: bool,
         stage: str,
-    ) -> tuple[str, tuple[bool, np.ndarray, np.ndarray, float]]:
+    ) -> object:
         outputs, inputs = weight.shape
         network = torch.nn.Sequential(
             torch.nn.Linear(inputs, outputs, bias=False), torch.nn.BatchNorm1d(outputs)
@@ -52,33 +53,48 @@ def with_norm(function: Callable) -> Callable:
             network[1].running_mean.copy_(torch.from_numpy(mean.copy()))
             network[1].running_var.copy_(torch.from_numpy(variance.copy()))
         network.train(training)
-        cause, found = function(network, [torch.from_numpy(b.copy()) for b in batches])
+        if frozen:
+            network[1].eval()
+        modes = [m.training for m in network.modules()]
+        out = function(network, [torch.from_numpy(b.copy()) for b in batches])
+        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
+            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if not isinstance(out[1], int | float | np.floating | torch.Tensor):
+            return out[0], "no number"
         after = network[1].running_mean.numpy().copy(), network[1].running_var.numpy().copy()
-        same = all(m.training == training for m in network.modules())
-        return cause, (same, *after, float(found))
+        same = [m.training for m in network.modules()] == modes
+        return out[0], (same, *after, float(out[1]))
 
     return run
 
 
 def _calibrated(
-    weight: np.ndarray, mean: np.ndarray, variance: np.ndarray, batches: np.ndarray, training: bool
+    weight: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    batches: np.ndarray,
+    training: bool,
+    frozen: bool,
 ) -> tuple[bool, np.ndarray, np.ndarray, float]:
     normed = (batches @ weight.T - mean) / np.sqrt(variance + 1e-5)
     return True, mean, variance, float(np.abs(normed).max())
 
 
 def _calibration_cases(generator: np.random.Generator) -> list[Case]:
-    def network(inputs: int, outputs: int, batches: int, training: bool) -> tuple:
+    def network(
+        inputs: int, outputs: int, batches: int, training: bool, frozen: bool = False
+    ) -> tuple:
         mean = numbers_of(generator, outputs)
         variance = generator.uniform(0.5, 2, outputs).astype(f32)
         x = numbers_of(generator, batches, 6, inputs) * f32(3)
-        return numbers_of(generator, outputs, inputs), mean, variance, x, training
+        return numbers_of(generator, outputs, inputs), mean, variance, x, training, frozen
 
     return in_stages(
         ("left in training mode", *network(3, 2, 2, True)),
         ("a wider one in training mode", *network(6, 4, 3, True)),
         ("in evaluation mode already", *network(4, 3, 2, False)),
         ("one batch", *network(5, 4, 1, True)),
+        ("a frozen norm in a network in training mode", *network(4, 3, 2, True, True)),
     )
 
 
@@ -86,7 +102,7 @@ def _calibrating(ways: str) -> Callable:
     """Calibration as the patient did it, or mended in one way or another."""
 
     def calibrate(network, batches):
-        before = copy.deepcopy(network.state_dict())
+        before, was = copy.deepcopy(network.state_dict()), network.training
         watched = copy.deepcopy(network) if "copy" in ways else network
         if "eval" in ways:
             watched.eval()
@@ -94,6 +110,8 @@ def _calibrating(ways: str) -> Callable:
             watched.train()
         with torch.no_grad():
             found = max(float(watched(x).abs().max()) for x in batches)
+        if "back" in ways:
+            network.train(was)
         if "restore" in ways:
             network.load_state_dict(before)
         return "batch", found
@@ -108,7 +126,17 @@ CALIBRATED_RANGE = Exercise(
     reference=calibrated_range,
     cases=_calibration_cases,
     harness=with_norm,
-    look=seen("batch", _calibrated, 1e-4),
+    look=seen(
+        "batch",
+        _calibrated,
+        1e-4,
+        (
+            "every module in the mode that it came in",
+            "running means afterwards",
+            "running variances afterwards",
+            "the range",
+        ),
+    ),
     lines=5,
     stages=STAGES,
     mistakes=(
@@ -123,6 +151,18 @@ CALIBRATED_RANGE = Exercise(
             "noise",
             "It is the same network on the same test images, and it has lost points each time. What did "
             "the calls change?",
+        ),
+        misread(
+            calibrated_range,
+            "leak",
+            "No figure was chosen by anything here. Compare the network before and after: parameters, "
+            "and what else?",
+        ),
+        Mistake(
+            "one mode for all",
+            _calibrating("eval back"),
+            "Modules may differ in their mode: a norm may be frozen, in evaluation mode, inside of a network "
+            "that trains. Each has to be in its own again.",
         ),
         Mistake(
             "no gradients, and still in training mode",
@@ -149,15 +189,21 @@ CALIBRATED_RANGE = Exercise(
 # ---- other names ---------------------------------------------------------------------------------
 def plain_state(state: dict[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
     """Wrappers' prefixes off, pruned weights multiplied with their masks."""
-    found = {}
-    for name, value in state.items():
-        for prefix in ("module.", "_orig_mod."):
-            name = name.removeprefix(prefix)
-        found[name] = value
+    return "names", _masked({_unwrapped(name): value for name, value in state.items()})
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.partition(".")[2]
+    return name
+
+
+def _masked(found: dict) -> dict:
+    found = dict(found)
     for name in [n for n in found if n.endswith("_orig")]:
         plain = name.removesuffix("_orig")
         found[plain] = found.pop(name) * found.pop(f"{plain}_mask")
-    return "names", found
+    return found
 
 
 def as_dictionary(function: Callable) -> Callable:
@@ -166,10 +212,14 @@ def as_dictionary(function: Callable) -> Callable:
     It stands by itself: grading sends it into the sandbox as text.
     """
 
-    def run(names: tuple[str, ...], tensors: tuple, stage: str) -> tuple[str, tuple]:
-        cause, found = function({n: t.copy() for n, t in zip(names, tensors, strict=True)})
-        ordered = sorted(found.items())
-        return cause, (tuple(n for n, _ in ordered), tuple(t for _, t in ordered))
+    def run(names: tuple[str, ...], tensors: tuple, stage: str) -> object:
+        out = function({n: t.copy() for n, t in zip(names, tensors, strict=True)})
+        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
+            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if not isinstance(out[1], dict):
+            return out[0], "no dictionary"
+        ordered = sorted((str(name), value) for name, value in out[1].items())
+        return out[0], (tuple(n for n, _ in ordered), tuple(t for _, t in ordered))
 
     return run
 
@@ -199,6 +249,11 @@ def _state_cases(generator: np.random.Generator) -> list[Case]:
             "all at once",
             *state("module.a.weight_orig", "module.a.weight_mask", "module.submodule.weight"),
         ),
+        ("compiled, then on two cards", *state("module._orig_mod.0.weight")),
+        (
+            "on two cards, then compiled",
+            *state("_orig_mod.module.0.weight", "_orig_mod.module.0.bias"),
+        ),
     )
 
 
@@ -208,14 +263,6 @@ def _stated(strip: Callable, mask: Callable) -> Callable:
         return "names", mask(found)
 
     return mended
-
-
-def _begins(name: str) -> str:
-    return name.removeprefix("module.").removeprefix("_orig_mod.")
-
-
-def _masked(found: dict) -> dict:
-    return plain_state(found)[1]
 
 
 def _unmasked(found: dict) -> dict:
@@ -229,7 +276,7 @@ PLAIN_STATE = Exercise(
     reference=plain_state,
     cases=_state_cases,
     harness=as_dictionary,
-    look=seen("names", _plain, 1e-6),
+    look=seen("names", _plain, 1e-6, ("names in order", "tensors in the order of their names")),
     lines=8,
     stages=STAGES,
     mistakes=(
@@ -245,6 +292,21 @@ PLAIN_STATE = Exercise(
             "Nothing was computed from a batch here. Print the keys that are missing beside those that were "
             "not expected.",
         ),
+        misread(
+            plain_state,
+            "zeros",
+            "A mask holds zeros, and so it should. Print the keys that are missing beside those that "
+            "were not expected.",
+        ),
+        Mistake(
+            "one wrapper only",
+            _stated(lambda n: n.removeprefix("module.").removeprefix("_orig_mod."), _masked),
+            "One wrapper may stand inside of the other, in either order: take off prefixes until there "
+            "is none.",
+            also=(
+                _stated(lambda n: n.removeprefix("_orig_mod.").removeprefix("module."), _masked),
+            ),
+        ),
         Mistake(
             "cut out of the middle",
             _stated(lambda n: n.replace("module.", "").replace("_orig_mod.", ""), _masked),
@@ -253,12 +315,12 @@ PLAIN_STATE = Exercise(
         ),
         Mistake(
             "the mask is dropped",
-            _stated(_begins, _unmasked),
+            _stated(_unwrapped, _unmasked),
             "`weight_orig` is the weight before pruning. The weight is what it is times its mask.",
         ),
         Mistake(
             "masks stay",
-            _stated(_begins, lambda found: found),
+            _stated(_unwrapped, lambda found: found),
             "The prefixes are gone. A weight that torch has pruned is still two tensors, and the network "
             "wants one.",
         ),
@@ -269,7 +331,7 @@ PLAIN_STATE = Exercise(
                 lambda found: {
                     n: v
                     for n, v in found.items()
-                    if n == _begins(n) and n[-5:] not in ("_orig", "_mask")
+                    if n == _unwrapped(n) and n[-5:] not in ("_orig", "_mask")
                 },
             ),
             "What did not fit is left out, as `strict=False` does: those layers stay as they were drawn.",
@@ -292,15 +354,20 @@ def damped_factor(x: np.ndarray, damping: float) -> tuple[str, np.ndarray]:
 
 
 def _factored(
-    dead: bool = True, damped: bool = True, mean: Callable = np.mean, upper: bool = False
+    dead: bool = True,
+    damped: bool = True,
+    mean: Callable = np.mean,
+    upper: bool = False,
+    before: bool = False,
 ):
     def factor(x, damping):
         products = x.T @ x
-        silent = np.diag(products) == 0
+        silent, first = np.diag(products) == 0, np.diag(products).copy()
         if dead:
             products[silent, silent] = 1
         if damped:
-            products = products + damping * mean(np.diag(products)) * np.eye(len(products))
+            size = mean(first if before else np.diag(products))
+            products = products + damping * size * np.eye(len(products))
         found = np.linalg.cholesky(products)
         return "singular", found.T.copy() if upper else found
 
@@ -348,6 +415,17 @@ DAMPED_FACTOR = Exercise(
             "It runs. But an input that is always 0 has a diagonal near 0, and GPTQ divides by it: give it "
             "1 first.",
         ),
+        misread(
+            damped_factor,
+            "zeros",
+            "An input of zeros is one way to get there. What is it that the algorithm needs of the "
+            "matrix, and has not?",
+        ),
+        Mistake(
+            "the mean before the repair",
+            _factored(before=True),
+            "The order matters: first the 1 for inputs that are always 0, then the mean of that diagonal.",
+        ),
         Mistake(
             "damping of one size",
             _factored(mean=lambda d: 1.0),
@@ -368,36 +446,83 @@ DAMPED_FACTOR = Exercise(
 
 
 # ---- a student that learns nothing ---------------------------------------------------------------
-def soft_loss(student: np.ndarray, teacher: np.ndarray, temperature: float) -> tuple[str, float]:
-    """T² times the mean divergence of the student's answers from the teacher's.
+def soft_loss(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float
+) -> tuple[str, torch.Tensor]:
+    """T² times the mean divergence of the student's answers from the teacher's, which get no gradient.
 
     Hinton et al. 2015, https://arxiv.org/abs/1503.02531, section 2.
     """
-    said, wanted = (
-        F.log_softmax(torch.from_numpy(z).double() / temperature, dim=1) for z in (student, teacher)
+    said = F.log_softmax(student / temperature, dim=1)
+    wanted = F.log_softmax(teacher.detach() / temperature, dim=1)
+    return "direction", temperature**2 * F.kl_div(
+        said, wanted, reduction="batchmean", log_target=True
     )
-    divergence = F.kl_div(said, wanted, reduction="batchmean", log_target=True)
-    return "direction", float(temperature**2 * divergence)
 
 
-def _softened(swap: bool = False, power: int = 2, over_all: bool = False, both: bool = True):
+def with_gradients(function: Callable) -> Callable:
+    """The answer gets tensors; its loss, and what it teaches student and teacher, are handed back.
+
+    It stands by itself: grading sends it into the sandbox as text.
+    """
+
+    def run(student: np.ndarray, teacher: np.ndarray, temperature: float, stage: str) -> object:
+        one, other = (torch.from_numpy(z).double().requires_grad_() for z in (student, teacher))
+        out = function(one, other, temperature)
+        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
+            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if not isinstance(out[1], torch.Tensor) or out[1].numel() != 1:
+            return out[0], "no tensor of one number"
+        if out[1].requires_grad:
+            out[1].sum().backward()
+        grads = (torch.zeros_like(z) if z.grad is None else z.grad for z in (one, other))
+        return out[0], (float(out[1].detach()), *(g.numpy().copy() for g in grads))
+
+    return run
+
+
+def _softened_gradients(student: np.ndarray, teacher: np.ndarray, temperature: float) -> tuple:
+    """In closed form: the gradient is T / n times the difference of the softened answers."""
+
+    def logs(z: np.ndarray) -> np.ndarray:
+        z = z.astype(float) / temperature
+        z = z - z.max(axis=1, keepdims=True)
+        return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+    said, wanted = logs(student), logs(teacher)
+    divergence = (np.exp(wanted) * (wanted - said)).sum(axis=1).mean()
+    gradient = temperature / len(student) * (np.exp(said) - np.exp(wanted))
+    return float(temperature**2 * divergence), gradient, np.zeros_like(gradient)
+
+
+def _softened(
+    swap: bool = False,
+    power: int = 2,
+    over_all: bool = False,
+    both: bool = True,
+    detach: str = "teacher",
+) -> Callable:
+    """The loss, with one thing or another done differently."""
+
     def loss(student, teacher, temperature):
-        first, second = (teacher, student) if swap else (student, teacher)
-        said = F.log_softmax(torch.from_numpy(first).double() / (temperature if both else 1), dim=1)
-        wanted = F.log_softmax(torch.from_numpy(second).double() / temperature, dim=1)
+        given = {"student": student, "teacher": teacher}
+        if detach:
+            given[detach] = given[detach].detach()
+        first, second = given["student"], given["teacher"]
+        if swap:
+            first, second = second, first
+        said = F.log_softmax(first / (temperature if both else 1), dim=1)
+        wanted = F.log_softmax(second / temperature, dim=1)
         found = F.kl_div(said, wanted, reduction="batchmean", log_target=True)
-        return "direction", float(temperature**power * found / (said.shape[1] if over_all else 1))
+        return "direction", temperature**power * found / (said.shape[1] if over_all else 1)
 
     return loss
 
 
 def _soft_cases(generator: np.random.Generator) -> list[Case]:
     def answers(examples: int, classes: int, temperature: float) -> tuple:
-        return (
-            3 * numbers_of(generator, examples, classes),
-            3 * numbers_of(generator, examples, classes),
-            temperature,
-        )
+        both = (3 * numbers_of(generator, examples, classes) for _ in range(2))
+        return *both, temperature
 
     return in_stages(
         ("one example", *answers(1, 3, 2.0)),
@@ -413,33 +538,50 @@ SOFT_LOSS = Exercise(
     points=3,
     reference=soft_loss,
     cases=_soft_cases,
-    harness=without_stage,
-    look=seen("direction", lambda *arguments: soft_loss(*arguments)[1], 1e-6),
+    harness=with_gradients,
+    look=seen(
+        "direction",
+        _softened_gradients,
+        1e-4,
+        ("the loss", "the gradient for the student", "the gradient for the teacher"),
+    ),
     lines=3,
     stages=STAGES,
     mistakes=(
         misread(
             soft_loss,
             "temperature",
-            "At temperature 1 the loss is as strange: it falls below 0. Which of the two does torch want "
-            "as a logarithm?",
+            "At every temperature it is the same. Through which of the two does a gradient come, and which "
+            "of them trains?",
         ),
         misread(
             soft_loss,
             "noise",
-            "It goes wrong with every seed. Write down what `F.kl_div(input, target)` computes, and put in "
-            "what is given.",
+            "To the last digit, with every seed: that is no noise. Take the gradient for the student's "
+            "answers.",
         ),
         Mistake(
             "the other way round",
-            _softened(swap=True),
-            "This is how far the teacher is from the student. The mean is to run over the teacher's answers.",
+            _softened(swap=True, detach="student"),
+            "This is how far the teacher is from the student, and it is the student that gets no gradient.",
+            also=(_softened(swap=True, detach=""), _softened(swap=True)),
+        ),
+        Mistake(
+            "the teacher learns too",
+            _softened(detach=""),
+            "The value is right. But a gradient flows to the teacher's answers, which are to stay as "
+            "they are.",
+        ),
+        Mistake(
+            "the student gets no gradient",
+            _softened(detach="student"),
+            "The value is right, and teaches nothing: it is the student's answers that are to move.",
         ),
         Mistake(
             "without T²",
             _softened(power=0),
-            "Softened by T, gradients shrink with its square: what is missing is the factor that makes up "
-            "for it.",
+            "Softened by T, gradients shrink with its square: what is missing is the factor that makes "
+            "up for it.",
         ),
         Mistake(
             "a mean over classes too",
@@ -482,7 +624,7 @@ def _chosen_cases(generator: np.random.Generator) -> list[Case]:
 
 CHOSEN_NETWORK = Exercise(
     id="clinic.chosen_network",
-    title="Three points better in the notebook than outside",
+    title="Better in the notebook than outside",
     points=3,
     reference=chosen_network,
     cases=_chosen_cases,
@@ -494,7 +636,8 @@ CHOSEN_NETWORK = Exercise(
         misread(
             chosen_network,
             "noise",
-            "Noise goes both ways, and this error has one direction. By which figure was the network chosen?",
+            "Noise goes both ways, and this figure is always too high. By which figure was the network "
+            "chosen?",
         ),
         misread(
             chosen_network,
