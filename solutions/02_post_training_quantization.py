@@ -974,9 +974,15 @@ show_longer("bears_quantization")
 show_longer("attention_bits")
 
 # %% [markdown]
+# The nearest code is best for a weight alone, and not for the sum that it is part of: two weights that are both rounded up make an error together that one up and one down would not. AdaRound (自适应舍入; Nagel et al. 2020) learns for each weight whether up or down brings the *layer's output* nearer to the float one, from the calibration images alone; `cl.Quantize(3, rounding="learned")` does it. Beside it stands what an epoch of training with labels gives (lab 03).
+
+# %%
+show_longer("learned_rounding")
+
+# %% [markdown]
 # ## When *not* to
 #
-# - Below 4 bits, without training: lab 03 shows what training buys.
+# - Below 4 bits, rounded to the nearest code: learn the roundings, or train through them (lab 03).
 # - Tiny networks at batch 1: calling costs more than computing; measure first.
 # - Layers whose activations have outliers that matter (large language models, lab 11).
 #

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
@@ -337,10 +337,12 @@ class Sigmoid(nn.Module):
         return self.out(self.tail(self.conv(x)))
 
 
-class Concatenated(Sigmoid):
+class Stacked(Sigmoid):
+    """One above the other: not side by side."""
+
     def forward(self, x):
         y = self.conv(x)
-        return torch.cat([y, y], 1)
+        return torch.cat([y, y], 2)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ class Concatenated(Sigmoid):
         (Sigmoid(nn.GroupNorm(2, 4)), "GroupNorm"),
         (Sigmoid(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4))), "norm"),
         (Sigmoid(nn.Conv2d(4, 4, 3, groups=2)), "grouped"),
-        (Concatenated(nn.Identity()), "cat"),
+        (Stacked(nn.Identity()), "cat"),
     ],
 )
 def test_what_may_not_keep_a_zero_is_refused_by_name(model, words):
@@ -423,3 +425,205 @@ def test_what_only_looks_like_channels_is_refused(model, words):
 def test_a_mask_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"bool of shape \[8\]"):
         surgery.silence(small(), {"0.0": torch.ones(7, dtype=torch.bool)})
+
+
+# ---- channels through a concatenation --------------------------------------------------------------
+class Dense(nn.Module):
+    """Each layer reads all before it, the image among them; then a depthwise one, a skip, and features."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 3, padding=1)
+        self.b = nn.Conv2d(9, 5, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(5)
+        self.each = nn.Conv2d(14, 14, 3, padding=1, groups=14, bias=False)
+        self.c = nn.Conv2d(14, 11, 1)
+        self.d = nn.Conv2d(11, 7, 1)
+        self.head = nn.Linear(7 * 4, 3)
+
+    def forward(self, x):
+        a = torch.relu(self.a(x))
+        b = torch.relu(self.norm(self.b(torch.cat([x, a], 1))))
+        whole = self.each(torch.cat((x, a, b), dim=1))
+        # A sum of two concatenations is one of sums.
+        c = self.c(whole + torch.cat([x, a, b], 1))
+        pooled = F.max_pool2d(torch.relu(self.d(c)), 4)
+        return self.head(torch.flatten(pooled, 1))
+
+
+def dense(seed):
+    torch.manual_seed(seed)
+    network = Dense().eval()
+    with torch.no_grad():
+        network.norm.running_mean.normal_()
+        network.norm.running_var.uniform_(0.5, 2)
+        network.norm.weight.normal_()
+        network.norm.bias.normal_()
+    return network
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_behind_a_concatenation_the_smaller_network_computes_the_same(seed):
+    generator = torch.Generator().manual_seed(seed)
+    network = dense(seed % 1000)
+    keep = {
+        name: torch.rand(len(network.get_submodule(name).weight), generator=generator) < 0.6
+        for name in ("a", "b", "c", "d")
+    }
+    silenced = surgery.silence(network, keep)
+    small = surgery.shrink(silenced)
+    x = torch.rand(3, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), silenced(x), rtol=1e-4, atol=1e-5)
+    a, b, c, d = (max(1, int(mask.sum())) for mask in keep.values())
+    # By hand: what each layer reads and makes.
+    assert (small.b.in_channels, small.b.out_channels, small.norm.num_features) == (3 + a, b, b)
+    assert (small.each.groups, small.c.in_channels, small.c.out_channels) == (3 + a + b,) * 2 + (c,)
+    assert (small.d.in_channels, small.head.in_features) == (c, 4 * d)
+
+
+class Uneven(Dense):
+    """One family is added to two that stand side by side."""
+
+    def forward(self, x):
+        a = self.a(x)
+        b = self.b(torch.cat([x, a], 1))
+        return self.d(self.c(torch.cat([x, a, b], 1)) + torch.cat([a, b], 1))
+
+
+def test_one_family_added_to_two_is_refused_by_name():
+    network = surgery.silence(Uneven(), {"a": torch.arange(6) > 0})
+    with pytest.raises(surgery.SurgeryError, match=r"addition .* to a concatenation"):
+        surgery.shrink(network)
+
+
+class Unet(nn.Module):
+    """Two ways side by side, read together with the image."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.down = nn.Conv2d(2, 6, 3, padding=1)
+        self.deep = nn.Conv2d(6, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.wide = nn.Upsample(scale_factor=2)
+        self.up = nn.Conv2d(8 + 6 + 2, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        near = torch.relu(self.down(x))
+        far = self.wide(torch.relu(self.norm(self.deep(F.max_pool2d(near, 2)))))
+        return self.out(torch.relu(self.up(torch.cat([far, near, x], 1))))
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_each_side_of_a_skip_is_cut_for_itself(seed):
+    generator = torch.Generator().manual_seed(seed)
+    network = Unet(seed % 1000).eval()
+    keep = {
+        name: torch.rand(len(network.get_submodule(name).weight), generator=generator) < 0.5
+        for name in ("down", "deep", "up")
+    }
+    silenced = surgery.silence(network, keep)
+    small = surgery.shrink(silenced)
+    near, far, up = (max(1, int(keep[name].sum())) for name in ("down", "deep", "up"))
+    # By hand: what each layer reads and makes.
+    assert (small.down.out_channels, small.deep.in_channels) == (near, near)
+    assert (small.deep.out_channels, small.norm.num_features) == (far, far)
+    assert (small.up.in_channels, small.up.out_channels) == (far + near + 2, up)
+    x = torch.rand(2, 2, 8, 8, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), silenced(x), rtol=1e-4, atol=1e-5)
+
+
+class Beside(nn.Module):
+    """Features of channels beside those of the input: whose are whose cannot be told by their number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.head = nn.Linear(6 * 16, 3)
+
+    def forward(self, x):
+        return self.head(torch.flatten(torch.cat([x, self.conv(x)], 1), 1))
+
+
+def test_features_beside_those_of_an_input_are_refused_by_name():
+    network = surgery.silence(Beside(), {"conv": torch.tensor([True, False, True, True])})
+    with pytest.raises(surgery.SurgeryError, match="layer 'head' reads channels beside others"):
+        surgery.shrink(network)
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation (Hu et al. 2018, section 3) inside of a residual block."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.wide = nn.Conv2d(8, 12, 1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.each = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Conv2d(12, 5, 1)
+        self.excite = nn.Conv2d(5, 12, 1)
+        self.gate = gate
+        self.narrow = nn.Conv2d(12, 8, 1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        stem = torch.relu(self.stem(x))
+        wide = self.each(torch.relu(self.norm(self.wide(stem))))
+        scale = self.gate(self.excite(torch.relu(self.squeeze(self.pool(wide)))))
+        out = stem + self.narrow(wide * scale)
+        return self.head(torch.flatten(self.pool(out), 1))
+
+
+@pytest.mark.parametrize("gate", [nn.Sigmoid(), nn.Hardsigmoid(), torch.sigmoid], ids=str)
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_gates_go_with_the_channels_that_they_multiply(gate, seed):
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed % 1000)
+    network = Excited(gate).eval()
+    keep = {
+        name: torch.rand(len(network.get_submodule(name).weight), generator=generator) < 0.6
+        for name in ("wide", "squeeze", "excite")
+    }
+    before = network.excite.weight.clone()
+    silenced = surgery.silence(network, keep)
+    assert torch.equal(silenced.excite.weight, before)
+    small = surgery.shrink(silenced)
+    wide, squeeze = (max(1, int(keep[name].sum())) for name in ("wide", "squeeze"))
+    assert (small.wide.out_channels, small.each.groups, small.narrow.in_channels) == (wide,) * 3
+    assert (small.squeeze.in_channels, small.squeeze.out_channels) == (wide, squeeze)
+    assert (small.excite.in_channels, small.excite.out_channels) == (squeeze, wide)
+    assert small.stem.out_channels == 8
+    x = torch.rand(2, 3, 6, 6, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), silenced(x), rtol=1e-4, atol=1e-5)
+
+
+class Lifted(Excited):
+    """What a sigmoid gives is read by a layer: a silent channel is a half there."""
+
+    def forward(self, x):
+        stem = torch.relu(self.stem(x))
+        wide = torch.sigmoid(self.wide(stem))
+        return self.head(torch.flatten(self.pool(self.narrow(wide)), 1))
+
+
+class Itself(Excited):
+    """A channel times its own sigmoid, in two operations."""
+
+    def forward(self, x):
+        wide = self.wide(torch.relu(self.stem(x)))
+        return self.head(torch.flatten(self.pool(self.narrow(wide * torch.sigmoid(wide))), 1))
+
+
+@pytest.mark.parametrize("kind, words", [(Lifted, "sigmoid"), (Itself, "mul")])
+def test_a_sigmoid_that_does_not_multiply_another_is_refused_by_name(kind, words):
+    network = surgery.silence(kind(nn.Sigmoid()), {"wide": torch.arange(12) > 3})
+    with pytest.raises(surgery.SurgeryError, match=words):
+        surgery.shrink(network)
