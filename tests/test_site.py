@@ -1,11 +1,15 @@
 """The site's pages: answers stay out, widgets too, links lead to what is there."""
 
 import importlib.util
+import json
 import re
+import runpy
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("assemble", ROOT / "docs" / "site" / "assemble.py")
@@ -78,3 +82,60 @@ def test_links_between_pages_lead_to_pages(folder):
 )
 def test_links_are_fitted(written, read):
     assert assemble.page(written) == read
+
+
+# ---- elsewhere ---------------------------------------------------------------------------------------
+def settings_of_sphinx(monkeypatch, **variables):
+    for name in ("REPOSITORY", "BRANCH", "HUB"):
+        monkeypatch.delenv(f"COMPRESSLAB_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"COMPRESSLAB_{name}", value)
+    return runpy.run_path(str(ROOT / "docs" / "site" / "conf.py"))["html_theme_options"]
+
+
+def test_without_a_repository_there_are_no_buttons(monkeypatch, folder):
+    assert "launch_buttons" not in settings_of_sphinx(monkeypatch)
+    text = (folder / "index.md").read_text(encoding="utf-8")
+    assert "ELSEWHERE" not in text
+    assert "codespaces" not in text
+
+
+def test_one_setting_leads_all_buttons_to_a_fork(monkeypatch, tmp_path):
+    address = "https://github.com/somebody/a-fork"
+    variables = {"REPOSITORY": address, "BRANCH": "spring", "HUB": "https://hub.example.org/"}
+    found = settings_of_sphinx(monkeypatch, **variables)
+    assert (found["repository_url"], found["repository_branch"]) == (address, "spring")
+    assert found["launch_buttons"]["jupyterhub_url"] == "https://hub.example.org"
+    assert "colab_url" in found["launch_buttons"]
+    assemble.assemble(tmp_path / "pages", answers=False)
+    text = (tmp_path / "pages" / "index.md").read_text(encoding="utf-8")
+    assert "https://codespaces.new/somebody/a-fork" in text
+
+
+@pytest.mark.parametrize("address", ["", "https://git.example.org/a/b", "https://github.com/alone"])
+def test_what_only_one_host_has_is_offered_there_alone(address):
+    assert assemble.elsewhere(address) == ""
+
+
+def test_a_lab_lies_in_the_repository_where_its_page_lies(folder):
+    """Buttons are made of a page's own path."""
+    for path in (folder / "labs").glob("*.ipynb"):
+        assert (ROOT / path.relative_to(folder)).is_file()
+
+
+def test_the_workflow_and_the_devcontainer_call_what_is_there():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    steps = [s.get("run", "") for job in workflow["jobs"].values() for s in job["steps"]]
+    named = set(re.findall(r"(?:labs|tests|\.ci)/[\w./-]+", "\n".join(steps)))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    target = container["postCreateCommand"].removeprefix("make ")
+    assert f"{target.replace('.venv', '$(VENV)')}:" in makefile
+    assert "\nsite:" in makefile
+    promised = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pythons = workflow["jobs"]["library"]["strategy"]["matrix"]["python"]
+    assert [f"Programming Language :: Python :: {p}" for p in pythons] == [
+        c for c in promised["classifiers"] if "Python ::" in c
+    ]

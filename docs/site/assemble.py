@@ -9,6 +9,7 @@ pictures stay, they themselves are left out. Links between pages are made to fit
 
 import argparse
 import copy
+import os
 import re
 import shutil
 from pathlib import Path
@@ -129,6 +130,18 @@ def reference() -> str:
     return "\n".join(lines)
 
 
+def elsewhere(repository: str) -> str:
+    """How to work through the labs without installing anything, where the repository is known; else ""."""
+    host, _, path = repository.removeprefix("https://").rstrip("/").partition("/")
+    if host != "github.com" or path.count("/") != 1:
+        return ""
+    return (
+        f"Without installing: a [machine of your own in the browser](https://codespaces.new/{path}) with "
+        "everything in it (`make lab` starts JupyterLab). In Colab, run "
+        f"`%pip install git+{repository}` in a first cell.\n"
+    )
+
+
 def assemble(folder: Path, answers: bool) -> None:
     """Everything into a folder, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -151,6 +164,9 @@ def assemble(folder: Path, answers: bool) -> None:
     (folder / "api.md").write_text(reference(), encoding="utf-8")
     contents = (OWN / "index.md").read_text(encoding="utf-8")
     contents = contents.replace("LABS", "\n".join(f"labs/{name}" for name in names))
+    contents = contents.replace(
+        "ELSEWHERE", elsewhere(os.environ.get("COMPRESSLAB_REPOSITORY", ""))
+    )
     (folder / "index.md").write_text(contents, encoding="utf-8")
     shutil.copytree(ROOT / "docs" / "images", folder / "images")
     (folder / "_static").mkdir()

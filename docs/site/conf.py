@@ -1,5 +1,13 @@
-"""How Sphinx makes the site from what `assemble.py` has gathered: `make site`."""
+"""How Sphinx makes the site from what `assemble.py` has gathered: `make site`.
 
+Where a repository is known, each lab has buttons that open it elsewhere:
+
+    COMPRESSLAB_REPOSITORY   its address, such as that of a fork; without it there are no buttons
+    COMPRESSLAB_BRANCH       main by default
+    COMPRESSLAB_HUB          a JupyterHub's address, if a class has one (by nbgitpuller)
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -46,6 +54,23 @@ html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
 }
+
+repository = os.environ.get("COMPRESSLAB_REPOSITORY", "").rstrip("/")
+if repository:
+    hub = os.environ.get("COMPRESSLAB_HUB", "").rstrip("/")
+    html_theme_options |= {
+        "repository_url": repository,
+        "repository_branch": os.environ.get("COMPRESSLAB_BRANCH", "main"),
+        "path_to_docs": "",
+        "use_repository_button": True,
+        "launch_buttons": {
+            "notebook_interface": "jupyterlab",
+            **({"jupyterhub_url": hub} if hub else {}),
+            **(
+                {"colab_url": "https://colab.research.google.com"} if "github" in repository else {}
+            ),
+        },
+    }
 
 default_role = "code"
 
