@@ -1022,7 +1022,7 @@ sparse_network = adopt(sparse_network, "prune.sparse_network")
 # %% [markdown]
 # ## The fourth need: energy
 #
-# Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. Single zeros save bytes but no operation of an engine that multiplies them all the same; channels that are gone save both.
+# Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. Single zeros save bytes but no operation of an engine that multiplies them all the same; channels that are gone save both. Beside them stands the cheapest step of all, a cast to 16 bits (半精度), which any of these networks can take as well.
 
 # %%
 import compresslab as cl
@@ -1031,6 +1031,8 @@ cl.table(
     cl.measure(networks[0], data, "MLP, dense"),
     cl.measure(candidates[0], data, "MLP, sparse"),
     cl.measure(vggs[0], data, "VGG-like, dense"),
+    cl.measure(copy.deepcopy(vggs[0]).half(), data, "VGG-like, float16"),
+    cl.measure(copy.deepcopy(vggs[0]).bfloat16(), data, "VGG-like, bfloat16"),
     cl.measure(slim, data, "VGG-like, slim"),
 )
 

@@ -1037,6 +1037,8 @@ import compresslab as cl
 
 cl.table(
     cl.measure(float_networks, data, "float32"),
+    cl.measure([copy.deepcopy(n).half() for n in float_networks], data, "float16, a cast"),
+    cl.measure([copy.deepcopy(n).bfloat16() for n in float_networks], data, "bfloat16, a cast"),
     cl.measure(xnor_networks, data, "on bits"),
 )
 

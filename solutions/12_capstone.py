@@ -1291,6 +1291,8 @@ import compresslab as cl
 
 cl.table(
     cl.measure(networks[0], data, "float32"),
+    cl.measure(copy.deepcopy(networks[0]).half(), data, "float16, a cast"),
+    cl.measure(copy.deepcopy(networks[0]).bfloat16(), data, "bfloat16, a cast"),
     cl.measure(compressed[0], data, "Deep Compression"),
     cl.measure(advisor.built["int8", True, True].network, data, "int8"),
 )

@@ -32,6 +32,8 @@ PAGES = (
     "results",
     "times",
 )
+TEACHING = ("syllabus", "labs", "test")
+"""Pages of docs/teaching, which stand beside the others as teaching_NAME."""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 REFERENCE = (
     ("The front door", ("compresslab",)),
@@ -110,6 +112,7 @@ def page(text: str, folder: str = "docs") -> str:
         if match[0].startswith("!"):
             return f"![{label}](images/{name})"
         places = {f"{p}.md": f"{p}.md" for p in PAGES}
+        places |= {f"{p}.md": f"teaching_{p}.md" for p in TEACHING}
         places |= {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md"}
         places |= {p.name: f"labs/{p.name}" for p in (ROOT / "solutions").glob("[0-9]*.ipynb")}
         if name in places:
@@ -158,6 +161,9 @@ def assemble(folder: Path, answers: bool) -> None:
     for name in PAGES:
         text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         (folder / f"{name}.md").write_text(page(text), encoding="utf-8")
+    for name in TEACHING:
+        text = (ROOT / "docs" / "teaching" / f"{name}.md").read_text(encoding="utf-8")
+        (folder / f"teaching_{name}.md").write_text(page(text), encoding="utf-8")
     for name in ("README", "CONTRIBUTING"):
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
         (folder / f"{name.lower()}.md").write_text(page(text), encoding="utf-8")
