@@ -783,7 +783,7 @@ train_student = adopt(train_student, "distill.train_student")
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/distances.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer distances` runs them all anew.
 #
-# Is the divergence needed, or does the squared difference of the logits do? Mind the column of images: a distilled student's bill includes its teacher's training.
+# Is the divergence needed, or does the squared difference of the logits do? Mind the column of images: a distilled student's bill includes its teacher's training. The last row is the control that such tables lack as a rule: the same student on all labels that teacher and student have had, for as many images. Where these labels are at hand, they are worth more than the teacher; distillation is for when they are not, or for when the teacher is there already.
 
 # %%
 from compresslab.longer import show_longer
