@@ -309,15 +309,20 @@ def ill_chain(
     Args:
         generator: of all numbers.
         widths: inputs of the first layer, and outputs of each.
-        ill: the layer with a large weight, which leaves few codes to its others.
+        ill: the layer with a large weight at an input that is always 0; it leaves few codes to the others.
         loud: a layer with large outputs, whose errors are large in numbers only.
-        decoy: a layer, not the first, that has lost its weights at an input which the ReLU keeps at 0.
+        decoy: a layer, neither the first nor right behind the ill one, that has lost its weights at an input
+            which the ReLU keeps at 0.
     """
     shapes = list(zip(widths[1:], widths[:-1], strict=True))
     weights = [numbers_of(generator, *shape) / f32(3) for shape in shapes]
     x = np.abs(numbers_of(generator, 20, widths[0]))
     weights[loud] *= 30
-    weights[ill][-1, -1] = 6 * np.abs(weights[ill]).max()
+    if ill == 0:
+        x[:, 2] = 0
+    else:
+        weights[ill - 1][2] = -np.abs(weights[ill - 1][2])
+    weights[ill][0, 2] = 12 * np.abs(weights[ill]).max()
     rounded = list(map(rounded_whole, weights))
     # What follows is after the rounding: no scale is to suffer from it.
     weights[decoy - 1][0] = rounded[decoy - 1][0] = -20 * np.abs(weights[decoy - 1][0])
@@ -340,10 +345,10 @@ def _blame_cases(generator: np.random.Generator) -> list[Case]:
                 return args
 
     return in_stages(
-        ("four layers, the second is ill", *chain((12, 9, 14, 7, 10), 1, 3, 2)),
-        ("four layers, the third is ill", *chain((8, 13, 9, 12, 6), 2, 1, 3)),
-        ("five layers", *chain((10, 12, 8, 11, 9, 7), 2, 4, 3)),
-        ("the first is ill", *chain((12, 10, 8, 9, 11), 0, 1, 2)),
+        ("four layers, the second is ill", *chain((12, 9, 14, 7, 10), 1, 2, 3)),
+        ("four layers, the third is ill", *chain((8, 13, 9, 12, 6), 2, 3, 1)),
+        ("five layers", *chain((10, 12, 8, 11, 9, 7), 2, 1, 4)),
+        ("the first is ill", *chain((12, 10, 8, 9, 11), 0, 1, 3)),
         ("the last is ill", *chain((9, 12, 11, 8), 2, 0, 1)),
     )
 
