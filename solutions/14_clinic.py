@@ -95,7 +95,7 @@ Table(
 # %% [markdown]
 # ### Exercise 1 · An eighth of the bytes, many times slower (build, 3 points, about 2 lines)
 #
-# `slow_layer(packed, scale, unpack)` hands back the cause and a layer: a function from x [examples, columns] to [examples, rows]. It may keep what it likes, and while it multiplies it must not call `unpack`.
+# `slow_layer(packed, scale, unpack)` hands back the cause and a layer: a function from x [examples, columns] to [examples, rows]. It may keep what it likes.
 
 
 # %% nbgrader={"grade": false, "grade_id": "clinic-slow_layer", "locked": false, "schema_version": 3, "solution": true, "task": false}
