@@ -34,7 +34,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from compresslab.data import Examples, Split
+from compresslab.data import Examples, Labelled, Split, TextSplit, labelled
 from compresslab.debugging import decibels
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.network.graph import TracingError
@@ -62,7 +62,7 @@ from compresslab.techniques.prune import PruneGradually, select
 from compresslab.techniques.ptq import corrected, prepare, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig, Quantized
 from compresslab.techniques.surgery import SurgeryError, channels_of, shrink, silence
-from compresslab.training import evaluate, evaluating, logits
+from compresslab.training import evaluate, evaluating, logits, one_tensor
 from compresslab.training import fit as train_in_place
 
 CALIBRATION, PROOF = 500, 100
@@ -263,6 +263,11 @@ class CutChannels(OfAFraction):
     def _cut(self, model: nn.Module) -> nn.Module:
         inner = scores.prunable(model, last=False)
         sizes = {n: s for n, s in scores.magnitude(model).items() if n in inner}
+        if not sizes:
+            raise SurgeryError(
+                "no layer but the last has channels that can be cut: 2-d convolutions and linear layers "
+                "have; Prune and LowRank take other layers too"
+            )
         mask = select(sizes, self.fraction, "channel", "layer")
         return shrink(silence(model, channels_of(mask)))
 
@@ -676,6 +681,9 @@ def compress(
         raise ValueError(f"stages must be a list of stages such as Prune(0.85), got {found}")
     material = material_of(data, epochs, lr, seed, progress)
     check_network(network, material.images[:1])
+    if material.train is not None:
+        with torch.no_grad(), evaluating(network):
+            one_tensor(network(material.images[:1]))
     first = copy.deepcopy(network).eval()
     for stage in stages:
         # What replaces the network (a student) is not what comes in: only it is asked what comes after.
@@ -717,7 +725,7 @@ def material_of(
         ValueError: for anything else, or none at all.
     """
     options = {"epochs": epochs, "lr": lr, "seed": seed, "progress": progress}
-    if isinstance(data, Split):
+    if isinstance(data, Split | TextSplit):
         return Material(data.train.x[:CALIBRATION], data.train, **options, val=data.val)
     if hasattr(data, "x") and hasattr(data, "y") and len(data):
         return Material(data.x[:CALIBRATION], data, **options)
@@ -755,9 +763,9 @@ def check_network(network: nn.Module, example: torch.Tensor) -> None:
         ) from error
 
 
-def own_answers(network: nn.Module, images: torch.Tensor) -> Examples:
+def own_answers(network: nn.Module, images: torch.Tensor) -> Labelled:
     """Images with what the network says of them in the place of labels, for when there are none."""
-    return Examples(images, logits(network, images).argmax(1))
+    return labelled(images, logits(network, images).argmax(1))
 
 
 __all__ = [

@@ -37,8 +37,26 @@ Loss = Callable[[nn.Module, Batch], torch.Tensor]
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """The mean negative log-likelihood of the labels."""
-    return F.cross_entropy(model(batch.x), batch.y)
+    """The mean negative log-likelihood of the labels.
+
+    Raises:
+        ValueError: for a network that answers with something else than one tensor.
+    """
+    return F.cross_entropy(one_tensor(model(batch.x)), batch.y)
+
+
+def one_tensor(answer: object) -> torch.Tensor:
+    """A network's answer, if it is one tensor: labels are held against nothing else.
+
+    Raises:
+        ValueError: if it is not, with the way out.
+    """
+    if not isinstance(answer, torch.Tensor):
+        raise ValueError(
+            f"a network must answer with one tensor to be tested or trained on labels, got "
+            f"{type(answer).__name__}: wrap it in a module that returns the logits"
+        )
+    return answer
 
 
 @dataclass
@@ -204,10 +222,13 @@ def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 250) -> torch.Te
     """The model's outputs for all images, in evaluation mode; modes are put back after.
 
     A network in half precision gets the images so (`precision`).
+
+    Raises:
+        ValueError: for a network that answers with something else than one tensor.
     """
     with evaluating(model):
         parts = as_taken(model, x).split(batch_size)
-        return torch.cat([model(part) for part in parts])
+        return torch.cat([one_tensor(model(part)) for part in parts])
 
 
 def evaluate(model: nn.Module, data: Examples) -> float:

@@ -10,8 +10,11 @@ cifar10   Krizhevsky's small photographs, 32x32, RGB        batch files or the n
 
 import os
 
+import torch
+
 from compresslab.data import cifar10, digits, glyphs, mnist
-from compresslab.data.split import Examples, Split, resized
+from compresslab.data.split import Examples, Features, Labelled, Split, resized
+from compresslab.data.text import Sequences, TextSplit
 
 SOURCES = {
     "glyphs": glyphs,
@@ -23,7 +26,30 @@ SOURCES = {
 
 DEFAULT = "glyphs"
 
-__all__ = ["DEFAULT", "SOURCES", "Examples", "Split", "chosen", "load"]
+__all__ = [
+    "DEFAULT",
+    "SOURCES",
+    "Examples",
+    "Features",
+    "Labelled",
+    "Sequences",
+    "Split",
+    "TextSplit",
+    "chosen",
+    "labelled",
+    "load",
+]
+
+
+def labelled(x: torch.Tensor, y: torch.Tensor) -> Labelled:
+    """Inputs and labels as what they are: images, tokens, or other numbers.
+
+    Raises:
+        ValueError: for inputs that are none of these, or labels of another shape.
+    """
+    if x.dtype == torch.int64:
+        return Sequences(x, y)
+    return Examples(x, y) if x.ndim == 4 else Features(x, y)
 
 
 def chosen() -> str:

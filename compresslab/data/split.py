@@ -47,30 +47,44 @@ class Examples(Labelled):
 
     def _check_inputs(self) -> None:
         if self.x.dtype != torch.float32 or self.x.ndim != 4:
-            raise ValueError(f"x must be float32 [n, c, h, w], got {self.x.dtype} {self.x.ndim}-d")
+            raise ValueError(
+                f"x must be float32 [n, c, h, w], got {self.x.dtype} {self.x.ndim}-d: for numbers that "
+                "are no images use Features, for tokens Sequences (compresslab.data)"
+            )
+
+
+class Features(Labelled):
+    """Numbers `x`, float32 [n, ...], and their labels: rows of a table, series, signals with channels."""
+
+    def _check_inputs(self) -> None:
+        if self.x.dtype != torch.float32 or self.x.ndim < 2:
+            raise ValueError(f"x must be float32 [n, ...], got {self.x.dtype} {self.x.ndim}-d")
 
 
 @dataclass(frozen=True)
 class Split:
-    """A data set: `train` to fit, `val` to choose by, `test` to report; class names; remarks."""
+    """A data set: `train` to fit, `val` to choose by, `test` to report; class names; remarks.
+
+    The parts are Examples, which are images, or Features.
+    """
 
     name: str
-    train: Examples
-    val: Examples
-    test: Examples
+    train: Labelled
+    val: Labelled
+    test: Labelled
     classes: tuple[str, ...]
     note: str = ""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
+    def shape(self) -> tuple[int, ...]:
+        """Of an input; of an image channels, height and width."""
         return tuple(self.train.x.shape[1:])
 
     def __repr__(self) -> str:
         """One line: name, sizes, shape."""
         sizes = f"train {len(self.train):,}, val {len(self.val):,}, test {len(self.test):,}"
-        channels, height, width = self.shape
-        line = f"{self.name}: {sizes} images of {channels}x{height}x{width}"
+        kind = "images" if isinstance(self.train, Examples) else "inputs"
+        line = f"{self.name}: {sizes} {kind} of {'x'.join(map(str, self.shape))}"
         return f"{line}, {len(self.classes)} classes{'; ' + self.note if self.note else ''}"
 
 

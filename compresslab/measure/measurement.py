@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from compresslab.data import Examples, Split
+from compresslab.data import Labelled, Split, TextSplit
 from compresslab.measure.clocks import Timing, latency
 from compresslab.measure.counts import count_layers
 from compresslab.measure.energy import energy_microjoules
@@ -23,7 +23,7 @@ from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.sharing import Shared, shared_layers
 from compresslab.training import evaluate
 
-Data = Split | Examples | torch.Tensor | tuple[int, ...]
+Data = Split | TextSplit | Labelled | torch.Tensor | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,8 @@ def _simulates(module: nn.Module) -> bool:
     return isinstance(module, Quantized | Shared) or bits
 
 
-def _test_and_example(data: Data) -> tuple[Examples | None, torch.Tensor | tuple[int, ...]]:
-    if isinstance(data, Split):
-        return data.test, data.shape
-    if isinstance(data, Examples):
+def _test_and_example(data: Data) -> tuple[Labelled | None, torch.Tensor | tuple[int, ...]]:
+    data = data.test if isinstance(data, Split | TextSplit) else data
+    if isinstance(data, Labelled):
         return data, tuple(data.x.shape[1:]) if data.x.is_floating_point() else data.x[0]
     return None, data

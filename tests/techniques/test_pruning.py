@@ -580,7 +580,9 @@ class Excited(nn.Module):
         return self.head(torch.flatten(self.pool(out), 1))
 
 
-@pytest.mark.parametrize("gate", [nn.Sigmoid(), nn.Hardsigmoid(), torch.sigmoid], ids=str)
+@pytest.mark.parametrize(
+    "gate", [nn.Sigmoid(), nn.Hardsigmoid(), torch.sigmoid], ids=["module", "hard", "function"]
+)
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=10, deadline=None)
 def test_gates_go_with_the_channels_that_they_multiply(gate, seed):
