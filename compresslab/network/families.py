@@ -150,7 +150,7 @@ class Families:
             if sources[0] in self.images:
                 self.images.add(node)
         elif self._puts_side_by_side(node, sources):
-            parts = [s for s in node.args[0] if s in self.of_node]
+            parts = [s for s in _concatenated(node) if s in self.of_node]
             self.of_node[node] = tuple(f for part in parts for f in self.side(part))
             self.images.add(node)
         else:
@@ -158,9 +158,9 @@ class Families:
 
     def _puts_side_by_side(self, node: fx.Node, sources: list[fx.Node]) -> bool:
         """Whether a node concatenates the channels of images."""
-        if node.target not in CONCATENATIONS or not isinstance(node.args[0], tuple | list):
+        if node.target not in CONCATENATIONS or not isinstance(_concatenated(node), tuple | list):
             return False
-        axis = node.kwargs.get("dim", node.kwargs.get("axis", (*node.args[1:], 0)[0]))
+        axis = node.kwargs.get("dim", node.kwargs.get("axis", (*node.args[1:2], 0)[0]))
         images = all(s in self.images or s.op == "placeholder" for s in sources)
         return images and axis in (1, -3) and any(s in self.images for s in sources)
 
@@ -209,7 +209,7 @@ class Families:
             self._block(source, f"norm {name!r}")
         elif maker in side[0].makers:
             self.norms_behind.setdefault(maker, []).append(self.modules[name])
-        else:
+        elif side[0].makers:
             self.norms_behind.setdefault(side[0].makers[-1], []).append(self.modules[name])
 
     def _join(self, node: fx.Node, a: fx.Node, b: fx.Node) -> None:
@@ -227,8 +227,14 @@ class Families:
         """Channels times one number each: where the channel is 0, the product is, whatever the gate says."""
         ones, gates = self.side(a), self.side(gate)
         same = any(one is other for one in ones for other in gates)
-        images = a in self.images and gate in self.images
-        if len(ones) != len(gates) or same or not images or len(gate.users) > 1:
+        images = all(source in self.images or source.op == "placeholder" for source in (a, gate))
+        widths = [[self._width(family) for family in side] for side in (ones, gates)]
+        everyone = images and widths[1] == [1] and widths[0] != [1]
+        if not same and (everyone or not any(widths[0])):
+            # One number for all channels of a place stays, whichever of them go; those of an input stay.
+            for family in gates:
+                family.closed = True
+        elif widths[0] != widths[1] or same or not images or len(gate.users) > 1:
             for source in (a, gate):
                 self._block(source, _said_of(node, None))
         else:
@@ -239,10 +245,20 @@ class Families:
         self.of_node[node] = self.side(a)
         self.images.add(node)
 
+    def _width(self, family: Family) -> int:
+        """How many channels it has; 0 where nobody says."""
+        names = (*family.makers, *family.gates)
+        return len(self.modules[names[0]].weight) if names else 0
+
     def _stop(self, node: fx.Node, module: nn.Module | None, sources: list[fx.Node]) -> None:
         for source in sources:
             self._block(source, _said_of(node, module))
         self.of_node[node] = (Family(closed=True),)
+
+
+def _concatenated(node: fx.Node) -> object:
+    """What a concatenation puts side by side."""
+    return node.args[0] if node.args else node.kwargs.get("tensors")
 
 
 def _said_of(node: fx.Node, module: nn.Module | None) -> str:

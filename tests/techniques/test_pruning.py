@@ -629,3 +629,58 @@ def test_a_sigmoid_that_does_not_multiply_another_is_refused_by_name(kind, words
     network = surgery.silence(kind(nn.Sigmoid()), {"wide": torch.arange(12) > 3})
     with pytest.raises(surgery.SurgeryError, match=words):
         surgery.shrink(network)
+
+
+class Attended(Excited):
+    """One number for all channels of a place (Woo et al. 2018, CBAM, section 3): as many gates as places."""
+
+    def forward(self, x):
+        stem = torch.relu(self.stem(x))
+        wide = torch.relu(self.norm(self.wide(stem)))
+        place = torch.sigmoid(self.single(wide))
+        return self.head(torch.flatten(self.pool(stem + self.narrow(wide * place)), 1))
+
+    def __init__(self, gate):
+        super().__init__(gate)
+        self.single = nn.Conv2d(12, 1, 3, padding=1)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_a_gate_for_places_stays_whichever_channels_go(seed):
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed % 1000)
+    network = Attended(nn.Sigmoid()).eval()
+    keep = torch.rand(12, generator=generator) < 0.6
+    silenced = surgery.silence(network, {"wide": keep})
+    small = surgery.shrink(silenced)
+    left = max(1, int(keep.sum()))
+    assert (small.wide.out_channels, small.narrow.in_channels) == (left, left)
+    assert (small.single.in_channels, small.single.out_channels) == (left, 1)
+    x = torch.rand(2, 3, 6, 6, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), silenced(x), rtol=1e-4, atol=1e-5)
+
+
+class Twice(Excited):
+    """The same channels twice, by the name of the argument; then a gate of another width, for a part."""
+
+    def forward(self, x):
+        stem = torch.relu(self.stem(x))
+        both = torch.cat(tensors=[stem, stem], dim=1)
+        return self.head(torch.flatten(self.pool(self.down(both)), 1))
+
+    def __init__(self, gate):
+        super().__init__(gate)
+        self.down = nn.Conv2d(16, 8, 1)
+
+
+def test_channels_that_stand_side_by_side_with_themselves_go_twice():
+    torch.manual_seed(2)
+    network = Twice(nn.Sigmoid()).eval()
+    silenced = surgery.silence(network, {"stem": torch.arange(8) % 3 > 0})
+    small = surgery.shrink(silenced)
+    assert (small.stem.out_channels, small.down.in_channels) == (5, 10)
+    x = torch.rand(2, 3, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), silenced(x), rtol=1e-4, atol=1e-5)
