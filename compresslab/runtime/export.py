@@ -71,7 +71,7 @@ def export_float(model: nn.Module, shape: tuple[int, ...], path: Path) -> int:
         shape: of one example, without the batch.
         path: is written whole or not at all.
     """
-    return _export(model, shape, Path(path), {})
+    return write_onnx(model, torch.zeros(2, *shape), Path(path), {})
 
 
 def export_int8(
@@ -103,17 +103,25 @@ def export_int8(
         torch.ops.compresslab.qdq.default: round_trip,
         torch.ops.compresslab.from_codes.default: from_codes,
     }
-    return _export(qdq_network(prepared, signed), shape, Path(path), table)
+    return write_onnx(qdq_network(prepared, signed), torch.zeros(2, *shape), Path(path), table)
 
 
-def _export(model: nn.Module, shape: tuple[int, ...], path: Path, table: dict) -> int:
+def write_onnx(model: nn.Module, example: torch.Tensor, path: Path, table: dict) -> int:
+    """Write what a network does with a batch of any size; returns the bytes on disk.
+
+    Args:
+        model: not changed.
+        example: two examples or more.
+        path: is written whole or not at all.
+        table: from operations of ours to what stands for them in ONNX.
+    """
     batch = torch.export.Dim("batch")
 
     def write(temporary: Path) -> None:
         with quietly(), contextlib.redirect_stdout(None), evaluating(model):
             program = torch.onnx.export(
                 model,
-                (torch.zeros(2, *shape),),
+                (example,),
                 dynamo=True,
                 dynamic_shapes=({0: batch},),
                 opset_version=OPSET,
