@@ -58,6 +58,7 @@ from compresslab.techniques import gptq, lowrank, qat, scores, sharing, weight_o
 from compresslab.techniques.adaround import learn_rounding
 from compresslab.techniques.binarize import Binary as BinaryLayer
 from compresslab.techniques.distill import Distillation, cached
+from compresslab.techniques.norms import fitted
 from compresslab.techniques.prune import PruneGradually, select
 from compresslab.techniques.ptq import corrected, prepare, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig, Quantized
@@ -223,6 +224,7 @@ def _runs(network: nn.Module, examples: torch.Tensor) -> bool:
 class Prune(OfAFraction):
     """Single weights to 0 by magnitude: gradually in the first 60 % of the tuning; at once without any.
 
+    Without labels there is no tuning, and batch norms are fitted to the images instead (`techniques.norms`).
     Recurrent layers are written out in linear ones, as they stay: their zeros are saved with the others.
     """
 
@@ -232,7 +234,7 @@ class Prune(OfAFraction):
         at_once = copy.deepcopy(model)
         select(scores.magnitude(at_once), self.fraction).apply(at_once)
         if material.train is None:
-            return at_once.eval()
+            return fitted(at_once.eval(), network, material.images)
         hooks = [PruneGradually(self.fraction, until=0.6)]
         tuned = material.tune(model, hooks=hooks, epochs=self.epochs)
         return material.better(tuned, at_once.eval(), repr(self))
@@ -240,7 +242,10 @@ class Prune(OfAFraction):
 
 @dataclass(frozen=True, repr=False)
 class CutChannels(OfAFraction):
-    """A fraction of every layer's channels removed, the smallest first; then tuning."""
+    """A fraction of every layer's channels removed, the smallest first; then tuning.
+
+    Without labels batch norms are fitted to the images instead (`techniques.norms`).
+    """
 
     def check(self, network: nn.Module, example: torch.Tensor) -> None:
         """A network whose channels cannot be followed is refused."""
@@ -276,6 +281,8 @@ class CutChannels(OfAFraction):
         small = quick_layout(
             self.cut(sharing.unshared(network), material.images[:1]), material.images
         )
+        if material.train is None:
+            return fitted(small.eval(), network, material.images)
         untuned = copy.deepcopy(small)
         return material.better(material.tune(small, epochs=self.epochs), untuned, repr(self))
 
@@ -284,6 +291,7 @@ class CutChannels(OfAFraction):
 class LowRank(OfAFraction):
     """Every layer as two thin ones with that fraction of its parameters; then tuning.
 
+    Without labels batch norms are fitted to the images instead (`techniques.norms`).
     Recurrent layers are written out in linear ones.
     """
 
@@ -293,6 +301,8 @@ class LowRank(OfAFraction):
         thin = lowrank.factorize(model, lowrank.ranks_by_budget(model, self.fraction))
         _refuse_if_read_by_name(thin, material.images[:1])
         thin = quick_layout(thin, material.images)
+        if material.train is None:
+            return fitted(thin.eval(), network, material.images)
         untuned = copy.deepcopy(thin).eval()
         return material.better(material.tune(thin, epochs=self.epochs), untuned, repr(self))
 

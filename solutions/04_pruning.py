@@ -1067,6 +1067,12 @@ show_longer("l0")
 show_longer("residual_cut")
 
 # %% [markdown]
+# And without any tuning? Weights that are gone shift the mean and the variance of every layer's outputs, and the batch norms (批归一化) behind expect the old ones. Their statistics can be taken anew from a few images without labels, no weight is trained (Li et al. 2020). How much of the loss was in the norms? `cl.Prune` does so by itself where it gets images and no labels.
+
+# %%
+show_longer("norms_again")
+
+# %% [markdown]
 # "Pruning is a regulariser, so a pruned network generalises better": with few images, is it so?
 
 # %%

@@ -334,6 +334,15 @@ def ill_chain(
     return tuple(weights), tuple(rounded), x
 
 
+def _flows(weights: Layers, x: np.ndarray) -> bool:
+    """Whether every layer gets something: all channels of a narrow one may be silent by chance."""
+    for weight in weights:
+        if not x.any():
+            return False
+        x = np.maximum(x @ weight.T, 0)
+    return True
+
+
 def _blame_cases(generator: np.random.Generator) -> list[Case]:
     def chain(widths: tuple[int, ...], ill: int, loud: int, decoy: int) -> tuple:
         wrong = [_blamed(relative=False), _blamed(relu=False)]
@@ -341,6 +350,8 @@ def _blame_cases(generator: np.random.Generator) -> list[Case]:
         wrong += [_blamed(by_weight=True)] if ill > 0 else []
         while True:
             args = ill_chain(generator, widths, ill, loud, decoy)
+            if not _flows(args[0], args[2]):
+                continue
             if layer_to_blame(*args)[1] == ill and all(w(*args)[1] != ill for w in wrong):
                 return args
 
