@@ -63,7 +63,7 @@ from compresslab.techniques.prune import PruneGradually, select
 from compresslab.techniques.ptq import corrected, prepare, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig, Quantized
 from compresslab.techniques.surgery import SurgeryError, channels_of, shrink, silence
-from compresslab.training import evaluate, evaluating, logits, one_tensor
+from compresslab.training import evaluate, evaluating, logits
 from compresslab.training import fit as train_in_place
 
 CALIBRATION, PROOF = 500, 100
@@ -691,9 +691,6 @@ def compress(
         raise ValueError(f"stages must be a list of stages such as Prune(0.85), got {found}")
     material = material_of(data, epochs, lr, seed, progress)
     check_network(network, material.images[:1])
-    if material.train is not None:
-        with torch.no_grad(), evaluating(network):
-            one_tensor(network(material.images[:1]))
     first = copy.deepcopy(network).eval()
     for stage in stages:
         # What replaces the network (a student) is not what comes in: only it is asked what comes after.

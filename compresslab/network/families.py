@@ -47,6 +47,9 @@ class Family:
     Attributes:
         makers: whose outputs must be silent.
         gates: whose outputs multiply them, and are cut as well, silent or not.
+        closed: whether all of them stay, since somebody outside makes or reads them.
+        obstacle: what may not keep a 0 a 0; "" if nothing is in the way.
+        joined: the family that this one has become a part of.
     """
 
     makers: list[str] = field(default_factory=list)
@@ -234,7 +237,7 @@ class Families:
             # One number for all channels of a place stays, whichever of them go; those of an input stay.
             for family in gates:
                 family.closed = True
-        elif widths[0] != widths[1] or same or not images or len(gate.users) > 1:
+        elif widths[0] != widths[1] or same or not images or not self._only_here(gate):
             for source in (a, gate):
                 self._block(source, _said_of(node, None))
         else:
@@ -244,6 +247,16 @@ class Families:
                 _merge(one, other)
         self.of_node[node] = self.side(a)
         self.images.add(node)
+
+    def _only_here(self, gate: fx.Node) -> bool:
+        """Whether nobody else sees a gate's channels, which are not silent, from the layer that makes them."""
+        makers, node = self.side(gate)[0].makers, gate
+        while len(node.users) == 1 and str(node.target) not in makers:
+            sources = [n for n in node.all_input_nodes if n in self.of_node]
+            if len(sources) != 1:
+                return False
+            node = sources[0]
+        return len(node.users) == 1 and len(self.side(gate)) == 1
 
     def _width(self, family: Family) -> int:
         """How many channels it has; 0 where nobody says."""

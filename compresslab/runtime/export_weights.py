@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from compresslab.kernels import bitpack
 from compresslab.network.edit import replaced
 from compresslab.runtime.export import write_onnx
 from compresslab.runtime.integers import ConversionError
@@ -98,4 +99,4 @@ def _packed(codes: np.ndarray, bits: int) -> np.ndarray:
         return codes
     wide = np.zeros((len(codes), 2 * math.ceil(codes.shape[1] / 2)), np.uint8)
     wide[:, : codes.shape[1]] = codes
-    return wide[:, 0::2] | (wide[:, 1::2] << 4)
+    return bitpack.pack(wide.reshape(-1), 4).reshape(len(codes), -1)

@@ -1,6 +1,6 @@
 """Batch norms that fit the network again: their statistics re-estimated after its weights were changed.
 
-    mean, variance of each channel  <-  those of what really comes in, over all images together
+    mean, variance of each channel  <-  those of what really comes in, averaged over batches of images
 
 A pruned or rounded layer gives other means and variances than the norm behind it has learned, and that is a
 good part of what accuracy falls by before any tuning. Images without labels are enough, and no weight is

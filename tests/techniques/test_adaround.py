@@ -120,7 +120,7 @@ def test_convolutions_and_what_converts():
     assert decibels(learned(x).detach(), integers) > 25
 
 
-def test_eight_bits_are_no_worse_and_a_layer_that_is_right_stays():
+def test_a_layer_whose_weights_lie_on_their_grid_stays():
     network, x = network_of((8, 4)), correlated(50, 8)
     with torch.no_grad():
         network[0].weight.copy_(torch.randint(-3, 4, (4, 8)) * 0.25)

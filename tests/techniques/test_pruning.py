@@ -684,3 +684,25 @@ def test_channels_that_stand_side_by_side_with_themselves_go_twice():
     x = torch.rand(2, 3, 6, 6)
     with torch.no_grad():
         torch.testing.assert_close(small(x), silenced(x), rtol=1e-4, atol=1e-5)
+
+
+class ReadTwice(Excited):
+    """What a gate is made of is read by another layer too, which needs all of it."""
+
+    def __init__(self, gate):
+        super().__init__(gate)
+        self.beside = nn.Conv2d(12, 8, 1)
+
+    def forward(self, x):
+        wide = self.each(torch.relu(self.norm(self.wide(torch.relu(self.stem(x))))))
+        scale = self.excite(torch.relu(self.squeeze(self.pool(wide))))
+        out = self.narrow(wide * self.gate(scale)) + self.beside(scale)
+        return self.head(torch.flatten(self.pool(out), 1))
+
+
+def test_a_gate_that_another_layer_reads_is_refused_by_name():
+    """Its channels are not silent: cut with those that they multiply, the other layer would miss them."""
+    torch.manual_seed(4)
+    network = surgery.silence(ReadTwice(nn.Sigmoid()).eval(), {"wide": torch.arange(12) > 3})
+    with pytest.raises(surgery.SurgeryError, match="mul"):
+        surgery.shrink(network)

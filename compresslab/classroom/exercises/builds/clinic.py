@@ -125,8 +125,10 @@ def counting_unpacks(function: Callable) -> Callable:
             return (pairs.astype(np.int8) ^ 8) - 8
 
         out = function(packed, scale, unpack)
-        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
-            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if type(out) not in (tuple, list) or len(out) != 2:
+            return 0
+        if stage == "the cause":
+            return out[0], 0
         if not callable(out[1]):
             return out[0], "no function"
         before = len(counted)

@@ -57,8 +57,10 @@ def with_norm(function: Callable) -> Callable:
             network[1].eval()
         modes = [m.training for m in network.modules()]
         out = function(network, [torch.from_numpy(b.copy()) for b in batches])
-        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
-            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if type(out) not in (tuple, list) or len(out) != 2:
+            return 0
+        if stage == "the cause":
+            return out[0], 0
         if not isinstance(out[1], int | float | np.floating | torch.Tensor):
             return out[0], "no number"
         after = network[1].running_mean.numpy().copy(), network[1].running_var.numpy().copy()
@@ -214,8 +216,10 @@ def as_dictionary(function: Callable) -> Callable:
 
     def run(names: tuple[str, ...], tensors: tuple, stage: str) -> object:
         out = function({n: t.copy() for n, t in zip(names, tensors, strict=True)})
-        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
-            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if type(out) not in (tuple, list) or len(out) != 2:
+            return 0
+        if stage == "the cause":
+            return out[0], 0
         if not isinstance(out[1], dict):
             return out[0], "no dictionary"
         ordered = sorted((str(name), value) for name, value in out[1].items())
@@ -469,8 +473,10 @@ def with_gradients(function: Callable) -> Callable:
     def run(student: np.ndarray, teacher: np.ndarray, temperature: float, stage: str) -> object:
         one, other = (torch.from_numpy(z).double().requires_grad_() for z in (student, teacher))
         out = function(one, other, temperature)
-        if type(out) not in (tuple, list) or len(out) != 2 or stage == "the cause":
-            return (out[0], 0) if type(out) in (tuple, list) and len(out) == 2 else 0
+        if type(out) not in (tuple, list) or len(out) != 2:
+            return 0
+        if stage == "the cause":
+            return out[0], 0
         if not isinstance(out[1], torch.Tensor) or out[1].numel() != 1:
             return out[0], "no tensor of one number"
         if out[1].requires_grad:
