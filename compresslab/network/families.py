@@ -249,7 +249,7 @@ class Families:
         self.images.add(node)
 
     def _only_here(self, gate: fx.Node) -> bool:
-        """Whether nobody else sees a gate's channels, which are not silent, from the layer that makes them."""
+        """Whether nobody else sees a gate's channels, which are not silent."""
         makers, node = self.side(gate)[0].makers, gate
         while len(node.users) == 1 and str(node.target) not in makers:
             sources = [n for n in node.all_input_nodes if n in self.of_node]
