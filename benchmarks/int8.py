@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.harness import Record, race, records, repeated, two_threads
 from benchmarks.onnx_peers import onnx_product, onnx_session
 from compresslab import models
-from compresslab.kernels import int8
+from compresslab.kernels import int8, int8_loops, panels
 from compresslab.kernels._jit import kernel
 from compresslab.kernels.simd import (
     TILE_CONFIGURATION,
@@ -73,10 +73,10 @@ def peak_tiles(configuration, steps):
     """Matrix-tile products on registers alone: four independent tiles of sums."""
     tiles_configure(configuration)
     for _ in range(steps):
-        tile_dot(int8.TILE0, int8.TILE4, int8.TILE6)
-        tile_dot(int8.TILE1, int8.TILE4, int8.TILE7)
-        tile_dot(int8.TILE2, int8.TILE5, int8.TILE6)
-        tile_dot(int8.TILE3, int8.TILE5, int8.TILE7)
+        tile_dot(int8_loops.TILE0, int8_loops.TILE4, int8_loops.TILE6)
+        tile_dot(int8_loops.TILE1, int8_loops.TILE4, int8_loops.TILE7)
+        tile_dot(int8_loops.TILE2, int8_loops.TILE5, int8_loops.TILE6)
+        tile_dot(int8_loops.TILE3, int8_loops.TILE5, int8_loops.TILE7)
     tiles_release()
 
 
@@ -93,7 +93,7 @@ def _product(side: int) -> Iterator[Record]:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(side, side, generator=generator) for _ in range(2))
     x, w = (torch.randint(-127, 128, (side, side), dtype=torch.int8) for _ in range(2))
-    packed, codes = int8.pack_weight(w.T.contiguous().numpy()), x.numpy().view(np.uint8)
+    packed, codes = panels.pack_weight(w.T.contiguous().numpy()), x.numpy().view(np.uint8)
     half_a, half_b = a.bfloat16(), b.bfloat16()
     run_peak, products = _peak_runner()
     runners = {

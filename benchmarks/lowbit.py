@@ -22,7 +22,7 @@ from benchmarks.harness import Record, race, records, two_threads
 from benchmarks.onnx_peers import onnx_session
 from compresslab.kernels import lowbit
 from compresslab.kernels._jit import kernel
-from compresslab.kernels.int8 import aligned
+from compresslab.kernels.panels import aligned
 from compresslab.kernels.simd import Static, load, prefetch, register_tile, splat, store, u32x16
 
 COLD = 256 << 20

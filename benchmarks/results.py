@@ -34,15 +34,7 @@ from compresslab.kernels.simd import instruction_set
 from compresslab.measure import count_layers, deployed, energy_microjoules, race_networks
 from compresslab.runtime import files
 from compresslab.runtime.program import Program
-from compresslab.stages import (
-    Binary,
-    CutChannels,
-    LowRank,
-    Material,
-    Prune,
-    Quantize,
-    Share,
-)
+from compresslab.stages import Binary, CutChannels, LowRank, Material, Prune, Quantize, Share
 from compresslab.techniques import sharing
 from compresslab.techniques.binarize import XnorNet
 from compresslab.techniques.distill import Distillation, cached

@@ -16,15 +16,7 @@ from compresslab import models
 from compresslab.kernels import xnor, xnor_conv
 from compresslab.kernels._jit import kernel
 from compresslab.kernels.int8_conv import Window
-from compresslab.kernels.simd import (
-    Static,
-    load,
-    popcount,
-    register_tile,
-    splat,
-    store,
-    u32x16,
-)
+from compresslab.kernels.simd import Static, load, popcount, register_tile, splat, store, u32x16
 from compresslab.runtime.bits import convert_xnor
 from compresslab.techniques.binarize import XnorNet
 

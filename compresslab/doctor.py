@@ -6,7 +6,7 @@
     jupyter      would a notebook run on this very Python?
     threads      how many threads and cores do torch and the labs use, and does a setting make them slow?
     processor    which vector instructions do the kernels find?
-    kernels      does a kernel of every family give what NumPy gives?
+    kernels      does every kernel give what NumPy gives?
     cache        is there a place to keep compiled kernels?
     data         where do data sets come from, and can they be kept?
     progress     can what was passed be remembered?
@@ -19,7 +19,7 @@ seconds; the first time on a machine longer, since kernels are compiled. Nothing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -146,10 +146,14 @@ def _processor() -> Iterator[Finding]:
 
 # ---- kernels -------------------------------------------------------------------------------------
 def _kernels() -> Iterator[Finding]:
+    import numpy as np
+
+    from compresslab.kernels.problems import PROBLEMS, agrees
+
     wrong = {}
-    for name, agrees in KERNELS.items():
+    for name, problem in PROBLEMS.items():
         try:
-            if not agrees():
+            if not agrees(*problem(np.random.default_rng(0))):
                 wrong[name] = "does not give what NumPy gives"
         except Exception as error:
             wrong[name] = f"fails: {type(error).__name__}: {error}"
@@ -159,89 +163,7 @@ def _kernels() -> Iterator[Finding]:
         )
         yield Finding("kernels", WRONG, f"{name} {what}", mend)
     if not wrong:
-        yield Finding("kernels", FINE, f"{len(KERNELS)} families give what NumPy gives")
-
-
-def _affine_agrees() -> bool:
-    import numpy as np
-
-    from compresslab.kernels import affine, reference
-
-    x = np.random.default_rng(0).normal(0, 1, (5, 33)).astype(np.float32)
-    arguments = (x, np.float32(0.02), 3, -128, 127)
-    return np.array_equal(affine.quantize(*arguments), reference.quantize(*arguments))
-
-
-def _bitpack_agrees() -> bool:
-    import numpy as np
-
-    from compresslab.kernels import bitpack, reference
-
-    codes = np.random.default_rng(0).integers(0, 8, 101, dtype=np.uint8)
-    packed = bitpack.pack(codes, 3)
-    whole = np.array_equal(bitpack.unpack(packed, 3, 101), codes)
-    return whole and np.array_equal(packed, reference.pack(codes, 3))
-
-
-def _int8_agrees() -> bool:
-    import numpy as np
-
-    from compresslab.kernels import int8
-
-    random = np.random.default_rng(0)
-    x = random.integers(0, 256, (7, 70), dtype=np.uint8)
-    w = random.integers(-127, 128, (19, 70), dtype=np.int8)
-    sums = int8.matmul(x, int8.pack_weight(w))
-    return np.array_equal(sums, x.astype(np.int32) @ w.T.astype(np.int32))
-
-
-def _lowbit_agrees() -> bool:
-    import numpy as np
-
-    from compresslab.kernels import lowbit
-
-    random = np.random.default_rng(0)
-    codes = random.integers(0, 16, (16, 64), dtype=np.uint8)
-    x = random.normal(0, 1, (3, 64)).astype(np.float32)
-    scale, zero = np.full((16, 2), 0.1, np.float32), np.full((16, 2), 8)
-    weight = lowbit.pack_weight(codes, scale, zero, 4, 32)
-    expected = x @ (0.1 * (codes.astype(np.float32) - 8)).T
-    return bool(np.allclose(lowbit.matmul(x, weight), expected, atol=1e-3))
-
-
-def _sparse_agrees() -> bool:
-    import numpy as np
-
-    from compresslab.kernels import sparse
-
-    random = np.random.default_rng(0)
-    w = random.normal(0, 1, (9, 40)).astype(np.float32) * (random.random((9, 40)) < 0.3)
-    x = random.normal(0, 1, (40, 5)).astype(np.float32)
-    return bool(
-        np.allclose(sparse.matmul(sparse.Csr.of(w.astype(np.float32)), x), w @ x, atol=1e-4)
-    )
-
-
-def _xnor_agrees() -> bool:
-    import numpy as np
-
-    from compresslab.kernels import xnor
-
-    random = np.random.default_rng(0)
-    x, w = (random.normal(0, 1, (n, 100)).astype(np.float32) for n in (3, 17))
-    sums = xnor.matmul(xnor.pack_signs(x), xnor.pack_weight(xnor.pack_signs(w), 100))
-    return np.array_equal(sums, np.where(x < 0, -1, 1) @ np.where(w < 0, -1, 1).T)
-
-
-KERNELS: dict[str, Callable[[], bool]] = {
-    "affine": _affine_agrees,
-    "bitpack": _bitpack_agrees,
-    "int8": _int8_agrees,
-    "lowbit": _lowbit_agrees,
-    "sparse": _sparse_agrees,
-    "xnor": _xnor_agrees,
-}
-"""Whether a small product of each family is what NumPy computes."""
+        yield Finding("kernels", FINE, f"{len(PROBLEMS)} kernels give what NumPy gives")
 
 
 # ---- folders -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import nn
 from compresslab import models
 from compresslab.data import corpus
 from compresslab.data.split import examples
-from compresslab.kernels import int8, int8_conv, int8_pool, xnor, xnor_conv
+from compresslab.kernels import int8, int8_conv, int8_pool, panels, xnor, xnor_conv
 from compresslab.measure import (
     count_layers,
     disk_bytes,
@@ -41,7 +41,7 @@ def some(count=20):
 
 
 def packed(outputs=5, inputs=40):
-    return int8.pack_weight(np.ones((outputs, inputs), np.int8))
+    return panels.pack_weight(np.ones((outputs, inputs), np.int8))
 
 
 def signs(outputs=5, inputs=40):

@@ -12,7 +12,7 @@ from compresslab.advisor import Advisor, Candidate, Scenario
 from compresslab.data import load
 from compresslab.measure import deployed, working_bytes
 from compresslab.runtime import files, peers
-from compresslab.runtime.convert import ConversionError, convert
+from compresslab.runtime.convert import ConversionError, convert, convert_dynamic
 from compresslab.runtime.dynamic import DynamicInt8Linear
 from compresslab.runtime.program import Program
 from compresslab.runtime.steps.integer import IntegerLayer, IntLogits
@@ -30,6 +30,7 @@ from compresslab.stages import (
     Stage,
     Weights,
 )
+from compresslab.stages import stage as stage_module
 from compresslab.techniques import sharing
 from compresslab.techniques.binarize import XnorNet
 from compresslab.techniques.ptq import quantize_post_training
@@ -102,7 +103,7 @@ def test_every_stage_is_measured_by_the_same_numbers(stage, network, material, d
 def test_what_a_stage_left_comes_back_from_its_file(stage, network, material, data, tmp_path):
     kept = deployed(stage(data)(network, material))
     if any(isinstance(m, DynamicInt8Linear) for m in kept.modules()):
-        like = stages.convert_dynamic(network)
+        like = convert_dynamic(network)
     elif isinstance(stage(data), Distill):
         like = models.MLP(data.shape, 10, (8,))
     else:
@@ -262,7 +263,7 @@ def test_what_cannot_be_compressed_is_refused_and_nothing_is_changed(change, wor
 
 
 def test_what_a_later_stage_refuses_is_refused_before_anything_is_trained(data, monkeypatch):
-    monkeypatch.setattr(stages, "train_in_place", lambda *a, **o: pytest.fail("trained"))
+    monkeypatch.setattr(stage_module, "train_in_place", lambda *a, **o: pytest.fail("trained"))
     odd = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3), torch.nn.Softmax2d(), torch.nn.Flatten(), torch.nn.Linear(144, 10)
     )
@@ -325,7 +326,7 @@ def test_a_microcontroller_is_offered_integers_only(advised):
 
 
 def test_nothing_is_trained_where_nothing_may_be(advised, monkeypatch):
-    monkeypatch.setattr(stages, "train_in_place", lambda *a, **o: pytest.fail("trained"))
+    monkeypatch.setattr(stage_module, "train_in_place", lambda *a, **o: pytest.fail("trained"))
     frozen = Scenario("frozen", max_bytes=advised.float_bytes / 5, may_train=False)
     advice = advised.advise(frozen)
     assert names(advice.verdicts) == {"int8", "4 bits", "pruned a little, shared"}

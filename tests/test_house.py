@@ -41,6 +41,13 @@ LAYERS = [
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+def test_no_file_but_exercises_is_over_400_lines():
+    long = {dotted(p): n for p in MODULES if (n := p.read_text("utf-8").count("\n")) > 400}
+    assert not {
+        k: n for k, n in long.items() if not k.startswith("compresslab.classroom.exercises")
+    }
+
+
 def dotted(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -16,6 +16,7 @@ from compresslab import models
 from compresslab.classroom import progress
 from compresslab.data.files import cache_folder, find, write_whole
 from compresslab.data.split import Examples
+from compresslab.kernels import panels
 from compresslab.runtime import files
 from compresslab.runtime import sparse as sparse_files
 from compresslab.runtime.convert import convert
@@ -306,7 +307,7 @@ def test_a_tilde_in_a_variable_is_the_users_home(tmp_path, monkeypatch):
 def _multiply(results):
     from compresslab.kernels import int8
 
-    weight = int8.pack_weight(np.ones((512, 512), np.int8))
+    weight = panels.pack_weight(np.ones((512, 512), np.int8))
     epilogue = weight.requantize(0, None, np.full(512, 1e-4, np.float32), 0, 0, 255)
     out = int8.matmul_requantize(np.ones((64, 512), np.uint8), weight, epilogue, 2)
     results.append(int(out[0, 0]))

@@ -8,14 +8,7 @@ from torch import nn
 
 from compresslab import models
 from compresslab.data import Examples, load
-from compresslab.training import (
-    Hook,
-    TrainingDiverged,
-    evaluate,
-    fit,
-    logits,
-    seed_everything,
-)
+from compresslab.training import Hook, TrainingDiverged, evaluate, fit, logits, seed_everything
 
 
 @pytest.fixture(scope="module")

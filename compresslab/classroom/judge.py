@@ -8,17 +8,21 @@ Left out here: isolation. This runs in the learner's own process and trusts it; 
 `grading`, which does not.
 """
 
-import inspect
-import linecache
 import time
-import traceback
-import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from compresslab.classroom import compare
+from compresslab.classroom.complaints import (
+    Failure,
+    argument_facts,
+    complaint,
+    error_facts,
+    failure_facts,
+    own_line_of,
+)
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.classroom.relation import relation
 from compresslab.classroom.result import CheckResult, Outcome, StoppedError
@@ -40,13 +44,13 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
         if isinstance(outcome.error, NotImplementedError):
             return CheckResult(exercise, "not done", worked_cases(exercise, cases))
         if isinstance(outcome.error, StoppedError):
-            failure = _Failure(case, outcome, None, str(outcome.error))
-            facts = _error_facts(
-                failure, exercise.driven(exercise.reference), lambda e: _own_line(e, function)
+            failure = Failure(case, outcome, None, str(outcome.error))
+            facts = error_facts(
+                failure, exercise.driven(exercise.reference), lambda e: own_line_of(e, function)
             )
             return CheckResult(exercise, "error", facts)
         outcomes.append(outcome)
-    result = verdict(exercise, cases, outcomes, lambda error: _own_line(error, function))
+    result = verdict(exercise, cases, outcomes, lambda error: own_line_of(error, function))
     if result.passed and exercise.large is not None:
         return raced(function, exercise, exercise.large(np.random.default_rng(seed)))
     return result
@@ -61,7 +65,7 @@ def worked_cases(exercise: Exercise, cases: Sequence[Case]) -> tuple[tuple[str, 
     facts = []
     telling = [c for c in cases if all(compare.size(a) for a in c.args)] or cases
     for case in sorted(telling, key=lambda c: compare.size(c.args))[:WORKED]:
-        facts += [("for example", case.label), *_argument_facts(case, reference)]
+        facts += [("for example", case.label), *argument_facts(case, reference)]
         value = reference(*compare.fresh(case.args))
         facts.append(
             (f"gives{f' {exercise.returns}' if exercise.returns else ''}", compare.show(value))
@@ -86,11 +90,11 @@ def raced(function: Callable, exercise: Exercise, case: Case) -> CheckResult:
     seconds, outcome = fastest(driven, case, allowed)
     text = complaint(outcome, expected.value, exercise.tolerance)
     if text:
-        failure = _Failure(case, outcome, expected.value, text)
+        failure = Failure(case, outcome, expected.value, text)
         if outcome.error is not None:
-            facts = _error_facts(failure, reference, lambda error: _own_line(error, function))
+            facts = error_facts(failure, reference, lambda error: own_line_of(error, function))
             return CheckResult(exercise, "error", facts)
-        return CheckResult(exercise, "failed", _failure_facts(failure, exercise, 1, 1))
+        return CheckResult(exercise, "failed", failure_facts(failure, exercise, 1, 1))
     if seconds > allowed:
         return slow(exercise, case, seconds, library)
     return CheckResult(exercise, "passed", points=exercise.points)
@@ -167,7 +171,7 @@ def verdict(
     if expected is None:
         expected = expected_of(exercise, cases)
     failures = [
-        _Failure(case, outcome, want, text)
+        Failure(case, outcome, want, text)
         for case, outcome, want in zip(cases, outcomes, expected, strict=True)
         if (text := complaint(outcome, want, exercise.tolerance))
     ]
@@ -180,9 +184,9 @@ def verdict(
     worst = min(failures, key=lambda f: compare.size(f.case.args))
     which = _stage_facts(exercise, stage)
     if worst.outcome.error is not None:
-        facts = (*which, *_error_facts(worst, reference, own_line))
+        facts = (*which, *error_facts(worst, reference, own_line))
         return CheckResult(exercise, "error", facts, points=points)
-    facts = (*which, *_failure_facts(worst, exercise, failed, len(cases)))
+    facts = (*which, *failure_facts(worst, exercise, failed, len(cases)))
     mistake, sure = recognise(exercise, cases, outcomes, failures)
     if mistake is None:
         seen = relation([f.outcome.value for f in failures], [f.expected for f in failures])
@@ -227,8 +231,8 @@ def medal_verdict(
     measured = []
     for case, outcome in zip(cases, outcomes, strict=True):
         if outcome.error is not None:
-            failure = _Failure(case, outcome, None, complaint(outcome, None, 0.0) or "")
-            return CheckResult(exercise, "error", _error_facts(failure, reference, own_line))
+            failure = Failure(case, outcome, None, complaint(outcome, None, 0.0) or "")
+            return CheckResult(exercise, "error", error_facts(failure, reference, own_line))
         broken = "the function changed its input; work on a copy" if outcome.changed_input else ""
         value = broken or medals.measure(case, outcome.value)
         if isinstance(value, str):
@@ -310,7 +314,7 @@ def recognise(
     exercise: Exercise,
     cases: Sequence[Case],
     outcomes: Sequence[Outcome],
-    failures: Sequence["_Failure"],
+    failures: Sequence["Failure"],
 ) -> tuple[Mistake | None, bool]:
     """The known mistake that gives the same outputs, and whether it does so on every failing case.
 
@@ -345,71 +349,3 @@ def _alike(answer: Outcome, mistake: Outcome, tolerance: float) -> bool:
     if answer.changed_input != mistake.changed_input:
         return False
     return compare.difference(answer.value, mistake.value, tolerance) is None
-
-
-# ---- what a learner is shown ---------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Failure:
-    case: Case
-    outcome: Outcome
-    expected: object
-    complaint: str = field(compare=False)
-
-
-def complaint(outcome: Outcome, expected: object, tolerance: float) -> str | None:
-    """What is wrong with what a call did; None if nothing is."""
-    if outcome.error is not None:
-        return f"{type(outcome.error).__name__}: {outcome.error}"
-    if outcome.changed_input:
-        return "the function changed its input; work on a copy"
-    return compare.difference(outcome.value, expected, tolerance)
-
-
-def _failure_facts(
-    failure: _Failure, exercise: Exercise, failed: int, total: int
-) -> tuple[tuple[str, str], ...]:
-    if isinstance(failure.outcome.value, str) and exercise.look is not None:
-        # What was looked at is a sentence already; it does not know of an input that was written into.
-        wrong = failure.complaint if failure.outcome.changed_input else failure.outcome.value
-        seen = ("what is wrong", wrong)
-        return (("case", failure.case.label), seen, ("failing cases", f"{failed} of {total}"))
-    meaning = f" {exercise.returns}" if exercise.returns else ""
-    return (
-        ("smallest failing case", failure.case.label),
-        *_argument_facts(failure.case, exercise.driven(exercise.reference)),
-        (f"expected{meaning}", compare.show(failure.expected)),
-        ("got", compare.show(failure.outcome.value)),
-        ("difference", failure.complaint),
-        ("failing cases", f"{failed} of {total}"),
-    )
-
-
-def _argument_facts(case: Case, reference: Callable) -> list[tuple[str, str]]:
-    parameters = inspect.signature(reference).parameters.values()
-    # Where what comes back is looked at, the arguments are the harness's, not the answer's.
-    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
-    shown = zip(names, case.args, strict=False)
-    # A build's stage is told by itself.
-    return [(name, compare.show(arg)) for name, arg in shown if name != "stage"]
-
-
-def _error_facts(
-    failure: _Failure, reference: Callable, own_line: Callable[[Exception], str | None]
-) -> tuple[tuple[str, str], ...]:
-    facts = [("case", failure.case.label), *_argument_facts(failure.case, reference)]
-    line = own_line(failure.outcome.error)
-    return (*facts, *([("your line", line)] if line else []), ("error", failure.complaint))
-
-
-def _own_line(error: Exception, function: Callable) -> str | None:
-    """The last line of the learner's own code that ran before the error."""
-    code = getattr(getattr(function, "py_func", function), "__code__", None)
-    if not isinstance(code, types.CodeType):
-        return None
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if f.filename == code.co_filename
-    ]
-    if not frames:
-        return None
-    text = frames[-1].line or linecache.getline(frames[-1].filename, frames[-1].lineno).strip()
-    return f"{frames[-1].lineno}: {text}"

@@ -17,13 +17,7 @@ from nbformat import NotebookNode
 
 from compresslab.classroom import course, glossary
 from compresslab.classroom.course import LabPage, labs_table, read_labs
-from compresslab.classroom.release import (
-    KERNEL,
-    clean,
-    client_of,
-    stored_hash,
-    write_if_new,
-)
+from compresslab.classroom.release import KERNEL, clean, client_of, stored_hash, write_if_new
 
 START = "start.ipynb"
 GLOSSARY = "glossary.ipynb"

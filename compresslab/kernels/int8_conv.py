@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compresslab.kernels import _checks, int8
+from compresslab.kernels import _checks, int8, int8_loops
 from compresslab.kernels._jit import kernel
 from compresslab.kernels._threads import split_rows
+from compresslab.kernels.panels import ONE, ROWS, WIDTHS, PackedWeight, Requantize
 from compresslab.kernels.simd import (
     TILE_CONFIGURATION,
     convert,
@@ -79,9 +80,9 @@ class Window:
 def conv2d_requantize(
     x: np.ndarray,
     zero_point: int,
-    weight: int8.PackedWeight,
+    weight: PackedWeight,
     window: Window,
-    epilogue: int8.Requantize,
+    epilogue: Requantize,
     threads: int = 1,
 ) -> np.ndarray:
     """Convolution to the next layer's codes.
@@ -112,8 +113,8 @@ def conv2d_requantize(
     product = (weight.panels, e.start, e.factor, e.zero, e.low, e.high)
     shape, geometry = (weight.words, weight.outputs), window.geometry(x.shape)
     patches = BLOCK * weight.words + SLACK // 4
-    if weight.fits_tiles and count >= int8.TILED_ROWS and tiles_available():
-        least = int8.TILED_ROWS
+    if weight.fits_tiles and count >= int8_loops.TILED_ROWS and tiles_available():
+        least = int8_loops.TILED_ROWS
 
         def run(first: int, last: int) -> None:
             words, sums = np.zeros(patches, np.uint32), np.empty(least * least, np.int32)
@@ -121,13 +122,13 @@ def conv2d_requantize(
             convolve_tiles(padded, geometry, (height, width), product, *part)
 
     else:
-        rows = int8.ROWS[weight.width]
-        rows = rows if count >= rows.number else int8.ONE
+        rows = ROWS[weight.width]
+        rows = rows if count >= rows.number else ONE
         least = rows.number
 
         def run(first: int, last: int) -> None:
             words = np.zeros(patches, np.uint32)
-            part = (shape, first, last, rows, int8.WIDTHS[weight.width], words, flat)
+            part = (shape, first, last, rows, WIDTHS[weight.width], words, flat)
             convolve(padded, geometry, (height, width), product, *part)
 
     work = count * weight.inputs * weight.outputs
@@ -143,7 +144,7 @@ def depthwise_epilogue(
     out_zero: int,
     low: int,
     high: int,
-) -> int8.Requantize:
+) -> Requantize:
     """As `PackedWeight.requantize`, for a depthwise weight int8 [kh, kw, c]; same errors."""
     channels = weight.shape[2]
     start = -zero_point * weight.astype(np.int32).sum(axis=(0, 1), dtype=np.int32)
@@ -151,7 +152,7 @@ def depthwise_epilogue(
         start = start + _checks.parameter("bias", bias, channels, np.int32)
     factor = _checks.parameter("multiplier", multiplier, channels)
     numbers = _checks.output_codes(out_zero, low, high)
-    return int8.Requantize(start.astype(np.int32), factor, *numbers)
+    return Requantize(start.astype(np.int32), factor, *numbers)
 
 
 def depthwise_requantize(
@@ -159,7 +160,7 @@ def depthwise_requantize(
     zero_point: int,
     weight: np.ndarray,
     window: Window,
-    epilogue: int8.Requantize,
+    epilogue: Requantize,
     threads: int = 1,
 ) -> np.ndarray:
     """Depthwise convolution: each channel has its own kernel; arguments as in `conv2d_requantize`.
@@ -292,7 +293,7 @@ def convolve(padded, geometry, out_size, product, shape, first, last, rows, widt
         # A short last block starts earlier, so that it fills at least one tile.
         begin = max(min(block, end - value(rows)), first)
         gather_block(padded, begin, end, out_size, geometry, k_words, buffer)
-        int8.multiply(
+        int8_loops.multiply(
             words,
             panels,
             start,
@@ -319,9 +320,9 @@ def convolve_tiles(padded, geometry, out_size, product, shape, first, last, sums
     buffer = words.view(np.uint8)
     for block in range(first, last, BLOCK):
         end = min(block + BLOCK, last)
-        begin = min(block, end - int8.TILED_ROWS)
+        begin = min(block, end - int8_loops.TILED_ROWS)
         gather_block(padded, begin, end, out_size, geometry, k_words, buffer)
-        int8.multiply_tiles(
+        int8_loops.multiply_tiles(
             words,
             panels,
             start,

@@ -1,7 +1,9 @@
-"""The oracle: every kernel again in slow, obvious NumPy, with the same name and signature.
+"""The oracle: what every kernel computes, in slow, obvious NumPy on plain arrays.
 
-Nothing here is called by the library. Tests hold each fast kernel equal to its twin, bit for bit. An
-argument that a kernel refuses is not refused here: refusing is the wrapper's work, and tested there.
+The conversions and the packing have twins of the same name and signature. Products, convolutions and pooling
+are put together from a few parts, since they differ in where they look (`windows_of`) and in what becomes of
+a sum (`requantized`); `problems` says which parts make which kernel. An argument that a kernel refuses is not
+refused here: refusing is the wrapper's work, and tested there.
 """
 
 import numpy as np
@@ -52,6 +54,29 @@ def pack_signs(x):
 def sign_product(x, weight):
     signs = [np.where(a >= 0, 1, -1) for a in (x, weight)]
     return signs[0] @ signs[1].T
+
+
+def huffman_write(symbols, codes, lengths):
+    bits = [format(int(codes[s]), f"0{lengths[s]}b") for s in symbols.reshape(-1)]
+    digits = np.array([int(d) for d in "".join(bits)], np.uint8)
+    return np.packbits(digits)
+
+
+def product(x, weight, zero_point=0, bias=0):
+    return (x.astype(np.int64) - zero_point) @ weight.astype(np.int64).T + bias
+
+
+def requantized(sums, multiplier, out_zero, low, high):
+    code = np.rint(sums.astype(np.float32) * np.float32(multiplier)) + np.float32(out_zero)
+    return np.clip(code, low, high).astype(np.uint8)
+
+
+def windows_of(x, size, stride, padding, border):
+    """Every window of images [b, h, w, c], [b, h', w', kh, kw, c], the border filled with one number."""
+    (top, left), (kh, kw), (down, across) = padding, size, stride
+    padded = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)), constant_values=border)
+    found = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(1, 2))
+    return found[:, ::down, ::across].transpose(0, 1, 2, 4, 5, 3)
 
 
 def _like(x: np.ndarray, parameter: np.ndarray, axis: int | None, group: int | None) -> np.ndarray:

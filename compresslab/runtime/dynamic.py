@@ -16,14 +16,10 @@ import torch
 from torch import nn
 
 from compresslab.kernels import affine, int8
+from compresslab.kernels.panels import pack_weight
 from compresslab.network.edit import in_place_of_, replaced
 from compresslab.network.recurrent import unrolled
-from compresslab.network.select import (
-    as_linear,
-    linear_layers,
-    own_linear_layers,
-    refuse_fast_path,
-)
+from compresslab.network.select import as_linear, linear_layers, own_linear_layers, refuse_fast_path
 from compresslab.runtime import ops
 from compresslab.runtime.steps.step import Called, Numbers, numbers_in
 
@@ -41,7 +37,7 @@ class DynamicInt8Linear(Called):
         codes, scale = affine.quantize_absmax(
             layer.weight.detach().float().contiguous().numpy(), 8, layer.in_features
         )
-        self.packed = int8.pack_weight(codes)
+        self.packed = pack_weight(codes)
         self.register_buffer("panels", torch.from_numpy(self.packed.panels))
         self.register_buffer("sums", torch.from_numpy(self.packed.sums))
         self.register_buffer("scale", torch.from_numpy(scale.reshape(-1)))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from compresslab.kernels import int8, int8_conv, lowbit, xnor, xnor_conv
+from compresslab.kernels.panels import PackedWeight, Requantize
 
 
 def threads() -> int:
@@ -17,9 +18,9 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def _packed(panels: torch.Tensor, outputs: int, inputs: int, width: int) -> int8.PackedWeight:
+def _packed(panels: torch.Tensor, outputs: int, inputs: int, width: int) -> PackedWeight:
     count = -(-outputs // width) * width
-    return int8.PackedWeight(panels.numpy(), np.zeros(count, np.int32), outputs, inputs, width)
+    return PackedWeight(panels.numpy(), np.zeros(count, np.int32), outputs, inputs, width)
 
 
 @torch.library.custom_op("compresslab::int8_linear", mutates_args=())
@@ -37,7 +38,7 @@ def int8_linear(
 ) -> torch.Tensor:
     """Codes of a linear layer: uint8 [M, K] -> uint8 [M, N]; see `int8.matmul_requantize`."""
     numbers = (np.float32(v) for v in (zero, low, high))
-    epilogue = int8.Requantize(start.numpy(), factor.numpy(), *numbers)
+    epilogue = Requantize(start.numpy(), factor.numpy(), *numbers)
     weight = _packed(panels, outputs, inputs, width)
     return torch.from_numpy(int8.matmul_requantize(x.numpy(), weight, epilogue, threads()))
 
@@ -64,7 +65,7 @@ def int8_conv2d(
 ) -> torch.Tensor:
     """Codes of a convolution [b, h, w, c] -> [b, h', w', N]; window = kh, kw, stride, padding."""
     numbers = (np.float32(v) for v in (zero, low, high))
-    epilogue = int8.Requantize(start.numpy(), factor.numpy(), *numbers)
+    epilogue = Requantize(start.numpy(), factor.numpy(), *numbers)
     view = int8_conv.Window(*window)
     inputs = view.height * view.width * x.shape[3]
     weight = _packed(panels, outputs, inputs, width)
@@ -94,7 +95,7 @@ def dynamic_int8_linear(
     width: int,
 ) -> torch.Tensor:
     """A float linear layer on int8 products, each row of x quantized as it comes: [M, K] -> [M, N]."""
-    weight = int8.PackedWeight(panels.numpy(), sums.numpy(), len(scale), x.shape[1], width)
+    weight = PackedWeight(panels.numpy(), sums.numpy(), len(scale), x.shape[1], width)
     offset = None if bias is None else bias.numpy()
     epilogue = weight.dequantize(int8.SIGN, scale.numpy(), offset)
     return torch.from_numpy(int8.dynamic_linear(x.numpy(), weight, epilogue, threads()))

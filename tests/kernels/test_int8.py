@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compresslab.kernels import int8, int8_conv, int8_pool
+from compresslab.kernels import int8, int8_conv, int8_pool, panels
 from compresslab.kernels._threads import split_rows
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 11, 12, 13, 16, 17, 31, 32, 33, 63, 64, 65, 97])
@@ -29,7 +29,7 @@ def exact(x, w):
 @given(products())
 def test_the_product_is_exact(problem):
     x, w, _ = problem
-    packed = int8.pack_weight(w)
+    packed = panels.pack_weight(w)
     assert np.array_equal(packed.unpacked(), w)
     got = int8.matmul(x, packed)
     assert got.dtype == np.int32
@@ -40,7 +40,7 @@ def test_the_product_is_exact(problem):
 
 def test_the_largest_codes_do_not_overflow():
     x, w = np.full((5, 4000), 255, np.uint8), np.full((20, 4000), -128, np.int8)
-    assert (int8.matmul(x, int8.pack_weight(w)) == -255 * 128 * 4000).all()
+    assert (int8.matmul(x, panels.pack_weight(w)) == -255 * 128 * 4000).all()
 
 
 @given(products(), st.integers(0, 255))
@@ -49,7 +49,7 @@ def test_requantizing_rounds_adds_the_zero_point_and_saturates(problem, zero):
     n = len(w)
     bias = generator.integers(-1000, 1000, n).astype(np.int32)
     factor = (generator.uniform(0.1, 2, n) / (x.shape[1] * 60)).astype(np.float32)
-    packed = int8.pack_weight(w)
+    packed = panels.pack_weight(w)
     got = int8.matmul_requantize(x, packed, packed.requantize(zero, bias, factor, 7, 7, 200))
     total = (exact(x.astype(np.int64) - zero, w) + bias).astype(np.float32)
     assert np.array_equal(got, np.clip(np.rint(total * factor) + 7, 7, 200).astype(np.uint8))
@@ -61,7 +61,7 @@ def test_dequantizing_scales_rows_and_columns_and_adds_the_bias(problem, zero):
     rows = generator.uniform(0.1, 2, len(x)).astype(np.float32)
     scale = generator.uniform(0.1, 2, len(w)).astype(np.float32)
     bias = generator.normal(0, 1, len(w)).astype(np.float32)
-    packed = int8.pack_weight(w)
+    packed = panels.pack_weight(w)
     got = int8.matmul_dequantize(x, packed, packed.dequantize(zero, scale, bias), rows)
     expected = exact(x.astype(np.int64) - zero, w) * rows[:, None].astype(float) * scale + bias
     assert np.allclose(got, expected, rtol=1e-5, atol=1e-3)
@@ -72,7 +72,7 @@ def test_a_dynamic_linear_layer_is_near_the_float_one(problem):
     x, w, generator = problem
     real = generator.normal(0, 1, x.shape).astype(np.float32)
     scale = np.full(len(w), 0.01, np.float32)
-    packed = int8.pack_weight(w)
+    packed = panels.pack_weight(w)
     got = int8.dynamic_linear(real, packed, packed.dequantize(int8.SIGN, scale))
     expected = real @ (w * scale[:, None]).T
     step = np.abs(real).max(axis=1, keepdims=True) / 127
@@ -87,7 +87,7 @@ def test_shapes_that_suit_matrix_tiles_are_exact_with_every_epilogue(m, n, k, mo
     generator = np.random.default_rng(m)
     x = generator.integers(0, 256, (m, k)).astype(np.uint8)
     w = generator.integers(-128, 128, (n, k)).astype(np.int8)
-    packed = int8.pack_weight(w)
+    packed = panels.pack_weight(w)
     assert packed.fits_tiles
     factor = generator.uniform(1e-4, 1e-3, n).astype(np.float32)
     bias = generator.integers(-500, 500, n).astype(np.int32)
@@ -110,7 +110,7 @@ def test_shapes_that_suit_matrix_tiles_are_exact_with_every_epilogue(m, n, k, mo
 def test_threads_change_nothing(threads):
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (301, 150)).astype(np.uint8)
-    w = int8.pack_weight(generator.integers(-128, 128, (70, 150)).astype(np.int8))
+    w = panels.pack_weight(generator.integers(-128, 128, (70, 150)).astype(np.int8))
     assert np.array_equal(int8.matmul(x, w, threads), int8.matmul(x, w))
 
 
@@ -130,7 +130,7 @@ def test_split_rows_covers_every_row_once(rows, threads, least):
     ],
 )
 def test_activations_that_do_not_fit_are_refused(x, words):
-    packed = int8.pack_weight(np.ones((3, 4), np.int8))
+    packed = panels.pack_weight(np.ones((3, 4), np.int8))
     with pytest.raises(ValueError, match=words):
         int8.matmul(x, packed)
 
@@ -140,7 +140,7 @@ def test_activations_that_do_not_fit_are_refused(x, words):
 )
 def test_weights_without_a_matrix_are_refused(weight):
     with pytest.raises(ValueError, match="weight must have"):
-        int8.pack_weight(weight)
+        panels.pack_weight(weight)
 
 
 def test_views_that_are_not_contiguous_are_read_in_their_own_order():
@@ -148,7 +148,7 @@ def test_views_that_are_not_contiguous_are_read_in_their_own_order():
     x = generator.integers(0, 256, (9, 40)).astype(np.uint8)
     w = generator.integers(-128, 128, (20, 40)).astype(np.int8)
     assert np.array_equal(
-        int8.matmul(x[::2, ::2], int8.pack_weight(w[:, ::2])), exact(x[::2, ::2], w[:, ::2])
+        int8.matmul(x[::2, ::2], panels.pack_weight(w[:, ::2])), exact(x[::2, ::2], w[:, ::2])
     )
 
 
@@ -192,7 +192,7 @@ def test_a_convolution_is_torchs_in_integers(p):
     w = generator.integers(-127, 128, (n, c, window.height, window.width)).astype(np.int8)
     bias = generator.integers(-500, 500, n).astype(np.int32)
     factor = generator.uniform(1e-4, 1e-2, n).astype(np.float32)
-    packed = int8.pack_weight(w.transpose(0, 2, 3, 1).reshape(n, -1))
+    packed = panels.pack_weight(w.transpose(0, 2, 3, 1).reshape(n, -1))
     epilogue = packed.requantize(p["zero"], bias, factor, 5, 5, 250)
     expected = codes(in_torch(x, w, window, p["zero"], 1), bias, factor)
     for threads in (1, 2):
@@ -217,7 +217,7 @@ def test_many_blocks_and_two_threads_give_the_same_image():
     generator = np.random.default_rng(1)
     x = generator.integers(0, 256, (5, 20, 20, 32)).astype(np.uint8)
     w = generator.integers(-127, 128, (40, 288)).astype(np.int8)
-    packed, window = int8.pack_weight(w), int8_conv.Window(3, 3, 1, 1)
+    packed, window = panels.pack_weight(w), int8_conv.Window(3, 3, 1, 1)
     epilogue = packed.requantize(3, None, np.full(40, 1e-3, np.float32), 9, 0, 255)
     one, two = (int8_conv.conv2d_requantize(x, 3, packed, window, epilogue, t) for t in (1, 2))
     total = in_torch(x, w.reshape(40, 3, 3, 32).transpose(0, 3, 1, 2), window, 3, 1)
@@ -231,7 +231,7 @@ def test_convolutions_that_suit_matrix_tiles_are_torchs_too(side, batch, monkeyp
     generator = np.random.default_rng(side)
     x = generator.integers(0, 256, (batch, side, side, 33)).astype(np.uint8)
     w = generator.integers(-127, 128, (70, 33, 3, 3)).astype(np.int8)
-    packed = int8.pack_weight(w.transpose(0, 2, 3, 1).reshape(70, -1))
+    packed = panels.pack_weight(w.transpose(0, 2, 3, 1).reshape(70, -1))
     assert packed.fits_tiles
     factor = generator.uniform(1e-4, 1e-3, 70).astype(np.float32)
     bias = generator.integers(-500, 500, 70).astype(np.int32)
@@ -245,7 +245,7 @@ def test_convolutions_that_suit_matrix_tiles_are_torchs_too(side, batch, monkeyp
 
 
 def test_an_image_smaller_than_the_kernel_is_refused():
-    packed = int8.pack_weight(np.ones((3, 9), np.int8))
+    packed = panels.pack_weight(np.ones((3, 9), np.int8))
     epilogue = packed.requantize(0, None, np.ones(3, np.float32), 0, 0, 255)
     window = int8_conv.Window(3, 3)
     with pytest.raises(ValueError, match="at least as large"):

@@ -11,17 +11,12 @@ from torch import nn
 
 from compresslab import measure, models
 from compresslab.data import load
-from compresslab.kernels import int8
+from compresslab.kernels import panels
 from compresslab.runtime import ops, storage
 from compresslab.runtime.convert import ConversionError, convert, convert_dynamic
 from compresslab.runtime.dynamic import DynamicInt8Linear
 from compresslab.runtime.program import Line, Program
-from compresslab.runtime.steps.integer import (
-    IntConv2d,
-    IntDepthwiseConv2d,
-    IntLinear,
-    IntLogits,
-)
+from compresslab.runtime.steps.integer import IntConv2d, IntDepthwiseConv2d, IntLinear, IntLogits
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig
 from compresslab.training import fit, logits, seed_everything
@@ -219,7 +214,9 @@ def test_a_dynamic_layer_refuses_nan():
 
 # ---- torch operators -----------------------------------------------------------------------------------
 def packed(n, k):
-    weight = int8.pack_weight(np.random.default_rng(0).integers(-127, 128, (n, k)).astype(np.int8))
+    weight = panels.pack_weight(
+        np.random.default_rng(0).integers(-127, 128, (n, k)).astype(np.int8)
+    )
     epilogue = weight.requantize(3, None, np.full(n, 1e-3, np.float32), 4, 0, 255)
     tensors = (weight.panels, epilogue.start, epilogue.factor)
     return weight, [torch.from_numpy(t.copy()) for t in tensors]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
-from compresslab.kernels import int8
+from compresslab.kernels import int8, panels
 from compresslab.numerics import observers
 from compresslab.techniques import folding, mixed
 
@@ -213,7 +213,7 @@ def integer_matmul(
     x: np.ndarray, zero_point: int, weight: np.ndarray, bias: np.ndarray
 ) -> np.ndarray:
     """The library's kernel: sum of (x - z) w + b, int32 [M, N]."""
-    packed = int8.pack_weight(weight)
+    packed = panels.pack_weight(weight)
     shift = zero_point * packed.sums[: len(weight)]
     return int8.matmul(x, packed) + (bias - shift)
 

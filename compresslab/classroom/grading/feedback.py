@@ -23,8 +23,9 @@ from pathlib import Path
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import platforms
 from compresslab.classroom.grading.folder import harmless
-from compresslab.classroom.grading.grade import Mark, exercises_of
+from compresslab.classroom.grading.grade import exercises_of
 from compresslab.classroom.grading.html_page import escaped, html_page
+from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results
 from compresslab.classroom.grading.written import WrittenAnswer
 from compresslab.data.files import write_whole

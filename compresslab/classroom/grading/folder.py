@@ -23,13 +23,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    as_completed,
-)
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +31,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from compresslab.classroom.grading import collect, submission
-from compresslab.classroom.grading.grade import Mark, exercises_of, grade_submission, lab_name
+from compresslab.classroom.grading.grade import exercises_of, grade_submission, lab_name
+from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.sandbox import Limits, SandboxError, printable
 from compresslab.data.files import write_whole
 

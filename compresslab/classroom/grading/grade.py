@@ -21,16 +21,18 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from compresslab.classroom.complaints import complaint
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import LABS
 from compresslab.classroom.grading import protocol, submission
 from compresslab.classroom.grading.cases import cases_of, large_case
+from compresslab.classroom.grading.mark import Mark, message_of, name_of, points_of, status_of
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
 from compresslab.classroom.harnesses import AFTERWARDS
-from compresslab.classroom.judge import complaint, looped, not_compiled, slow, verdict
+from compresslab.classroom.judge import looped, not_compiled, slow, verdict
 from compresslab.classroom.result import CheckResult, Outcome
 from compresslab.classroom.steps import MOST_LINES
 
@@ -44,37 +46,6 @@ ENDINGS = {
     "memory": "all its processes together took too much memory",
     "lost": "it brought the sandbox down, which was started anew",
 }
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One exercise of one learner.
-
-    Attributes:
-        learner: who.
-        exercise: its id.
-        points: given.
-        out_of: what can be had.
-        mistake: the known mistake that was recognised, or "".
-        status: "passed", "partly", "failed", "error", "not done" or "missing".
-        message: what happened, for a teacher.
-        seconds: processor time of the slowest case.
-        memory: bytes of the largest.
-    """
-
-    learner: str
-    exercise: str
-    points: float
-    out_of: int
-    mistake: str = ""
-    status: str = ""
-    message: str = ""
-    seconds: float = 0.0
-    memory: int = 0
-
-    def as_dict(self) -> dict[str, object]:
-        """As JSON has it."""
-        return asdict(self)
 
 
 class RemoteError(Exception):
@@ -222,14 +193,14 @@ def grade_exercise(
     result = verdict(exercise, cases, outcomes, expected=expected)
     right = _right(exercise, outcomes, expected)
     if exercise.kind == "warm-up":
-        result = replace(result, points=_points(exercise.points, right, drawn))
+        result = replace(result, points=points_of(exercise.points, right, drawn))
     if exercise.compiled and result.points and not any(s.status == "compiled" for s in said):
         result = not_compiled(exercise)
     elif result.passed and exercise.large is not None:
         result, more = _raced(exercise, found, result, seed, sandbox, limits)
         said = [*said, *more]
-    status = _status(exercise, found, outcomes, result)
-    message = _message(exercise, status, result, sum(right), len(cases))
+    status = status_of(exercise, found, outcomes, result)
+    message = message_of(exercise, status, result, sum(right), len(cases))
     words = [*remarks, *([remark] if remark else []), message]
     return Mark(
         found.learner,
@@ -305,7 +276,7 @@ def _task(exercise: Exercise, found: submission.Submission) -> dict:
         "answer": answer,
         "before": before,
         "imports": submission.needed(found.imports, "\n".join([*before, answer])),
-        "function": _name(exercise),
+        "function": name_of(exercise),
         "compiled": exercise.compiled,
         "harness": inspect.getsource(harness) if harness else "",
         "harness_name": harness.__name__ if harness else "",
@@ -383,52 +354,3 @@ def _error(text: str) -> Exception:
         except TypeError:
             pass
     return RemoteError(text)
-
-
-def _points(points: int, right: Sequence[bool], drawn: Sequence[bool]) -> float:
-    """By the share of cases that are right: of all, and of those that nobody can know beforehand."""
-    if all(right):
-        return float(points)
-    of_drawn = [r for r, is_drawn in zip(right, drawn, strict=True) if is_drawn]
-    share = min(sum(some) / len(some) for some in (right, of_drawn) if some)
-    return 0.0 if share < 0.5 else math.floor(4 * points * share) / 4
-
-
-def _status(
-    exercise: Exercise,
-    found: submission.Submission,
-    outcomes: Sequence[Outcome],
-    result: CheckResult,
-) -> str:
-    if result.points:
-        return "passed" if result.points == exercise.points else "partly"
-    if not all(isinstance(o.error, NotImplementedError) for o in outcomes):
-        return result.status
-    # What the answer calls may not be done, in the library or in another cell: that is an error of its own.
-    return (
-        "not done" if submission.is_stub(found.answers[exercise.id], _name(exercise)) else "error"
-    )
-
-
-def _name(exercise: Exercise) -> str:
-    return exercise.id.split(".")[1]
-
-
-def _message(exercise: Exercise, status: str, result: CheckResult, passed: int, cases: int) -> str:
-    if status == "not done":
-        return "the cell is as it was handed out"
-    facts = dict(result.facts)
-    if result.medal:
-        return f"{result.medal}: {facts['reached']}"
-    if status == "passed":
-        return ""
-    if result.status == "slow":
-        return f"right, but slow: {facts['large case']}, more than {facts['allowed']}"
-    if exercise.medals:
-        return facts.get("against the rules") or facts.get("error") or facts.get("reached", "")
-    if "stage" in facts:
-        said = facts.get("what is wrong") or facts.get("difference") or facts.get("error", "")
-        return f"stage {facts['stage']}: {said}"
-    shown = [facts.get("smallest failing case") or facts.get("case", "")]
-    shown.append(facts.get("difference") or facts.get("error", ""))
-    return f"{passed} of {cases} cases; " + ": ".join(text for text in shown if text)

@@ -38,7 +38,8 @@ from traitlets.config import Config
 
 from compresslab.classroom.exercises import EXERCISES, of_grade_id
 from compresslab.classroom.grading import submission
-from compresslab.classroom.grading.grade import Mark, grade_safely, opened
+from compresslab.classroom.grading.grade import grade_safely, opened
+from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.sandbox import Limits
 
 

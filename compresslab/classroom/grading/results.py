@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compresslab.classroom.exercises import EXERCISES
-from compresslab.classroom.grading.grade import Mark, lab_name
+from compresslab.classroom.grading.grade import lab_name
+from compresslab.classroom.grading.mark import Mark
 
 
 @dataclass(frozen=True)

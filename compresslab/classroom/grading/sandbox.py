@@ -34,7 +34,7 @@ from compresslab.classroom.grading import protocol
 from compresslab.classroom.grading.cgroup import Group, open_group
 
 PACKAGE = Path(__file__).parents[2]
-STAGED = ("kernels/simd.py", "kernels/_jit.py")
+STAGED = ("kernels/simd", "kernels/_jit.py")
 MISSING = (
     "bubblewrap (bwrap, 0.8 or newer) is not installed or does not work here, so answers would run without "
     "a network namespace, without a read-only file system and with your rights: install it, or pass "
@@ -270,12 +270,16 @@ class Sandbox:
 def stage(folder: Path) -> None:
     """Copy what the worker needs: itself, the protocol, and what answers may call of the library."""
     own = Path(__file__).parent
-    for path in (own / "worker.py", own / "protocol.py", own.parent / "steps.py"):
+    beside = [own / name for name in ("worker.py", "absent.py", "leftovers.py", "protocol.py")]
+    for path in (*beside, own.parent / "steps.py"):
         shutil.copyfile(path, folder / path.name)
     for name in STAGED:
         target = folder / "compresslab" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PACKAGE / name, target)
+        if (PACKAGE / name).is_dir():
+            shutil.copytree(PACKAGE / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(PACKAGE / name, target)
     for package in ("compresslab", "compresslab/kernels"):
         (folder / package / "__init__.py").touch()
 

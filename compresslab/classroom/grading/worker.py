@@ -15,9 +15,6 @@ import __future__
 import ast
 import contextlib
 import functools
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import json
 import linecache
 import os
@@ -30,78 +27,12 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import BinaryIO, ClassVar, NoReturn
+from typing import BinaryIO
 
 MOST_TOLD = 5
 """Statements of a cell that failed and are reported."""
 
 
-# ---- the library is not here ---------------------------------------------------------------------
-class _Missing:
-    """In the place of something of the library's: answers must be written without it."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> "_Missing":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Missing(f"{self._name}.{name}")
-
-    def __or__(self, _other: object) -> "_Missing":
-        """In an annotation: `entropy.Table | None`."""
-        return self
-
-    __ror__ = __or__
-
-    def __getitem__(self, _key: object) -> "_Missing":
-        """In an annotation: `Table[int]`."""
-        return self
-
-    def __call__(self, *arguments: object, **named: object) -> NoReturn:
-        raise RuntimeError(
-            f"{self._name} is not available while grading: write the answer yourself"
-        )
-
-
-class _MissingModule(types.ModuleType):
-    __path__: ClassVar = []
-
-    def __getattr__(self, name: str) -> _Missing:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Missing(f"{self.__name__}.{name}")
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds compresslab in the staged folder or, what is not there, nowhere: never where it is installed."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def find_spec(
-        self, name: str, path: object = None, target: object = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name.split(".")[0] != "compresslab":
-            return None
-        base = os.path.join(self.folder, *name.split("."))
-        if os.path.isfile(base + ".py"):
-            return importlib.util.spec_from_file_location(name, base + ".py")
-        if os.path.isfile(os.path.join(base, "__init__.py")):
-            place = os.path.join(base, "__init__.py")
-            return importlib.util.spec_from_file_location(
-                name, place, submodule_search_locations=[base]
-            )
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _MissingModule(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """There is nothing in it."""
-
-
-# ---- one task ------------------------------------------------------------------------------------
 def _counts_by_namespace() -> bool:
     """Whether the kernel counts a user's processes in each user namespace apart: Linux, from 5.14 on.
 
@@ -332,81 +263,12 @@ def _task(task: dict, inputs: list[bytes], out: BinaryIO, limits: dict) -> None:
             _say(out, number, "died", f"exit status {os.waitstatus_to_exitcode(status)}")
 
 
-def _others() -> int:
-    """How many processes there are in the namespace besides its first and this one."""
-    return sum(name.isdigit() for name in os.listdir("/proc")) - 2
-
-
-def _held() -> int:
-    """Bytes that all processes here hold together, shared pages counted once."""
-    total = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/smaps_rollup", encoding="ascii") as file:
-                    pss = next(line for line in file if line.startswith("Pss:"))
-                total += 1024 * int(pss.split()[1])
-    return total
-
-
-def _kill_all(child: int, alone: bool) -> None:
-    """End the child and whatever it started; alone in a pid namespace that is everybody else."""
-    end = time.monotonic() + 5
-    while time.monotonic() < end:
-        for target in (-1,) if alone else (-child, child):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(target, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        if not alone or _others() <= 0:
-            return
-        time.sleep(0.005)
-
-
-def _emptied(folder: str, before: set[str]) -> bool:
-    """What one answer has left, the next must not find; whether that is so.
-
-    It is not where a path is too long to be named, or memory lies in segments that outlive a process.
-
-    Args:
-        folder: where answers may write.
-        before: what was there at first and stays: Python itself may be mounted below it.
-    """
-    _empty(folder, before)
-    with contextlib.suppress(OSError), open("/proc/sysvipc/shm", encoding="ascii") as file:
-        if len(file.readlines()) > 1:
-            return False
-    return set(os.listdir(folder)) <= before
-
-
-def _empty(folder: str, kept: set[str]) -> None:
-    """Remove all that is in a folder, closed folders too, but for some names at its top."""
-    with contextlib.suppress(OSError):
-        os.chmod(folder, 0o700)
-    waiting, folders = [folder], []
-    while waiting:
-        inside = waiting.pop()
-        with contextlib.suppress(OSError):
-            os.chmod(inside, 0o700)
-            for entry in os.scandir(inside):
-                if inside == folder and entry.name in kept:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                    folders.append(entry.path)
-                else:
-                    with contextlib.suppress(OSError):
-                        os.unlink(entry.path)
-    for inside in reversed(folders):
-        with contextlib.suppress(OSError):
-            os.rmdir(inside)
-
-
 def _supervise(
     child: int, pipe: int, limits: dict, relay: Callable[[bytes], None], alone: bool
 ) -> str:
     """Pass on what the child says, until it ends, says too much, takes too long or becomes too many."""
+    from leftovers import held, others
+
     end, said, checked = time.monotonic() + limits["wall"], 0, time.monotonic()
     while True:
         left = end - time.monotonic()
@@ -414,11 +276,11 @@ def _supervise(
             return "time"
         ready, _, _ = select.select([pipe], [], [], min(left, 0.02))
         # Counted here: the kernel's limit does not hold for root, and for others counts all that they run.
-        if alone and _others() > limits["processes"]:
+        if alone and others() > limits["processes"]:
             return "processes"
         if alone and time.monotonic() > checked + 0.2:
             checked = time.monotonic()
-            if _held() > 1.5 * limits["memory"] + 2**30:
+            if held() > 1.5 * limits["memory"] + 2**30:
                 return "memory"
         if ready:
             part = os.read(pipe, 1 << 16)
@@ -439,9 +301,12 @@ def main() -> None:
     """Serve tasks until the input ends."""
     folder, alone = sys.argv[1], sys.argv[2] == "alone"
     sys.path.insert(0, folder)
-    sys.meta_path.insert(0, _Finder(folder))
+    from absent import Finder
+
+    sys.meta_path.insert(0, Finder(folder))
     import numpy  # noqa: F401
     import torch
+    from leftovers import emptied, kill_all
     from protocol import read_frame, write_frame
 
     torch.set_num_threads(1)
@@ -472,8 +337,8 @@ def main() -> None:
         os.close(end)
         said = []
         why = _supervise(child, pipe, task["limits"], said.append, alone)
-        _kill_all(child, alone)
-        spent = alone and not _emptied("/tmp", at_first)
+        kill_all(child, alone)
+        spent = alone and not emptied("/tmp", at_first)
         os.close(pipe)
         about = {"task": task["id"], "ended": why, "spent": spent}
         write_frame(sink, json.dumps(about).encode())

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from compresslab.kernels import affine, int8, int8_conv
+from compresslab.kernels.panels import pack_weight
 from compresslab.runtime import ops
 from compresslab.runtime.steps.step import (
     Codes,
@@ -102,7 +103,7 @@ class IntegerLayer(Step):
 
     def prepare(self, weight: np.ndarray) -> None:
         """Pack the weight and everything else the kernel wants."""
-        self.packed = int8.pack_weight(weight.reshape(len(weight), -1))
+        self.packed = pack_weight(weight.reshape(len(weight), -1))
         self.register_buffer("panels", torch.from_numpy(self.packed.panels), persistent=True)
         self.epilogue = self.packed.requantize(self.zero_point, *self._numbers())
 
@@ -225,7 +226,7 @@ class IntLogits(Step):
     ) -> None:
         super().__init__()
         self.shape, self.weight_bits, self.zero_point = tuple(weight.shape), bits, zero_point
-        self.packed = int8.pack_weight(weight.reshape(len(weight), -1))
+        self.packed = pack_weight(weight.reshape(len(weight), -1))
         self.register_buffer("panels", torch.from_numpy(self.packed.panels))
         self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32)))
         self.register_buffer("bias", torch.from_numpy(bias.astype(np.float32)))

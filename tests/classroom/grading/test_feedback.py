@@ -12,7 +12,8 @@ from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import feedback, platforms, written
 from compresslab.classroom.grading.collect import Found
 from compresslab.classroom.grading.feedback import page_name
-from compresslab.classroom.grading.grade import Mark, exercises_of
+from compresslab.classroom.grading.grade import exercises_of
+from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results, read_results
 from compresslab.cli import app
 
