@@ -45,7 +45,8 @@ from compresslab.report import (
     use_style,
 )
 from compresslab.runtime import deep_compression, emulator, export, files, peers
-from compresslab.runtime.c_source import lives_of, to_c
+from compresslab.runtime.arena import lives_of
+from compresslab.runtime.c_source import to_c
 from compresslab.runtime.convert import convert
 from compresslab.stages import (
     CutChannels,

@@ -9,14 +9,14 @@ point of that network.
 import copy
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from compresslab.data import Examples
-from compresslab.measure import race_networks
+from compresslab.measure import Measurement, measure, race_networks
 from compresslab.report import Table, in_bytes
 from compresslab.runtime import files
 from compresslab.runtime.peers import OnnxModel
@@ -30,13 +30,18 @@ TIE = 1.05
 
 @dataclass(frozen=True)
 class Row:
-    """One entry: bytes on disk, times smaller and faster than the float network, points lost."""
+    """One entry as it was read back, and how it stands to the float network.
 
-    name: str
-    bytes_disk: int
+    Attributes:
+        measurement: of the network that was read back; its `bytes_disk` is the file's.
+        smaller: times smaller than the float network's file.
+        faster: times faster, in one race.
+        points_lost: accuracy below the float network's, in points.
+    """
+
+    measurement: Measurement
     smaller: float
     faster: float
-    accuracy: float
     points_lost: float
 
     @property
@@ -84,33 +89,28 @@ def row(
     x = judge.x[:batch].contiguous(memory_format=torch.channels_last)
     fastest = copy.deepcopy(reference).to(memory_format=torch.channels_last)
     seconds = race_networks({"float": fastest, "entry": back}, x)
-    accuracy, goal = evaluate(back, judge), evaluate(reference, judge)
-    return Row(
-        name,
-        size,
-        files.size(reference) / size,
-        seconds["float"] / seconds["entry"],
-        accuracy,
-        goal - accuracy,
-    )
+    found = replace(measure(back, judge, name, batches=()), bytes_disk=size)
+    faster = seconds["float"] / seconds["entry"]
+    lost = evaluate(reference, judge) - found.accuracy
+    return Row(found, files.size(reference) / size, faster, lost)
 
 
 def table(rows: list[Row]) -> Table:
     """The board: valid entries in front; a star for the smallest and the fastest, and who is within 5 %."""
     valid = [r for r in rows if r.valid]
-    smallest = min((r.bytes_disk for r in valid), default=None)
+    smallest = min((r.measurement.bytes_disk for r in valid), default=None)
     fastest = max((r.faster for r in valid), default=None)
     cells = [
         [
-            r.name,
-            in_bytes(r.bytes_disk),
-            f"{r.smaller:.1f}{' ★' if r.valid and r.bytes_disk <= TIE * smallest else ''}",
+            r.measurement.name,
+            in_bytes(r.measurement.bytes_disk),
+            f"{r.smaller:.1f}{' ★' if r.valid and r.measurement.bytes_disk <= TIE * smallest else ''}",
             f"{r.faster:.2f}{' ★' if r.valid and TIE * r.faster >= fastest else ''}",
-            f"{r.accuracy:.2f}",
+            f"{r.measurement.accuracy:.2f}",
             f"{r.points_lost:+.2f}",
             "valid" if r.valid else f"more than {WITHIN:g} point lost",
         ]
-        for r in sorted(rows, key=lambda r: (not r.valid, r.bytes_disk))
+        for r in sorted(rows, key=lambda r: (not r.valid, r.measurement.bytes_disk))
     ]
     headings = [
         "entry",

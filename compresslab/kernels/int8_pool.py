@@ -16,9 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from compresslab.kernels import _checks
-from compresslab.kernels._jit import kernel
-
-f32 = np.float32
+from compresslab.kernels.int8_pool_loops import (
+    add_codes,
+    f32,
+    look_up_channels,
+    max_squares,
+    max_windows,
+    mean_of_all,
+    mean_windows,
+    multiply_codes,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def max_pool(x: np.ndarray, size: int) -> np.ndarray:
     if size < 1 or height < size or width < size:
         raise ValueError(f"size must be 1 to {min(height, width)} for this image, got {size}")
     out = np.zeros((batch, height // size, width // size, channels), np.uint8)
-    _max_pool(x, size, out)
+    max_squares(x, size, out)
     return out
 
 
@@ -88,7 +95,7 @@ def max_pool_windows(x: np.ndarray, windows: Windows) -> np.ndarray:
     x = _images("x", x)
     size = windows.output_size(*x.shape[1:3])
     out = np.zeros((x.shape[0], *size, x.shape[3]), np.uint8)
-    _max_pool_windows(x, *_numbers(windows), out)
+    max_windows(x, *_numbers(windows), out)
     return out
 
 
@@ -122,7 +129,7 @@ def mean_pool_windows(
     numbers = (_factor(multiplier), *_checks.output_codes(out_zero, low, high))
     out = np.empty((x.shape[0], *size, x.shape[3]), np.uint8)
     totals = np.zeros(x.shape[3], np.int32)
-    _mean_pool_windows(x, *_numbers(windows), zero_point, padded, *numbers, totals, out)
+    mean_windows(x, *_numbers(windows), zero_point, padded, *numbers, totals, out)
     return out
 
 
@@ -165,7 +172,7 @@ def multiply(
     each = 1 if a.shape != b.shape else pixels
     shape, other = (len(a), pixels, channels), (len(a), each, channels)
     zeros = (f32(zero_points[0]), f32(zero_points[1]))
-    _multiply(a.reshape(shape), b.reshape(other), *zeros, *numbers, out.reshape(shape))
+    multiply_codes(a.reshape(shape), b.reshape(other), *zeros, *numbers, out.reshape(shape))
     return out
 
 
@@ -189,7 +196,7 @@ def look_up(x: np.ndarray, table: np.ndarray) -> np.ndarray:
         )
     out = np.empty(x.shape, np.uint8)
     shape = (-1, x.shape[-1])
-    _look_up(x.reshape(shape), table, out.reshape(shape))
+    look_up_channels(x.reshape(shape), table, out.reshape(shape))
     return out
 
 
@@ -217,7 +224,7 @@ def mean_pool(
     numbers = (_factor(multiplier), *_checks.output_codes(out_zero, low, high))
     out = np.empty((x.shape[0], x.shape[3]), np.uint8)
     totals = np.zeros(x.shape[3], np.int32)
-    _mean_pool(x, zero_point, *numbers, totals, out)
+    mean_of_all(x, zero_point, *numbers, totals, out)
     return out
 
 
@@ -242,7 +249,9 @@ def add(
     f_a, f_b = (_factor(m) for m in multipliers)
     z_a, z_b = (f32(z) for z in zero_points)
     flat = (a.reshape(-1), b.reshape(-1))
-    _add(*flat, z_a, z_b, f_a, f_b, *_checks.output_codes(out_zero, low, high), out.reshape(-1))
+    add_codes(
+        *flat, z_a, z_b, f_a, f_b, *_checks.output_codes(out_zero, low, high), out.reshape(-1)
+    )
     return out
 
 
@@ -257,102 +266,3 @@ def _images(name: str, x: np.ndarray) -> np.ndarray:
     if x.ndim != 4:
         raise ValueError(f"{name} must have shape [batch, h, w, c], got {x.shape}")
     return x
-
-
-@kernel
-def _max_pool(x, size, out):
-    batch, height, width, channels = out.shape
-    for b in range(batch):
-        for y in range(height):
-            for xx in range(width):
-                for i in range(size):
-                    for j in range(size):
-                        for c in range(channels):
-                            code = x[b, y * size + i, xx * size + j, c]
-                            out[b, y, xx, c] = max(out[b, y, xx, c], code)
-
-
-@kernel
-def _mean_pool(x, zero_point, multiplier, out_zero, low, high, totals, out):
-    batch, height, width, channels = x.shape
-    for b in range(batch):
-        for c in range(channels):
-            totals[c] = -height * width * zero_point
-        for y in range(height):
-            for xx in range(width):
-                for c in range(channels):
-                    totals[c] += x[b, y, xx, c]
-        for c in range(channels):
-            code = np.rint(f32(totals[c]) * multiplier) + out_zero
-            out[b, c] = np.uint8(np.int32(min(max(code, low), high)))
-
-
-@kernel
-def _add(a, b, zero_a, zero_b, factor_a, factor_b, out_zero, low, high, out):
-    for i in range(out.size):
-        total = (f32(a[i]) - zero_a) * factor_a + (f32(b[i]) - zero_b) * factor_b
-        code = np.rint(total) + out_zero
-        out[i] = np.uint8(np.int32(min(max(code, low), high)))
-
-
-@kernel
-def _max_pool_windows(x, size, stride, padding, out):
-    batch, height, width, channels = out.shape
-    for b in range(batch):
-        for y in range(height):
-            top = y * stride[0] - padding[0]
-            for xx in range(width):
-                left = xx * stride[1] - padding[1]
-                for i in range(max(top, 0), min(top + size[0], x.shape[1])):
-                    for j in range(max(left, 0), min(left + size[1], x.shape[2])):
-                        for c in range(channels):
-                            out[b, y, xx, c] = max(out[b, y, xx, c], x[b, i, j, c])
-
-
-@kernel
-def _mean_pool_windows(
-    x, size, stride, padding, zero_point, padded, multiplier, out_zero, low, high, totals, out
-):
-    batch, height, width, channels = out.shape
-    for b in range(batch):
-        for y in range(height):
-            top = y * stride[0] - padding[0]
-            first, last = max(top, 0), min(top + size[0], x.shape[1])
-            for xx in range(width):
-                left = xx * stride[1] - padding[1]
-                begin, end = max(left, 0), min(left + size[1], x.shape[2])
-                inside = (last - first) * (end - begin)
-                count = inside
-                if padded:
-                    # A window that ends behind the padding is as small as what is there.
-                    rows = min(top + size[0], x.shape[1] + padding[0]) - top
-                    count = rows * (min(left + size[1], x.shape[2] + padding[1]) - left)
-                for c in range(channels):
-                    totals[c] = -inside * zero_point
-                for i in range(first, last):
-                    for j in range(begin, end):
-                        for c in range(channels):
-                            totals[c] += x[b, i, j, c]
-                for c in range(channels):
-                    code = np.rint(f32(totals[c]) * (multiplier / f32(count))) + out_zero
-                    out[b, y, xx, c] = np.uint8(np.int32(min(max(code, low), high)))
-
-
-@kernel
-def _multiply(a, b, zero_a, zero_b, multiplier, out_zero, low, high, out):
-    batch, pixels, channels = a.shape
-    for n in range(batch):
-        for p in range(pixels):
-            q = p if b.shape[1] > 1 else 0
-            for c in range(channels):
-                product = (f32(a[n, p, c]) - zero_a) * (f32(b[n, q, c]) - zero_b)
-                code = np.rint(product * multiplier) + out_zero
-                out[n, p, c] = np.uint8(np.int32(min(max(code, low), high)))
-
-
-@kernel
-def _look_up(x, table, out):
-    rows, channels = x.shape
-    for r in range(rows):
-        for c in range(channels):
-            out[r, c] = table[c, x[r, c]]

@@ -7,16 +7,12 @@ are those of `c_steps.c`. A kind of step that is not in WRITERS has no C file.
 import math
 from collections.abc import Callable
 
-from compresslab.runtime.c_text import LARGEST, NotForC, Sheet, codes_of, number, shape_of
+from compresslab.runtime.arena import LARGEST, comes_last
+from compresslab.runtime.c_text import NotForC, Sheet, codes_of, number, shape_of
 from compresslab.runtime.program import IMAGE
 from compresslab.runtime.steps.step import Step
 
 Call = Callable[[Sheet, Step, object, int], str]
-
-
-def comes_last(step: Step) -> bool:
-    """Whether an image's channels come last in the network, too."""
-    return bool(getattr(step, "last", 0))
 
 
 def _quantize(w: Sheet, step: Step, line: object, _index: int) -> str:

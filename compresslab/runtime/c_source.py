@@ -18,21 +18,18 @@ operations (https://github.com/ARM-software/CMSIS-NN).
 """
 
 import math
-import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
 
 from compresslab.data.files import write_whole
-from compresslab.runtime.c_calls import ENDS, WRITERS, comes_last
-from compresslab.runtime.c_text import LARGEST, NotForC, Shapes, Sheet, functions
-from compresslab.runtime.program import IMAGE, Program
-from compresslab.runtime.steps.step import Step
+from compresslab.runtime.arena import NoPlaceError, lives_by_name, places, shapes_of, whole_shape
+from compresslab.runtime.c_calls import ENDS, WRITERS
+from compresslab.runtime.c_text import NotForC, Sheet, functions
+from compresslab.runtime.program import Program
 
 
 @dataclass(frozen=True)
@@ -91,27 +88,12 @@ def to_c(network: nn.Module, shape: Sequence[int], name: str = "compresslab_run"
             f"the network's answer must be floats of its last step, got {network.outputs[0]!r} "
             f"({_kind_of(network, network.outputs[0])})"
         )
-    return _written(network, _shape(shape), name)
+    return _written(network, whole_shape(shape), name)
 
 
 def _kind_of(network: Program, name: str) -> str:
     kinds = (s.kind for n, s in zip(network.steps, network.layers, strict=True) if n.name == name)
     return next(kinds, "the image itself")
-
-
-def _shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape as whole numbers."""
-    try:
-        sizes = tuple(operator.index(n) for n in shape)
-    except TypeError as error:
-        raise ValueError(
-            f"shape must be (channels, height, width) or (inputs,), got {shape!r}"
-        ) from error
-    if len(sizes) not in (1, 3) or min(sizes) < 1:
-        raise ValueError(f"shape must be (channels, height, width) or (inputs,), got {shape!r}")
-    if math.prod(sizes) > LARGEST:
-        raise ValueError(f"shape {sizes} has more numbers than 32 bits can count")
-    return sizes
 
 
 def write_c(
@@ -128,50 +110,12 @@ def write_c(
     return source
 
 
-# ---- the arena -----------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Life:
-    """An activation: its bytes, the step that makes it and the last one that reads it."""
-
-    bytes: int
-    first: int
-    last: int
-
-
-def lives_of(network: Program, shape: Sequence[int]) -> list[Life]:
-    """The activations of a Program in the order of its steps; its answer is not among them.
-
-    Raises:
-        ValueError: for a shape that the network does not take.
-    """
-    return list(_lives(network, _shapes(network, _shape(shape))).values())
-
-
-def places(lives: Sequence[Life]) -> tuple[list[int], int]:
-    """Where each activation begins in the smallest arena that greedy-by-size finds, and the arena's bytes.
-
-    Args:
-        lives: activations that meet (one's `first` is not behind the other's `last`) must not overlap.
-    """
-    starts = [0] * len(lives)
-    placed: list[int] = []
-    for index in sorted(range(len(lives)), key=lambda i: (-lives[i].bytes, lives[i].first)):
-        one = lives[index]
-        met = [i for i in placed if lives[i].first <= one.last and one.first <= lives[i].last]
-        start = 0
-        for other in sorted(met, key=lambda i: starts[i]):
-            if starts[other] >= start + one.bytes:
-                break
-            start = max(start, starts[other] + lives[other].bytes)
-        starts[index] = start
-        placed.append(index)
-    ends = (start + life.bytes for start, life in zip(starts, lives, strict=True))
-    return starts, max(ends, default=0)
-
-
 def _written(program: Program, shape: tuple[int, ...], name: str) -> Source:
-    results = _shapes(program, shape)
-    lives = _lives(program, results)
+    try:
+        results = shapes_of(program, shape)
+    except NoPlaceError as error:
+        raise NotForC(str(error)) from error
+    lives = lives_by_name(program, results)
     starts, arena = places(list(lives.values()))
     sheet = Sheet(program, shape, results, dict(zip(lives, starts, strict=True)))
     calls = []
@@ -198,16 +142,6 @@ def _written(program: Program, shape: tuple[int, ...], name: str) -> Source:
     return Source(text, sheet.flash, arena, inputs, outputs, name)
 
 
-def _lives(program: Program, results: Shapes) -> dict[str, Life]:
-    """Every result that lies in the arena: all but the last, which are the logits."""
-    last = {name: i for i, line in enumerate(program.steps) for name in line.inputs}
-    return {
-        line.name: Life(math.prod(results[line.name]), i, last.get(line.name, i))
-        for i, line in enumerate(program.steps)
-        if line.name != program.outputs[0]
-    }
-
-
 def _head(name: str, shape: tuple[int, ...], outputs: int, flash: int, arena: int) -> str:
     took = " x ".join(map(str, shape))
     return (
@@ -218,35 +152,3 @@ def _head(name: str, shape: tuple[int, ...], outputs: int, flash: int, arena: in
         f" *     RAM      {arena} bytes of activations\n *\n"
         f" * {name} returns 0, or 1 for a NaN in the image. Compile: -std=c99 (clang: -ffp-contract=off)\n */"
     )
-
-
-def _shapes(program: Program, shape: tuple[int, ...]) -> dict[str, tuple[int, int, int]]:
-    """(height, width, channels) of every result of one image; rows have one pixel.
-
-    Raises:
-        ValueError: if the network does not take such an image, or a result does not fit 32-bit offsets.
-    """
-    found: dict[str, tuple[int, int, int]] = {}
-    results = {IMAGE: torch.zeros(1, *shape, dtype=torch.float32)}
-    with torch.inference_mode():
-        for line, step in zip(program.steps, program.layers, strict=True):
-            try:
-                result = step(*[results[name] for name in line.inputs])
-            except (ValueError, RuntimeError, IndexError) as error:
-                raise ValueError(
-                    f"shape {shape} does not fit the network: step {line.name!r}: {error}"
-                ) from error
-            results[line.name] = result
-            found[line.name] = _image(line.name, step, result)
-    return found
-
-
-def _image(name: str, step: Step, result: torch.Tensor) -> tuple[int, int, int]:
-    sizes = tuple(result.shape[1:])
-    if step.kind in ("dequantize", "conv_logits") and len(sizes) == 3 and not comes_last(step):
-        sizes = (sizes[1], sizes[2], sizes[0])
-    if len(sizes) not in (1, 3):
-        raise NotForC(f"step {name!r} gives {list(sizes)}: only images and rows have a C function")
-    if np.prod(sizes, dtype=object) > LARGEST:
-        raise NotForC(f"step {name!r} gives more numbers than 32 bits can count")
-    return sizes if len(sizes) == 3 else (1, 1, sizes[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from compresslab.kernels import bitpack
+from compresslab.runtime.arena import Shapes
 from compresslab.runtime.program import Program
 from compresslab.runtime.steps.step import Codes
 
@@ -19,8 +20,6 @@ NEEDS = {
     **dict.fromkeys(("add", "multiply"), ("at",)),
 }
 """What a function of `c_steps.c` calls beside `base`."""
-LARGEST = 2**31 - 1
-Shapes = Mapping[str, tuple[int, int, int]]
 
 
 class NotForC(ValueError):  # noqa: N818

@@ -10,7 +10,7 @@ It is a torch module like any other; `forward` walks the list and forgets result
 network with several inputs has "image", "image_1", ...; one with several outputs answers with a tuple.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,10 +74,11 @@ class Program(nn.Module):
         if unknown:
             raise ValueError(f"outputs must be names of lines, got {', '.join(unknown)}")
         self.layers = nn.ModuleList(steps)
+        self.plans: dict = {}
         last_use = {name: i for i, line in enumerate(lines) for name in line.inputs}
         last_use |= {name: len(lines) for name in self.outputs}
         # For each line: its name, what it takes, and what nobody needs after it.
-        self.plan = tuple(
+        self.order = tuple(
             (line.name, line.inputs, [n for n in {*line.inputs} if last_use[n] == i])
             for i, line in enumerate(lines)
         )
@@ -93,16 +94,50 @@ class Program(nn.Module):
     def forward(self, *images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Float images [b, c, h, w] -> float logits [b, classes].
 
+        In one call where there is a plan for the images' size and nobody watches the steps
+        (`runtime.plan`), step by step elsewhere; the answers are the same.
+
         Raises:
             ValueError: for another number of inputs.
         """
         if len(images) != len(self.images):
             raise ValueError(f"expected {len(self.images)} inputs, got {len(images)}")
+        plan = None if self._watched() else self.planned(images[0])
+        if plan is None:
+            return self.step_by_step(*images)
+        results = plan(images[0], torch.get_num_threads())
+        return results[0] if len(results) == 1 else results
+
+    def _watched(self) -> bool:
+        layers = self.layers._modules.values()
+        hooks = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+        return hooks or _has_any_global_hook() or torch.compiler.is_compiling()
+
+    def planned(self, image: torch.Tensor) -> Callable | None:
+        """The plan for images of this size; None where they run step by step."""
+        from compresslab.runtime.plan import Plan, suits
+
+        if not suits(image):
+            return None
+        layers, shape = list(self.layers), tuple(image.shape[1:])
+        if self.plans.get("steps") != layers:  # another step in one's place
+            self.plans = {"steps": layers}
+        if shape not in self.plans:
+            self.plans[shape] = Plan.of(self, shape)
+        return self.plans[shape]
+
+    def __getstate__(self) -> dict:
+        """Without plans, which hold addresses: a copy makes its own."""
+        return {**self.__dict__, "plans": {}}
+
+    @torch.inference_mode()
+    def step_by_step(self, *images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """One call for each step, as `forward` does where a step is watched or has no row in a plan."""
         results = dict(zip(self.images, images, strict=True))
         # Small networks take a tenth of a millisecond: what is done here for every step shows.
         layers = self.layers._modules.values()
         watched = _has_any_global_hook() or torch.compiler.is_compiling()
-        for (name, inputs, finished), layer in zip(self.plan, layers, strict=True):
+        for (name, inputs, finished), layer in zip(self.order, layers, strict=True):
             hooked = watched or layer._forward_hooks or layer._forward_pre_hooks
             run = layer if hooked else layer.forward
             if len(inputs) == 1:

@@ -8,6 +8,7 @@ import torch
 from compresslab import models
 from compresslab.classroom import leaderboard
 from compresslab.data import load
+from compresslab.measure import Measurement
 from compresslab.runtime import files
 from compresslab.runtime.storage import FileError
 from compresslab.techniques import sharing
@@ -33,13 +34,13 @@ def test_the_reference_itself_loses_nothing_and_is_as_large(network, data):
     row = leaderboard.row("itself", network, network, data.test)
     assert row.valid
     assert (row.smaller, row.points_lost) == (1, 0)
-    assert row.accuracy == evaluate(network, data.test)
+    assert row.measurement.accuracy == evaluate(network, data.test)
 
 
 def test_a_shared_network_is_weighed_by_its_file(network, data):
     shared = sharing.share_weights(network, 15)
     row = leaderboard.row("shared", shared, network, data.test)
-    assert row.bytes_disk == files.size(shared)
+    assert row.measurement.bytes_disk == files.size(shared)
     assert row.smaller == files.size(network) / files.size(shared)
 
 
@@ -53,7 +54,7 @@ def test_what_counts_is_what_comes_back_from_the_file(network, data):
     cheat = Cheat(data.shape, 10, (32,))
     assert evaluate(cheat, data.test.first(200)) == 100
     row = leaderboard.row("cheat", cheat, network, data.test.first(200))
-    assert row.accuracy < 50
+    assert row.measurement.accuracy < 50
     assert not row.valid
 
 
@@ -87,10 +88,15 @@ def test_a_simulation_and_a_row_without_a_name_are_refused(network, data):
         leaderboard.row("  ", network, network, data.test)
 
 
+def entry(name, size, smaller, faster, accuracy, lost):
+    found = Measurement(name, 1, 1, 4, size, 1, 64, 1.0, accuracies=(accuracy,))
+    return leaderboard.Row(found, smaller, faster, lost)
+
+
 @pytest.mark.parametrize("right", range(0, 1001, 7))
 def test_exactly_a_point_is_within_a_point(right):
     exact = 100 * ((right + 10) / 1000) - 100 * (right / 1000)
-    assert leaderboard.Row("x", 1, 1.0, 1.0, 0.0, exact).valid
+    assert entry("x", 1, 1.0, 1.0, 0.0, exact).valid
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.5, 10**6])
@@ -101,10 +107,10 @@ def test_batches_that_cannot_be_are_refused(network, data, batch):
 
 def test_crowns_go_to_valid_rows_only():
     rows = [
-        leaderboard.Row("tiny and wrong", 10, 100.0, 9.0, 50.0, 40.0),
-        leaderboard.Row("small", 100, 10.0, 1.0, 89.5, 0.5),
-        leaderboard.Row("fast", 300, 3.0, 4.0, 89.9, 0.1),
-        leaderboard.Row("as fast", 310, 2.9, 3.9, 89.9, 0.1),
+        entry("tiny and wrong", 10, 100.0, 9.0, 50.0, 40.0),
+        entry("small", 100, 10.0, 1.0, 89.5, 0.5),
+        entry("fast", 300, 3.0, 4.0, 89.9, 0.1),
+        entry("as fast", 310, 2.9, 3.9, 89.9, 0.1),
     ]
     lines = str(leaderboard.table(rows)).splitlines()
     assert [line.split("  ")[0] for line in lines[1:5]] == [

@@ -15,7 +15,8 @@ from torch import nn
 from benchmarks.handwritten import HANDWRITTEN
 from compresslab.models import DepthwiseNet, ResNet8, VGGLike
 from compresslab.runtime import c_text
-from compresslab.runtime.c_source import Life, places, to_c, write_c
+from compresslab.runtime.arena import Life, places
+from compresslab.runtime.c_source import to_c, write_c
 from compresslab.runtime.c_text import NotForC
 from compresslab.runtime.convert import ConversionError, convert
 from compresslab.runtime.program import Line, Program

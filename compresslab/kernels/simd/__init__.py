@@ -41,7 +41,16 @@ from compresslab.kernels.simd.lanes import (
     where_ge,
     where_mask,
 )
-from compresslab.kernels.simd.memory import at, load, prefetch, register_tile, splat, store, value
+from compresslab.kernels.simd.memory import (
+    array_at,
+    at,
+    load,
+    prefetch,
+    register_tile,
+    splat,
+    store,
+    value,
+)
 from compresslab.kernels.simd.products import dot4
 from compresslab.kernels.simd.target import instruction_set, target_has
 from compresslab.kernels.simd.tiles import (
@@ -78,6 +87,7 @@ __all__ = [
     "Static",
     "StaticType",
     "Vector",
+    "array_at",
     "at",
     "bitcast",
     "convert",

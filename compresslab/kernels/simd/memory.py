@@ -1,5 +1,7 @@
 """Vectors from memory and to it; one number in all lanes; a tile of registers."""
 
+import ctypes
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -7,7 +9,7 @@ from numba.core import cgutils
 from numba.np.arrayobj import populate_array
 
 from compresslab.kernels.simd.declaration import INT32, broadcast, operation
-from compresslab.kernels.simd.vectors import KindType, StaticType, Vector, llvm_type
+from compresslab.kernels.simd.vectors import Kind, KindType, StaticType, Vector, llvm_type
 
 
 def _address(
@@ -121,3 +123,34 @@ def prefetch(_typing: object, array: types.Array, index: types.Type) -> tuple:
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+def _array_at_meaning(address: int, count: int, kind: Kind) -> np.ndarray:
+    """The array as Python reaches it, by ctypes."""
+    held = (ctypes.c_char * (int(count) * kind.dtype.itemsize)).from_address(int(address))
+    return np.frombuffer(held, kind.dtype)
+
+
+@operation(_array_at_meaning)
+def array_at(_typing: object, address: types.Type, count: types.Type, kind: KindType) -> tuple:
+    """A flat view of `count` numbers of the kind's type at an address.
+
+    Whoever hands the address over keeps the memory alive. Nothing is checked.
+    """
+    array_type = types.Array(kind.vector.element, 1, "C")
+
+    def generate(context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        element = llvm_type(kind.vector).element
+        item = context.get_constant(types.intp, kind.vector.element.bitwidth // 8)
+        array = context.make_array(array_type)(context, builder)
+        populate_array(
+            array,
+            data=builder.inttoptr(args[0], element.as_pointer()),
+            shape=[args[1]],
+            strides=[item],
+            itemsize=item,
+            meminfo=None,
+        )
+        return array._getvalue()
+
+    return array_type(types.intp, types.intp, kind), generate

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from compresslab.classroom.exercise import RIGHT, Case, Exercise, Mistake
-from compresslab.runtime.c_source import Life, places
+from compresslab.runtime.arena import Life, places
 
 APART, AGAIN, LARGEST = "nothing overlaps", "places are used again", "the largest first"
 
