@@ -79,9 +79,27 @@ REFUSED = {
         lambda: packed().requantize(0, None, ONES, 0, 9, 3),
         "low must not lie above high",
     ),
+    "a convolution's weight in one run": (
+        lambda: int8_conv.conv2d_requantize(
+            np.zeros((1, 5, 5, 21), np.uint8),
+            0,
+            packed(5, 189),
+            int8_conv.Window(3, 3),
+            packed(5, 189).requantize(0, None, np.ones(5, f32), 0, 0, 255),
+        ),
+        r"pack_weight\(w, 3\), got 48 words in runs=1",
+    ),
+    "a weight in runs that do not divide it": (
+        lambda: panels.pack_weight(np.ones((2, 10), np.int8), 3),
+        "runs must divide the 10 inputs, got 3",
+    ),
+    "a depthwise weight of two axes": (
+        lambda: int8_conv.pack_taps(np.ones((3, 4), np.int8)),
+        r"weight must have shape \[kh, kw, c\]",
+    ),
     "depthwise, one multiplier for all": (
-        lambda: int8_conv.depthwise_epilogue(
-            np.ones((3, 3, 4), np.int8), 0, None, np.ones(1, f32), 0, 0, 255
+        lambda: int8_conv.pack_taps(np.ones((3, 3, 4), np.int8)).requantize(
+            0, None, np.ones(1, f32), 0, 0, 255
         ),
         r"multiplier must have shape \[4\]",
     ),

@@ -15,30 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from compresslab.kernels import _checks, int8, int8_loops
-from compresslab.kernels._jit import kernel
 from compresslab.kernels._threads import split_rows
-from compresslab.kernels.panels import ONE, ROWS, WIDTHS, PackedWeight, Requantize
+from compresslab.kernels.int8_conv_loops import (
+    BLOCK,
+    convolve,
+    convolve_depthwise,
+    convolve_tiles,
+    fill_border,
+)
+from compresslab.kernels.panels import LANES, ONE, ROWS, WIDTHS, PackedWeight, Requantize, aligned
 from compresslab.kernels.simd import (
-    TILE_CONFIGURATION,
-    convert,
-    f32x16,
-    i8x16,
-    i32x16,
-    load,
-    rint,
-    splat,
-    store,
     tiles_available,
-    u8x16,
-    u8x64,
-    value,
-    vmax,
-    vmin,
 )
 
-BLOCK = 96
 SLACK = 64
-LANES = 16
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ def conv2d_requantize(
     Args:
         x: uint8 [batch, h, w, c].
         zero_point: of x; what the border is filled with.
-        weight: packed [N, kh * kw * c], in the order (kh, kw, c).
+        weight: packed [N, kh * kw * c], in the order (kh, kw, c), in kh runs.
         window: kernel, stride, padding.
         epilogue: from `weight.requantize` with the same zero point.
         threads: at most so many.
@@ -102,6 +92,14 @@ def conv2d_requantize(
         ValueError: if x does not fit the weight or the window.
     """
     x = _image(x, weight.inputs, window)
+    # Where lines are whole words, packed in one run or in several is the same.
+    line = window.width * x.shape[3]
+    in_lines = line % 4 == 0 or weight.runs == window.height
+    if not in_lines or weight.words < window.height * -(-line // 4):
+        raise ValueError(
+            f"weight must be packed in a run for each line of the window, pack_weight(w, {window.height}), "
+            f"got {weight.words} words in runs={weight.runs}"
+        )
     height, width = window.output_size(*x.shape[1:3])
     if window.pointwise:
         rows = int8.matmul_requantize(x.reshape(-1, x.shape[3]), weight, epilogue, threads)
@@ -112,12 +110,12 @@ def conv2d_requantize(
     e, flat = epilogue, out.reshape(-1)
     product = (weight.panels, e.start, e.factor, e.zero, e.low, e.high)
     shape, geometry = (weight.words, weight.outputs), window.geometry(x.shape)
-    patches = BLOCK * weight.words + SLACK // 4
     if weight.fits_tiles and count >= int8_loops.TILED_ROWS and tiles_available():
         least = int8_loops.TILED_ROWS
 
         def run(first: int, last: int) -> None:
-            words, sums = np.zeros(patches, np.uint32), np.empty(least * least, np.int32)
+            words = np.zeros(BLOCK * weight.words + SLACK // 4, np.uint32)
+            sums = np.empty(least * least, np.int32)
             part = (shape, first, last, sums, words, flat)
             convolve_tiles(padded, geometry, (height, width), product, *part)
 
@@ -127,8 +125,7 @@ def conv2d_requantize(
         least = rows.number
 
         def run(first: int, last: int) -> None:
-            words = np.zeros(patches, np.uint32)
-            part = (shape, first, last, rows, WIDTHS[weight.width], words, flat)
+            part = (shape, first, last, rows, WIDTHS[weight.width], flat)
             convolve(padded, geometry, (height, width), product, *part)
 
     work = count * weight.inputs * weight.outputs
@@ -136,29 +133,72 @@ def conv2d_requantize(
     return out
 
 
-def depthwise_epilogue(
-    weight: np.ndarray,
-    zero_point: int,
-    bias: np.ndarray | None,
-    multiplier: np.ndarray,
-    out_zero: int,
-    low: int,
-    high: int,
-) -> Requantize:
-    """As `PackedWeight.requantize`, for a depthwise weight int8 [kh, kw, c]; same errors."""
-    channels = weight.shape[2]
-    start = -zero_point * weight.astype(np.int32).sum(axis=(0, 1), dtype=np.int32)
-    if bias is not None:
-        start = start + _checks.parameter("bias", bias, channels, np.int32)
-    factor = _checks.parameter("multiplier", multiplier, channels)
-    numbers = _checks.output_codes(out_zero, low, high)
-    return Requantize(start.astype(np.int32), factor, *numbers)
+@dataclass(frozen=True)
+class PackedTaps:
+    """A depthwise weight as its loop reads it: 16 channels side by side, each with four taps.
+
+    Attributes:
+        taps: int8, flat [blocks of 16 channels, groups of four taps, 16, 4]; what fills up is 0.
+        sums: int32 [blocks * 16], the sum of each channel's taps.
+        height: of the kernel.
+        width: of the kernel.
+        channels: c.
+    """
+
+    taps: np.ndarray
+    sums: np.ndarray
+    height: int
+    width: int
+    channels: int
+
+    def places(self, across: int) -> np.ndarray:
+        """Bytes from the first tap to each, int64 [groups * 4], in images `across` pixels wide."""
+        rows, columns = np.divmod(np.arange(self.height * self.width), self.width)
+        found = np.zeros(len(self.taps) // len(self.sums), np.int64)
+        found[: rows.size] = (rows * across + columns) * self.channels
+        return found
+
+    def requantize(
+        self,
+        zero_point: int,
+        bias: np.ndarray | None,
+        multiplier: np.ndarray,
+        out_zero: int,
+        low: int,
+        high: int,
+    ) -> Requantize:
+        """As `PackedWeight.requantize`, a number for each channel; same errors."""
+        start, factor = -zero_point * self.sums, np.zeros(self.sums.size, np.float32)
+        if bias is not None:
+            start[: self.channels] += _checks.parameter("bias", bias, self.channels, np.int32)
+        factor[: self.channels] = _checks.parameter("multiplier", multiplier, self.channels)
+        return Requantize(start, factor, *_checks.output_codes(out_zero, low, high))
+
+
+def pack_taps(weight: np.ndarray) -> PackedTaps:
+    """Lay a depthwise weight int8 [kh, kw, c] out for its loop.
+
+    Raises:
+        ValueError: for another shape or dtype, or an empty one.
+    """
+    weight = _checks.array_of("weight", weight, np.int8)
+    if weight.ndim != 3 or weight.size == 0:
+        raise ValueError(f"weight must have shape [kh, kw, c], none of them 0, got {weight.shape}")
+    height, width, channels = weight.shape
+    blocks, groups = -(-channels // LANES), -(-height * width // 4)
+    full = np.zeros((groups * 4, blocks * LANES), np.int8)
+    full[: height * width, :channels] = weight.reshape(-1, channels)
+    packed = aligned(full.size, np.int8)
+    order = full.reshape(groups, 4, blocks, LANES).transpose(2, 0, 3, 1)
+    packed.reshape(blocks, groups, LANES, 4)[...] = order
+    sums = full.astype(np.int32).sum(axis=0, dtype=np.int32)
+    return PackedTaps(packed, sums, height, width, channels)
 
 
 def depthwise_requantize(
     x: np.ndarray,
     zero_point: int,
-    weight: np.ndarray,
+    weight: PackedTaps,
     window: Window,
     epilogue: Requantize,
     threads: int = 1,
@@ -168,35 +208,37 @@ def depthwise_requantize(
     Args:
         x: uint8 [batch, h, w, c].
         zero_point: of x.
-        weight: int8 [kh, kw, c].
+        weight: from `pack_taps`.
         window: kernel, stride, padding.
-        epilogue: from `depthwise_epilogue`.
+        epilogue: from `weight.requantize` with the same zero point.
         threads: at most so many.
 
     Returns:
         uint8 [batch, h', w', c].
+
+    Raises:
+        ValueError: if x does not fit the weight, or the weight the window.
     """
-    weight = _checks.array_of("weight", weight, np.int8)
-    if weight.ndim != 3 or weight.shape[:2] != (window.height, window.width):
+    if (weight.height, weight.width) != (window.height, window.width):
         raise ValueError(
-            f"weight must have shape [{window.height}, {window.width}, c], got {weight.shape}"
+            f"weight must have shape [{window.height}, {window.width}, c], got "
+            f"[{weight.height}, {weight.width}, {weight.channels}]"
         )
-    channels = weight.shape[2]
+    channels = weight.channels
     x = _image(x, window.height * window.width * channels, window)
-    height, width = window.output_size(*x.shape[1:3])
+    out_size = window.output_size(*x.shape[1:3])
     padded = pad(x, window.padding, zero_point)
-    size = (x.shape[1] + 2 * window.padding, x.shape[2] + 2 * window.padding)
-    out = np.empty((x.shape[0], height, width, channels), np.uint8)
-    e = epilogue
+    across = x.shape[2] + 2 * window.padding
+    size = (x.shape[1] + 2 * window.padding, across, channels)
+    out = np.empty((x.shape[0], *out_size, channels), np.uint8)
+    e, flat, places = epilogue, out.reshape(-1), weight.places(across)
 
     def run(first: int, last: int) -> None:
-        numbers = (e.zero, e.low, e.high)
-        convolve_depthwise(
-            padded, size, weight, e.start, e.factor, *numbers, window.stride, first, last, out
-        )
+        numbers = (e.start, e.factor, e.zero, e.low, e.high, window.stride)
+        convolve_depthwise(padded, size, out_size, weight.taps, places, *numbers, first, last, flat)
 
     work = out.size * window.height * window.width
-    split_rows(run, x.shape[0] * height, threads if work > int8.SPLIT_MACS // 8 else 1)
+    split_rows(run, x.shape[0] * out_size[0], threads if work > int8.SPLIT_MACS // 8 else 1)
     return out
 
 
@@ -236,141 +278,3 @@ def pad(x: np.ndarray, border: int, code: int) -> np.ndarray:
     )
     fill_border(x.reshape(-1), x.shape, border, np.uint8(code), out)
     return out
-
-
-# ---- the loops -----------------------------------------------------------------------------------
-@kernel
-def fill_border(x, shape, border, code, out):
-    """Copy every row of every image into its place within the border."""
-    batch, height, width, channels = shape
-    inside, across = width * channels, (width + 2 * border) * channels
-    out[:] = code
-    for b in range(batch):
-        for y in range(height):
-            source = (b * height + y) * inside
-            target = (b * (height + 2 * border) + y + border) * across + border * channels
-            for t in range(inside):
-                out[target + t] = x[source + t]
-
-
-@kernel
-def gather_patch(padded, source, across, run, kernel_height, buffer, place):
-    """Copy one patch: `kernel_height` runs of kw * c bytes, `across` bytes apart.
-
-    Whole vectors are copied: what is copied too much is overwritten by the next run or patch, or
-    meets a weight of 0.
-    """
-    for _ in range(kernel_height):
-        for t in range(0, run - 48, 64):
-            store(buffer, place + t, load(padded, source + t, u8x64))
-        for t in range(max(run - 48 + 63, 0) // 64 * 64, run, 16):
-            store(buffer, place + t, load(padded, source + t, u8x16))
-        source += across
-        place += run
-
-
-@kernel
-def gather_block(padded, begin, end, out_size, geometry, k_words, buffer):
-    """Copy the patches of output pixels begin..end, one after another."""
-    out_height, out_width = out_size
-    kernel_height, run, stride, height, across, channels = geometry
-    for pixel in range(begin, end):
-        b, rest = pixel // (out_height * out_width), pixel % (out_height * out_width)
-        y, x = rest // out_width * stride, rest % out_width * stride
-        source = (b * height + y) * across + x * channels
-        place = (pixel - begin) * k_words * 4
-        gather_patch(padded, source, across, run, kernel_height, buffer, place)
-
-
-@kernel
-def convolve(padded, geometry, out_size, product, shape, first, last, rows, width, words, out):
-    """Output pixels first..last, a block of patches at a time; `product` is what `multiply` takes."""
-    k_words, outputs = shape
-    panels, start, factor, zero, low, high = product
-    buffer = words.view(np.uint8)
-    for block in range(first, last, BLOCK):
-        end = min(block + BLOCK, last)
-        # A short last block starts earlier, so that it fills at least one tile.
-        begin = max(min(block, end - value(rows)), first)
-        gather_block(padded, begin, end, out_size, geometry, k_words, buffer)
-        int8_loops.multiply(
-            words,
-            panels,
-            start,
-            factor,
-            factor,
-            factor,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            end - begin,
-            rows,
-            width,
-            out[begin * outputs :],
-        )
-
-
-@kernel
-def convolve_tiles(padded, geometry, out_size, product, shape, first, last, sums, words, out):
-    """As `convolve`, on matrix tiles; last - first is at least 32."""
-    k_words, outputs = shape
-    panels, start, factor, zero, low, high = product
-    buffer = words.view(np.uint8)
-    for block in range(first, last, BLOCK):
-        end = min(block + BLOCK, last)
-        begin = min(block, end - int8_loops.TILED_ROWS)
-        gather_block(padded, begin, end, out_size, geometry, k_words, buffer)
-        int8_loops.multiply_tiles(
-            words,
-            panels,
-            start,
-            factor,
-            factor,
-            factor,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            end - begin,
-            TILE_CONFIGURATION,
-            sums,
-            out[begin * outputs :],
-        )
-
-
-@kernel
-def convolve_depthwise(
-    padded, size, weight, start, factor, zero, low, high, stride, first, last, out
-):
-    """Output rows first..last (counted over the batch), 16 channels at a time."""
-    kernel_height, kernel_width, channels = weight.shape
-    height, width = size
-    out_height, out_width = out.shape[1], out.shape[2]
-    zeros, lows, highs = splat(zero, f32x16), splat(low, f32x16), splat(high, f32x16)
-    whole = channels // LANES * LANES
-    for row in range(first, last):
-        b, y = row // out_height, row % out_height
-        for x in range(out_width):
-            place = (row * out_width + x) * channels
-            corner = (b * height + y * stride) * width + x * stride
-            for c in range(0, whole, LANES):
-                total = load(start, c, i32x16)
-                for i in range(kernel_height):
-                    for j in range(kernel_width):
-                        pixel = load(padded, (corner + i * width + j) * channels + c, u8x16)
-                        tap = load(weight, (i * kernel_width + j) * channels + c, i8x16)
-                        total = total + convert(pixel, i32x16) * convert(tap, i32x16)
-                code = rint(convert(total, f32x16) * load(factor, c, f32x16)) + zeros
-                code = vmin(vmax(code, lows), highs)
-                store(out, place + c, convert(convert(code, i32x16), u8x16))
-            for c in range(whole, channels):
-                single = start[c]
-                for i in range(kernel_height):
-                    for j in range(kernel_width):
-                        pixel = np.int32(padded[(corner + i * width + j) * channels + c])
-                        single += pixel * np.int32(weight[i, j, c])
-                real = np.rint(np.float32(single) * factor[c]) + zero
-                out[b, y, x, c] = np.uint8(np.int32(min(max(real, low), high)))

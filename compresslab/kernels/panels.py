@@ -28,7 +28,7 @@ LANES = 16
 ONE, SIXTEEN = Static(1), Static(16)
 
 
-ROWS = {16: Static(12), 32: Static(8), 64: Static(4)}
+ROWS = {16: Static(8), 32: Static(8), 64: Static(4)}
 
 
 WIDTHS = {16: Static(16), 32: Static(32), 64: Static(64)}
@@ -64,6 +64,7 @@ class PackedWeight:
         outputs: N.
         inputs: K.
         width: output columns of a panel: 16, 32 or 64.
+        runs: equal parts of K that are filled up to whole words each: the lines of a convolution's window.
     """
 
     panels: np.ndarray
@@ -71,6 +72,7 @@ class PackedWeight:
     outputs: int
     inputs: int
     width: int
+    runs: int = 1
 
     @property
     def words(self) -> int:
@@ -84,9 +86,12 @@ class PackedWeight:
 
     def unpacked(self) -> np.ndarray:
         """The weights as they were packed, int8 [N, K]."""
-        count = self.sums.size // self.width
+        count, run = self.sums.size // self.width, self.inputs // self.runs
         panels = self.panels.reshape(count, self.words, self.width, 4).transpose(0, 2, 1, 3)
-        return panels.reshape(count * self.width, -1)[: self.outputs, : self.inputs].copy()
+        rows = panels.reshape(count * self.width, -1)[: self.outputs]
+        stride = -(-run // 4) * 4
+        parts = rows[:, : self.runs * stride].reshape(self.outputs, self.runs, stride)
+        return parts[:, :, :run].reshape(self.outputs, self.inputs).copy()
 
     def requantize(
         self,
@@ -154,25 +159,34 @@ def aligned(size: int, dtype: type) -> np.ndarray:
     return raw[offset : offset + count].view(dtype)
 
 
-def pack_weight(weight: np.ndarray) -> PackedWeight:
+def pack_weight(weight: np.ndarray, runs: int = 1) -> PackedWeight:
     """Lay int8 weights [N, K] out in panels.
 
+    Args:
+        weight: the codes.
+        runs: equal parts of K that begin with a word of their own: the lines of a convolution's window.
+
     Raises:
-        ValueError: if the weight is not a two-dimensional, non-empty int8 array.
+        ValueError: if the weight is not a two-dimensional, non-empty int8 array, or K has no such parts.
     """
     weight = _checks.array_of("weight", weight, np.int8)
     if weight.ndim != 2 or weight.size == 0:
         raise ValueError(f"weight must have shape [N, K], none of them 0, got {weight.shape}")
     outputs, inputs = weight.shape
+    if runs < 1 or inputs % runs:
+        raise ValueError(f"runs must divide the {inputs} inputs, got {runs}")
     width = 16 if outputs <= 16 else 32 if outputs <= 32 else 64
-    panels, words = -(-outputs // width), -(-inputs // 4)
-    for_tiles = -(-inputs // 64) * 16
-    if width == 64 and for_tiles * 4 <= 1.25 * inputs:
+    run = inputs // runs
+    stride = -(-run // 4) * 4
+    panels, words = -(-outputs // width), runs * stride // 4
+    for_tiles = -(-runs * stride // 64) * 16
+    if width == 64 and for_tiles * 4 <= 1.25 * runs * stride:
         words = for_tiles
     padded = np.zeros((panels * width, words * 4), np.int8)
-    padded[:outputs, :inputs] = weight
+    parts = padded[:, : runs * stride].reshape(panels * width, runs, stride)
+    parts[:outputs, :, :run] = weight.reshape(outputs, runs, run)
     packed = aligned(padded.size, np.int8)
     by_panel = padded.reshape(panels, width, words, 4).transpose(0, 2, 1, 3)
     packed.reshape(panels, words, width, 4)[...] = by_panel
     sums = padded.astype(np.int32).sum(axis=1, dtype=np.int32)
-    return PackedWeight(packed, sums, outputs, inputs, width)
+    return PackedWeight(packed, sums, outputs, inputs, width, runs)

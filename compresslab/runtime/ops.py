@@ -18,9 +18,11 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def _packed(panels: torch.Tensor, outputs: int, inputs: int, width: int) -> PackedWeight:
+def _packed(
+    panels: torch.Tensor, outputs: int, inputs: int, width: int, runs: int = 1
+) -> PackedWeight:
     count = -(-outputs // width) * width
-    return PackedWeight(panels.numpy(), np.zeros(count, np.int32), outputs, inputs, width)
+    return PackedWeight(panels.numpy(), np.zeros(count, np.int32), outputs, inputs, width, runs)
 
 
 @torch.library.custom_op("compresslab::int8_linear", mutates_args=())
@@ -68,7 +70,7 @@ def int8_conv2d(
     epilogue = Requantize(start.numpy(), factor.numpy(), *numbers)
     view = int8_conv.Window(*window)
     inputs = view.height * view.width * x.shape[3]
-    weight = _packed(panels, outputs, inputs, width)
+    weight = _packed(panels, outputs, inputs, width, view.height)
     arguments = (x.numpy(), zero_point, weight, view, epilogue, threads())
     return torch.from_numpy(int8_conv.conv2d_requantize(*arguments))
 

@@ -90,7 +90,6 @@ class Program(nn.Module):
             total += step.numbers()
         return total
 
-    @torch.inference_mode()
     def forward(self, *images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Float images [b, c, h, w] -> float logits [b, classes].
 
@@ -109,9 +108,11 @@ class Program(nn.Module):
         return results[0] if len(results) == 1 else results
 
     def _watched(self) -> bool:
-        layers = self.layers._modules.values()
-        hooks = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
-        return hooks or _has_any_global_hook() or torch.compiler.is_compiling()
+        # Past nn.Module's own look-ups: a small network takes some ten microseconds.
+        for layer in self._modules["layers"]._modules.values():
+            if layer._forward_hooks or layer._forward_pre_hooks:
+                return True
+        return _has_any_global_hook() or torch.compiler.is_compiling()
 
     def planned(self, image: torch.Tensor) -> Callable | None:
         """The plan for images of this size; None where they run step by step."""
@@ -119,11 +120,11 @@ class Program(nn.Module):
 
         if not suits(image):
             return None
-        layers, shape = list(self.layers), tuple(image.shape[1:])
+        layers, shape = [*self._modules["layers"]._modules.values()], image.shape[1:]
         if self.plans.get("steps") != layers:  # another step in one's place
             self.plans = {"steps": layers}
         if shape not in self.plans:
-            self.plans[shape] = Plan.of(self, shape)
+            self.plans[shape] = Plan.of(self, tuple(shape))
         return self.plans[shape]
 
     def __getstate__(self) -> dict:

@@ -192,7 +192,7 @@ def test_a_convolution_is_torchs_in_integers(p):
     w = generator.integers(-127, 128, (n, c, window.height, window.width)).astype(np.int8)
     bias = generator.integers(-500, 500, n).astype(np.int32)
     factor = generator.uniform(1e-4, 1e-2, n).astype(np.float32)
-    packed = panels.pack_weight(w.transpose(0, 2, 3, 1).reshape(n, -1))
+    packed = panels.pack_weight(w.transpose(0, 2, 3, 1).reshape(n, -1), w.shape[2])
     epilogue = packed.requantize(p["zero"], bias, factor, 5, 5, 250)
     expected = codes(in_torch(x, w, window, p["zero"], 1), bias, factor)
     for threads in (1, 2):
@@ -208,8 +208,9 @@ def test_a_depthwise_convolution_is_torchs_in_integers(p):
     bias = generator.integers(-500, 500, c).astype(np.int32)
     factor = generator.uniform(1e-4, 1e-2, c).astype(np.float32)
     taps = np.ascontiguousarray(w[:, 0].transpose(1, 2, 0))
-    epilogue = int8_conv.depthwise_epilogue(taps, p["zero"], bias, factor, 5, 5, 250)
-    got = int8_conv.depthwise_requantize(x, p["zero"], taps, window, epilogue)
+    packed_taps = int8_conv.pack_taps(taps)
+    epilogue = packed_taps.requantize(p["zero"], bias, factor, 5, 5, 250)
+    got = int8_conv.depthwise_requantize(x, p["zero"], packed_taps, window, epilogue)
     assert np.array_equal(got, codes(in_torch(x, w, window, p["zero"], c), bias, factor))
 
 
@@ -217,7 +218,7 @@ def test_many_blocks_and_two_threads_give_the_same_image():
     generator = np.random.default_rng(1)
     x = generator.integers(0, 256, (5, 20, 20, 32)).astype(np.uint8)
     w = generator.integers(-127, 128, (40, 288)).astype(np.int8)
-    packed, window = panels.pack_weight(w), int8_conv.Window(3, 3, 1, 1)
+    packed, window = panels.pack_weight(w, 3), int8_conv.Window(3, 3, 1, 1)
     epilogue = packed.requantize(3, None, np.full(40, 1e-3, np.float32), 9, 0, 255)
     one, two = (int8_conv.conv2d_requantize(x, 3, packed, window, epilogue, t) for t in (1, 2))
     total = in_torch(x, w.reshape(40, 3, 3, 32).transpose(0, 3, 1, 2), window, 3, 1)
@@ -231,7 +232,7 @@ def test_convolutions_that_suit_matrix_tiles_are_torchs_too(side, batch, monkeyp
     generator = np.random.default_rng(side)
     x = generator.integers(0, 256, (batch, side, side, 33)).astype(np.uint8)
     w = generator.integers(-127, 128, (70, 33, 3, 3)).astype(np.int8)
-    packed = panels.pack_weight(w.transpose(0, 2, 3, 1).reshape(70, -1))
+    packed = panels.pack_weight(w.transpose(0, 2, 3, 1).reshape(70, -1), 3)
     assert packed.fits_tiles
     factor = generator.uniform(1e-4, 1e-3, 70).astype(np.float32)
     bias = generator.integers(-500, 500, 70).astype(np.int32)
@@ -245,7 +246,7 @@ def test_convolutions_that_suit_matrix_tiles_are_torchs_too(side, batch, monkeyp
 
 
 def test_an_image_smaller_than_the_kernel_is_refused():
-    packed = panels.pack_weight(np.ones((3, 9), np.int8))
+    packed = panels.pack_weight(np.ones((3, 9), np.int8), 3)
     epilogue = packed.requantize(0, None, np.ones(3, np.float32), 0, 0, 255)
     window = int8_conv.Window(3, 3)
     with pytest.raises(ValueError, match="at least as large"):

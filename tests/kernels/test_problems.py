@@ -14,14 +14,14 @@ from compresslab import kernels
 from compresslab.kernels.problems import PROBLEMS, agrees
 
 PREPARES = {
-    *("affine.refuse_infinite", "bitpack.packed_size", "int8_conv.depthwise_epilogue"),
+    *("affine.refuse_infinite", "bitpack.packed_size", "int8_conv.pack_taps"),
     *("int8_conv.pad", "lowbit.held_bits", "lowbit.words_of_group", "lowbit.pack_weight"),
     *("panels.aligned", "panels.pack_weight", "xnor.words_of", "xnor.pack_weight"),
     *("xnor.panels_of", "xnor.scales", "xnor.thresholds", "xnor.flip_words"),
     "xnor_conv.pack_weight",
 }
 """What makes arguments for a kernel: it is tried with the kernel that takes them."""
-NO_KERNELS = {"epilogue", "problems", "reference", "simd"}
+NO_KERNELS = {"epilogue", "plan", "problems", "reference", "simd"}
 
 
 def public_functions():
@@ -38,10 +38,7 @@ def public_functions():
                 yield f"{module.name}.{name}"
 
 
-LOOPS = {
-    *("quantize_runs", "quantize_rows", "fill_border", "gather_patch", "gather_block"),
-    *("convolve", "convolve_tiles", "convolve_depthwise"),
-}
+LOOPS = {"quantize_runs", "quantize_rows"}
 """Loops that stand in their kernel's own file; without the JIT they look like other functions."""
 
 

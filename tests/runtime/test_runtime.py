@@ -213,10 +213,9 @@ def test_a_dynamic_layer_refuses_nan():
 
 
 # ---- torch operators -----------------------------------------------------------------------------------
-def packed(n, k):
-    weight = panels.pack_weight(
-        np.random.default_rng(0).integers(-127, 128, (n, k)).astype(np.int8)
-    )
+def packed(n, k, runs=1):
+    codes = np.random.default_rng(0).integers(-127, 128, (n, k)).astype(np.int8)
+    weight = panels.pack_weight(codes, runs)
     epilogue = weight.requantize(3, None, np.full(n, 1e-3, np.float32), 4, 0, 255)
     tensors = (weight.panels, epilogue.start, epilogue.factor)
     return weight, [torch.from_numpy(t.copy()) for t in tensors]
@@ -226,7 +225,7 @@ def test_operators_pass_torchs_own_checks():
     weight, tensors = packed(20, 24)
     rows = torch.randint(0, 256, (5, 24), dtype=torch.uint8)
     torch.library.opcheck(ops.int8_linear, (rows, *tensors, 24, 20, weight.width, 4, 0, 255))
-    weight, tensors = packed(20, 27)
+    weight, tensors = packed(20, 27, runs=3)
     image = torch.randint(0, 256, (2, 6, 5, 3), dtype=torch.uint8)
     arguments = (image, *tensors, [3, 3, 2, 1], 3, 20, weight.width, 4, 0, 255)
     torch.library.opcheck(ops.int8_conv2d, arguments)
@@ -247,7 +246,7 @@ def test_operators_and_modules_give_the_same_numbers(trained, data, monkeypatch)
     x = data.test.x[:20]
     direct = program(x)
     monkeypatch.setattr(ops, "plain", lambda _x: False)
-    assert torch.equal(program(x), direct)
+    assert torch.equal(program.step_by_step(x), direct)
     layer, rows = DynamicInt8Linear(nn.Linear(24, 20)), torch.randn(5, 24)
     through_operator = layer(rows)
     monkeypatch.undo()

@@ -72,7 +72,7 @@ def _(random):
     x, window, where = random_images(random)
     n, zero, numbers = int(random.choice(OUTPUTS)), int(random.integers(0, 256)), (3, 0, 255)
     w = random_weights(random, n, window.height * window.width * x.shape[3])
-    multiplier, packed = np.full(n, 1e-3, np.float32), pack_weight(w)
+    multiplier, packed = np.full(n, 1e-3, np.float32), pack_weight(w, window.height)
     epilogue = packed.requantize(zero, None, multiplier, *numbers)
     found = int8_conv.conv2d_requantize(x, zero, packed, window, epilogue)
     seen = slow.windows_of(x, **where, border=zero)
@@ -86,8 +86,9 @@ def _(random):
     zero, numbers = int(random.integers(0, 256)), (3, 0, 255)
     w = random_weights(random, window.height, window.width, x.shape[3])
     multiplier = np.full(x.shape[3], 1e-2, np.float32)
-    epilogue = int8_conv.depthwise_epilogue(w, zero, None, multiplier, *numbers)
-    found = int8_conv.depthwise_requantize(x, zero, w, window, epilogue)
+    packed = int8_conv.pack_taps(w)
+    epilogue = packed.requantize(zero, None, multiplier, *numbers)
+    found = int8_conv.depthwise_requantize(x, zero, packed, window, epilogue)
     seen = slow.windows_of(x, **where, border=zero).astype(np.int64) - zero
     return found, slow.requantized((seen * w).sum(axis=(3, 4)), multiplier, *numbers)
 

@@ -50,8 +50,9 @@ from compresslab.kernels.simd.memory import (
     splat,
     store,
     value,
+    word_at,
 )
-from compresslab.kernels.simd.products import dot4
+from compresslab.kernels.simd.products import dot4, interleaved
 from compresslab.kernels.simd.target import instruction_set, target_has
 from compresslab.kernels.simd.tiles import (
     TILE_CONFIGURATION,
@@ -73,6 +74,7 @@ from compresslab.kernels.simd.vectors import (
     i8x16,
     i8x64,
     i32x16,
+    i64x8,
     u8x16,
     u8x32,
     u8x64,
@@ -101,7 +103,9 @@ __all__ = [
     "i8x16",
     "i8x64",
     "i32x16",
+    "i64x8",
     "instruction_set",
+    "interleaved",
     "load",
     "nan_mask",
     "nonzero_mask",
@@ -131,4 +135,5 @@ __all__ = [
     "vmin",
     "where_ge",
     "where_mask",
+    "word_at",
 ]

@@ -60,6 +60,23 @@ def at(_typing: object, array: types.Array, index: types.Type) -> tuple:
     return array.dtype(array, types.intp), generate
 
 
+def _word_at_meaning(array: np.ndarray, index: int) -> np.uint32:
+    return array.reshape(-1)[index : index + 4].copy().view(np.uint32)[0]
+
+
+@operation(_word_at_meaning)
+def word_at(_typing: object, array: types.Array, index: types.Type) -> tuple:
+    """Four bytes of a C-contiguous array from a byte's index on, wherever it lies, as one uint32."""
+
+    def generate(context: object, builder: ir.IRBuilder, sig: object, args: list) -> ir.Value:
+        address = _address(context, builder, sig.args[0], args)
+        word = builder.load(builder.bitcast(address, INT32.as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint32(array, types.intp), generate
+
+
 @operation(lambda value, kind: np.full(kind.lanes, value, kind.dtype))
 def splat(_typing: object, value: types.Type, kind: KindType) -> tuple:
     """The same number in every lane."""

@@ -39,6 +39,24 @@ def dot4(_typing: object, total: Vector, a: Vector, b: Vector) -> tuple:
     return total(total, a, b), generate
 
 
+def _interleaved_meaning(*rows: np.ndarray) -> np.ndarray:
+    return np.stack(rows, axis=1).reshape(-1)
+
+
+@operation(_interleaved_meaning)
+def interleaved(_typing: object, a: Vector, b: Vector, c: Vector, d: Vector) -> tuple:
+    """Lane 4l + t is lane l of the t-th of four vectors of bytes: what `dot4` takes four taps by."""
+    wide = Vector(a.element, 4 * a.lanes)
+
+    def generate(_context: object, builder: ir.IRBuilder, _sig: object, args: list) -> ir.Value:
+        low, high = (_joined(builder, *pair) for pair in (args[:2], args[2:]))
+        count = args[0].type.count
+        places = [t * count + lane for lane in range(count) for t in range(4)]
+        return _lanes(builder, low, high, places)
+
+    return wide(a, b, c, d), generate
+
+
 def _call_x86(builder: ir.IRBuilder, name: str, result: ir.Type, args: list) -> ir.Value:
     function_type = ir.FunctionType(result, [a.type for a in args])
     function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.x86.{name}")

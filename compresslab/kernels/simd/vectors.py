@@ -108,6 +108,6 @@ def is_float(vector: Vector) -> bool:
 
 f32x16, f32x64 = Kind(types.float32, 16), Kind(types.float32, 64)
 i32x16, u32x16 = Kind(types.int32, 16), Kind(types.uint32, 16)
-u16x32 = Kind(types.uint16, 32)
+u16x32, i64x8 = Kind(types.uint16, 32), Kind(types.int64, 8)
 i8x16, u8x16 = Kind(types.int8, 16), Kind(types.uint8, 16)
 u8x32, u8x64, i8x64 = Kind(types.uint8, 32), Kind(types.uint8, 64), Kind(types.int8, 64)

@@ -103,7 +103,8 @@ class IntegerLayer(Step):
 
     def prepare(self, weight: np.ndarray) -> None:
         """Pack the weight and everything else the kernel wants."""
-        self.packed = pack_weight(weight.reshape(len(weight), -1))
+        runs = self.shape[1] if len(self.shape) == 4 else 1
+        self.packed = pack_weight(weight.reshape(len(weight), -1), runs)
         self.register_buffer("panels", torch.from_numpy(self.packed.panels), persistent=True)
         self.epilogue = self.packed.requantize(self.zero_point, *self._numbers())
 
@@ -193,7 +194,8 @@ class IntDepthwiseConv2d(IntConv2d):
         """Keep the weight as it is; compute where the sums start."""
         self.shape = (weight.shape[2], *weight.shape[:2])
         self.register_buffer("taps", torch.from_numpy(np.ascontiguousarray(weight)))
-        self.epilogue = int8_conv.depthwise_epilogue(weight, self.zero_point, *self._numbers())
+        self.packed = int8_conv.pack_taps(weight)
+        self.epilogue = self.packed.requantize(self.zero_point, *self._numbers())
 
     def codes(self) -> np.ndarray:
         """The weight's codes, [kh, kw, c]."""
@@ -201,7 +203,7 @@ class IntDepthwiseConv2d(IntConv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve each channel and requantize."""
-        arguments = (self.zero_point, self.taps.numpy(), self.window, self.epilogue, ops.threads())
+        arguments = (self.zero_point, self.packed, self.window, self.epilogue, ops.threads())
         return torch.from_numpy(int8_conv.depthwise_requantize(x.numpy(), *arguments))
 
     def macs(self, output: torch.Tensor) -> int:

@@ -105,7 +105,8 @@ class IntUnflatten(Step):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[b, c * h * w] -> [b, h, w, c]."""
-        image = x.reshape(len(x), -1, self.height, self.width)
+        channels = x.shape[1] // (self.height * self.width)
+        image = x.reshape(len(x), channels, self.height, self.width)
         return image.permute(0, 2, 3, 1).contiguous()
 
 

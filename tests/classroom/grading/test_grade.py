@@ -21,6 +21,7 @@ from compresslab.classroom.grading import folder as grading
 from compresslab.classroom.grading import grade as marking
 from compresslab.classroom.grading.cases import ENOUGH_DRAWN, cases_of
 from compresslab.classroom.grading.grade import exercises_of, grade_notebook
+from compresslab.classroom.grading.mark import points_of
 from compresslab.classroom.grading.sandbox import MISSING, SandboxError, bubblewrap
 from compresslab.classroom.judge import CHECK_SEED, call, verdict
 from compresslab.classroom.result import Outcome
@@ -74,7 +75,7 @@ def earned(e, seed, function):
     outcomes = [call(driven, case) for case in cases]
     if e.kind != "warm-up":
         return verdict(e, cases, outcomes, expected=expected).points
-    return marking._points(e.points, marking._right(e, outcomes, expected), drawn)
+    return points_of(e.points, marking._right(e, outcomes, expected), drawn)
 
 
 @pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
@@ -99,7 +100,7 @@ ONE_LINERS = {
 def test_a_guess_that_fits_the_fixed_cases_earns_nothing(id, function):
     e = EXERCISES[id]
     cases, drawn, _ = cases_of(e, seed=7)
-    assert marking._points(e.points, which_are_right(e, cases, function), drawn) == 0
+    assert points_of(e.points, which_are_right(e, cases, function), drawn) == 0
 
 
 def test_two_small_arrays_do_not_fill_the_judges_memory():
@@ -141,7 +142,7 @@ def test_a_table_of_the_cases_that_a_learner_is_shown_earns_nothing(e):
         return
     right = [verdict(e, [c], [o]).passed for c, o in zip(cases, outcomes, strict=True)]
     assert sum(drawn) >= ENOUGH_DRAWN
-    assert marking._points(e.points, right, drawn) == 0
+    assert points_of(e.points, right, drawn) == 0
 
 
 @pytest.mark.parametrize("e", NOT_OPEN, ids=lambda e: e.id)
@@ -170,7 +171,7 @@ def test_points_are_a_share_in_quarters_of_all_cases_or_of_the_drawn_ones(
     points, right, drawn, given
 ):
     flags = [[mark == "1" for mark in text] for text in (right, drawn)]
-    assert marking._points(points, *flags) == given
+    assert points_of(points, *flags) == given
 
 
 def test_exercises_have_numbers_of_their_own_and_seeds_repeat():
