@@ -26,19 +26,23 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compresslab import measure, models
-from compresslab.baselines import trained
-from compresslab.claims import claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import load
-from compresslab.experiment import begin
-from compresslab.report import (
+from compresslab import measure
+from compresslab.lab import (
     Table,
+    adopt,
+    begin,
+    check,
+    claim,
+    explore,
     in_bytes,
     in_units,
+    load,
+    models,
     pareto,
     plain_log_ticks,
+    predict,
     table,
+    trained,
     use_style,
 )
 

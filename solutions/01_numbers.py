@@ -31,16 +31,28 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 
-from compresslab.baselines import trained
-from compresslab.claims import claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import load
-from compresslab.experiment import begin, mean_and_sd, side_by_side
-from compresslab.measure import fair_time
+from compresslab.lab import (
+    Table,
+    adopt,
+    begin,
+    check,
+    claim,
+    compared,
+    evaluate,
+    explore,
+    fair_time,
+    in_bytes,
+    load,
+    mean_and_sd,
+    mean_sd,
+    plain_log_ticks,
+    predict,
+    side_by_side,
+    trained,
+    use_style,
+)
 from compresslab.numerics import affine, error, formats
 from compresslab.numerics.grid import IntGrid
-from compresslab.report import Table, compared, in_bytes, mean_sd, plain_log_ticks, use_style
-from compresslab.training import evaluate
 
 use_style()
 SEEDS = begin()

@@ -28,20 +28,34 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from compresslab import models
-from compresslab.baselines import trained
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import load
-from compresslab.experiment import accuracy, begin, built, fit_all
-from compresslab.measure import disk_bytes
-from compresslab.report import Table, in_bytes, mean_sd, use_style
+from compresslab.lab import (
+    Table,
+    accuracy,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
+    cross_entropy,
+    disk_bytes,
+    evaluate,
+    explore,
+    fit_all,
+    in_bytes,
+    load,
+    logits,
+    mean_sd,
+    models,
+    predict,
+    trained,
+    use_style,
+)
 from compresslab.runtime import storage
 from compresslab.runtime.convert import convert
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.qat import optimizer_of, toward_teacher, with_quantized_gradients
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
-from compresslab.training import cross_entropy, evaluate, logits
 
 use_style()
 SEEDS = begin()

@@ -31,16 +31,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from compresslab import models
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import load
-from compresslab.experiment import begin, usable_cores
-from compresslab.report import Table, mean_sd, use_style
+from compresslab.lab import (
+    Table,
+    adopt,
+    agreement,
+    begin,
+    check,
+    claim,
+    evaluate,
+    explore,
+    fit,
+    load,
+    mean_sd,
+    models,
+    predict,
+    seed_everything,
+    usable_cores,
+    use_style,
+)
 from compresslab.techniques import scores
 from compresslab.techniques.prune import KeepMask, Mask
 from compresslab.techniques.tickets import EarlyBird, Trial, run_all
-from compresslab.training import evaluate, fit, seed_everything
 
 use_style()
 SEEDS = begin()

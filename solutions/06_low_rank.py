@@ -25,17 +25,37 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
 
-from compresslab import models
-from compresslab.baselines import trained
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import Examples, load
-from compresslab.experiment import accuracy, begin, built, fit_all, side_by_side
-from compresslab.measure import count_layers, disk_bytes, race_networks
-from compresslab.report import Table, compared, in_bytes, in_units, mean_sd, use_style
+from compresslab.lab import (
+    Examples,
+    Table,
+    accuracy,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
+    compared,
+    count_layers,
+    disk_bytes,
+    evaluate,
+    explore,
+    fit,
+    fit_all,
+    in_bytes,
+    in_units,
+    load,
+    mean_sd,
+    models,
+    predict,
+    race_networks,
+    seed_everything,
+    side_by_side,
+    trained,
+    use_style,
+)
 from compresslab.techniques import lora, lowrank, scores
 from compresslab.techniques.prune import prune_and_tune
-from compresslab.training import evaluate, fit, seed_everything
 
 use_style()
 SEEDS = begin()

@@ -22,22 +22,31 @@ import numpy as np
 import torch
 from torch import nn
 
-from compresslab import models
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import load
-from compresslab.experiment import accuracy, begin, built, fit_all
-from compresslab.measure import count_layers, disk_bytes, race_networks
-from compresslab.report import (
+from compresslab.lab import (
     COLOURS,
     MARKERS,
     Table,
+    accuracy,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
     compared,
+    count_layers,
+    disk_bytes,
+    explore,
+    fit_all,
     in_bytes,
     in_units,
+    load,
     mean_sd,
+    models,
     pareto_front,
     plain_log_ticks,
+    predict,
+    race_networks,
     use_style,
 )
 from compresslab.techniques import blocks

@@ -21,16 +21,37 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from compresslab import models
-from compresslab.baselines import trained
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import Examples, load
-from compresslab.experiment import accuracy, begin, built, fit_all
-from compresslab.measure import count_layers, disk_bytes, race_networks
-from compresslab.report import Table, compared, in_bytes, in_units, mean_sd, use_style
+from compresslab.lab import (
+    Batch,
+    Examples,
+    Hook,
+    Table,
+    accuracy,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
+    compared,
+    count_layers,
+    cross_entropy,
+    disk_bytes,
+    evaluate,
+    explore,
+    fit_all,
+    in_bytes,
+    in_units,
+    load,
+    logits,
+    mean_sd,
+    models,
+    predict,
+    race_networks,
+    trained,
+    use_style,
+)
 from compresslab.techniques import distill
-from compresslab.training import Batch, Hook, cross_entropy, evaluate, logits
 
 use_style()
 SEEDS = begin()
@@ -729,12 +750,75 @@ Table(
 )
 
 # %% [markdown]
+# ## Build it · The loop in which a student learns
+#
+# ### Exercise 6 · The loop in which a student learns (build, 4 points, about 18 lines)
+#
+# The lab's `fit` hides what you have seen so far in parts. Write the whole: `teach(student, teacher, batches, temperature, weight, lr)` trains the student in
+# place, one step for each batch `(x, y)`, with `torch.optim.SGD` and momentum 0.9, and hands back the loss of every step as floats.
+#
+# 1. *The loss*: `weight` times the divergence of both answers at the temperature, times $T^2$ and averaged over examples, and `1 - weight` times the
+#    cross-entropy with the labels.
+# 2. *The teacher* answers in eval mode, without dropout and without gradients.
+# 3. *The student learns*, in training mode, with one optimizer for all steps.
+# 4. *As they were*: the teacher's parameters have not moved, and it is in the mode in which you were given it.
+
+
+# %% nbgrader={"grade": false, "grade_id": "distill-teach", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def teach(student, teacher, batches, temperature, weight, lr):
+    """Two modules, [(x, y), ...], T, the answers' weight, the rate -> [loss of each step]."""
+    ### BEGIN SOLUTION
+    mode, losses = teacher.training, []
+    teacher.eval()
+    student.train()
+    optimizer = torch.optim.SGD(student.parameters(), lr, momentum=0.9)
+    for x, y in batches:
+        with torch.no_grad():
+            log_p = torch.log_softmax(teacher(x) / temperature, 1)
+        answers = student(x)
+        log_q = torch.log_softmax(answers / temperature, 1)
+        soft = temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
+        hard = torch.nn.functional.cross_entropy(answers, y)
+        loss = weight * soft + (1 - weight) * hard
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    teacher.train(mode)
+    return losses
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "distill-teach-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+check(teach, "distill.teach")
+
+# %%
+teach = adopt(teach, "distill.teach")
+
+# %%
+torch.manual_seed(SEEDS[0])
+pupil = models.MLP(data.shape, len(data.classes), (24,))
+fifties = [
+    (data.train.x[i], data.train.y[i]) for _ in range(5) for i in torch.randperm(4_000).split(50)
+]
+course = teach(pupil, teacher, fifties, 4.0, 0.9, 0.05)
+claim(
+    "In your loop the loss of the last twenty steps is less than two thirds of that of the first twenty",
+    2 / 3 - sum(course[-20:]) / sum(course[:20]),
+    "of the loss",
+)
+print(
+    f"loss {sum(course[:20]) / 20:.2f} at first, {sum(course[-20:]) / 20:.2f} at last; "
+    f"{evaluate(pupil.eval(), data.test):.1f} % of the test images after {len(course)} steps"
+)
+
+# %% [markdown]
 # ## Open · A student of 40 kB
 #
 # An *open* exercise has no right answer. What you hand back is measured, here and again while grading, on images that your code does not see: bronze is above
 # what labels alone reach, gold is what our own best answer reaches.
 #
-# ### Exercise 6 · A student of 40 kB (open, 3 points, about 25 lines)
+# ### Exercise 7 · A student of 40 kB (open, 3 points, about 25 lines)
 #
 # You are given 6,000 images [n, 256], the teacher's logits for all of them, and labels for **the first 300 only**. Train a perceptron (any number of layers, ReLU
 # between them) whose float32 weights and biases take at most `room` bytes, and hand back its weights, each [outputs, inputs], and its biases. Aim at 15 seconds of processor

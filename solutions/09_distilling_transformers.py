@@ -22,16 +22,38 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from compresslab import models, pretrained, published
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
+from compresslab import pretrained, published
 from compresslab.data import keywords, sst2
 from compresslab.data.text import Sequences
-from compresslab.experiment import accuracy, begin, built, fit_all
-from compresslab.measure import disk_bytes, race_networks
-from compresslab.report import Table, compared, in_bytes, in_units, mean_sd, use_style
+from compresslab.lab import (
+    Batch,
+    Hook,
+    Table,
+    accuracy,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
+    compared,
+    cross_entropy,
+    disk_bytes,
+    evaluate,
+    explore,
+    fit,
+    fit_all,
+    in_bytes,
+    in_units,
+    logits,
+    mean_sd,
+    models,
+    predict,
+    race_networks,
+    seed_everything,
+    use_style,
+)
 from compresslab.techniques import distill, early_exit, inherit
-from compresslab.training import Batch, Hook, cross_entropy, evaluate, fit, logits, seed_everything
 
 use_style()
 SEEDS = begin()

@@ -29,16 +29,32 @@ import torch.nn.functional as F
 from numba import njit
 from torch import nn
 
-from compresslab import models
-from compresslab.baselines import trained
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
-from compresslab.data import load
-from compresslab.experiment import accuracy, begin, built, fit_all
 from compresslab.kernels import xnor
-from compresslab.kernels.simd import instruction_set, popcount
-from compresslab.measure import disk_bytes, time_call
-from compresslab.report import Table, in_bytes, mean_sd, plain_log_ticks, use_style
+from compresslab.kernels.simd import popcount
+from compresslab.lab import (
+    Table,
+    accuracy,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
+    disk_bytes,
+    explore,
+    fit_all,
+    in_bytes,
+    instruction_set,
+    load,
+    logits,
+    mean_sd,
+    models,
+    plain_log_ticks,
+    predict,
+    time_call,
+    trained,
+    use_style,
+)
 from compresslab.runtime import storage
 from compresslab.runtime.bits import convert_xnor
 from compresslab.techniques.binarize import (
@@ -52,7 +68,6 @@ from compresslab.techniques.binarize import (
     reestimate_norms,
     ternarize,
 )
-from compresslab.training import logits
 
 use_style()
 SEEDS = begin()

@@ -25,23 +25,37 @@ import torch
 from numba import njit
 
 from compresslab import pretrained, published
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, predict
 from compresslab.data import corpus
-from compresslab.experiment import begin, built, side_by_side
 from compresslab.gpt import GPT, generate, next_token_loss, perplexity
 from compresslab.kernels import lowbit
-from compresslab.kernels.simd import instruction_set
-from compresslab.measure import disk_bytes, machine_limits, race
-from compresslab.report import Table, in_bytes, mean_sd, use_style
+from compresslab.lab import (
+    Table,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
+    disk_bytes,
+    explore,
+    fit,
+    in_bytes,
+    instruction_set,
+    machine_limits,
+    mean_sd,
+    predict,
+    race,
+    seed_everything,
+    side_by_side,
+    use_style,
+)
+from compresslab.network.select import linear_layers, matrix, set_matrix
 from compresslab.runtime import weight_only as packed_files
 from compresslab.runtime.dynamic import convert_dynamic
 from compresslab.runtime.weight_only import convert_weights
 from compresslab.techniques import gptq, lora, ptq, smoothing, weight_only
-from compresslab.network.select import linear_layers, matrix, set_matrix
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.weight_only import WeightConfig
-from compresslab.training import fit, seed_everything
 
 use_style()
 SEEDS = begin()

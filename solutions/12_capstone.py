@@ -23,27 +23,40 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from compresslab import models
 from compresslab.advisor import Advisor, Candidate, Scenario
-from compresslab.baselines import trained
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, explore, leaderboard, predict
-from compresslab.data import load
-from compresslab.experiment import begin, built, fit_all, mean_and_sd, side_by_side
-from compresslab.kernels.simd import instruction_set
-from compresslab.measure import race_networks
-from compresslab.numerics import codebook, entropy
-from compresslab.numerics import gaps as zero_runs
-from compresslab.report import (
+from compresslab.classroom import leaderboard
+from compresslab.lab import (
     COLOURS,
     MARKERS,
+    Hook,
     Table,
+    TrainingDiverged,
+    adopt,
+    agreement,
+    begin,
+    built,
+    check,
+    claim,
     compared,
+    evaluate,
+    explore,
+    fit_all,
     in_bytes,
+    instruction_set,
+    load,
+    logits,
+    mean_and_sd,
     mean_sd,
+    models,
     plain_log_ticks,
+    predict,
+    race_networks,
+    side_by_side,
+    trained,
     use_style,
 )
+from compresslab.numerics import codebook, entropy
+from compresslab.numerics import gaps as zero_runs
 from compresslab.runtime import deep_compression, emulator, export, files, peers
 from compresslab.runtime.arena import lives_of
 from compresslab.runtime.c_source import to_c
@@ -62,7 +75,6 @@ from compresslab.techniques import scores, sharing
 from compresslab.techniques.prune import select
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
-from compresslab.training import Hook, TrainingDiverged, evaluate, logits
 
 use_style()
 SEEDS = begin()

@@ -34,19 +34,28 @@ from IPython.display import display
 from torch import nn
 
 import compresslab as cl
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, predict
 from compresslab.debugging import decibels
-from compresslab.experiment import begin, side_by_side
 from compresslab.gpt import generate, perplexity
-from compresslab.measure import race, race_networks
+from compresslab.lab import (
+    Table,
+    adopt,
+    agreement,
+    begin,
+    check,
+    claim,
+    in_bytes,
+    predict,
+    race,
+    race_networks,
+    side_by_side,
+    tell,
+    use_style,
+)
 from compresslab.network.taps import tapped
-from compresslab.notice import tell
 from compresslab.real import inputs, stand_ins
 from compresslab.real.gguf import read_gguf
 from compresslab.real.llama import tokenizer_from
 from compresslab.real.packages import installed
-from compresslab.report import Table, in_bytes, use_style
 from compresslab.runtime import files, peers
 from compresslab.techniques import gptq, ptq, smoothing, weight_only
 from compresslab.techniques.quantizer import QuantConfig, Quantized

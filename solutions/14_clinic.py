@@ -29,19 +29,27 @@ from torch import nn
 from torch.nn.utils import prune
 
 import compresslab as cl
-from compresslab.baselines import trained
-from compresslab.claims import agreement, claim
-from compresslab.classroom import adopt, check, predict
 from compresslab.classroom.exercises.builds.clinic import CAUSES, ill_chain
-from compresslab.data import load
-from compresslab.experiment import begin
-from compresslab.measure import memory_bytes, race
+from compresslab.lab import (
+    Table,
+    adopt,
+    agreement,
+    begin,
+    check,
+    claim,
+    evaluate,
+    in_bytes,
+    load,
+    memory_bytes,
+    predict,
+    race,
+    trained,
+    use_style,
+)
 from compresslab.numerics.error import sqnr_db
-from compresslab.report import Table, in_bytes, use_style
 from compresslab.runtime import files
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
-from compresslab.training import evaluate
 
 use_style()
 SEEDS = begin()

@@ -34,6 +34,7 @@ LAYERS = [
         "advisor",
         "longer",
         "classroom",
+        "lab",
         "doctor",
         "cli",
     ),

@@ -14,6 +14,7 @@ Cell ids follow from the exercise or the position and the executed notebook reme
 text, so releasing an unchanged solution changes nothing.
 """
 
+import ast
 import hashlib
 import os
 import re
@@ -204,19 +205,25 @@ def stored_hash(path: Path) -> str | None:
 
 
 def with_old_outputs(lab: Lab, path: Path) -> NotebookNode | None:
-    """The solution with its last execution's outputs, where only words have changed since; else None."""
+    """The solution with its old outputs, where only words and imports have changed since; else None."""
     if not path.is_file():
         return None
     old = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     notebook = nbformat.from_dict(lab.solution)
     new = [c for c in notebook.cells if c.cell_type == "code"]
-    if [c.source for c in old] != [c.source for c in new] or not all(
-        c.execution_count for c in old
-    ):
+    same = [_without_imports(c.source) for c in old] == [_without_imports(c.source) for c in new]
+    if not same or not all(c.execution_count for c in old):
         return None
     for before, now in zip(old, new, strict=True):
         now.outputs, now.execution_count = before.outputs, before.execution_count
     return _with_hash(notebook, lab)
+
+
+def _without_imports(source: str) -> str:
+    """A cell's code but for where its names come from."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    return ast.unparse(tree)
 
 
 def _with_hash(notebook: NotebookNode, lab: Lab) -> NotebookNode:
