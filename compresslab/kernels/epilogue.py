@@ -27,29 +27,34 @@ from compresslab.kernels.simd import (
 )
 
 
-def finish(total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out):
-    """The epilogue of 16 sums, chosen by the dtype of `out` (when compiling: see `choose_finish`)."""
-    chosen = {"int32": finish_sums, "float32": finish_reals, "uint8": finish_codes}[out.dtype.name]
-    chosen(total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out)
+def finish(total, product, row, column, outputs, place, out):
+    """The epilogue of 16 sums, chosen by the dtype of `out` (when compiling: see `choose_finish`).
+
+    Args:
+        total: int32x16, of outputs column, column + 1, ...
+        product: (panels, start, factor, offset, row scale, zero, low, high).
+        row: of the row scale.
+        column: of factor and offset.
+        outputs: N; lanes beyond it are not written.
+        place: where in `out` the first lane goes.
+        out: flat.
+    """
+    CHOICES[out.dtype.name](total, product, row, column, outputs, place, out)
 
 
 @overload(finish, jit_options={"forceinline": True})
-def choose_finish(
-    total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out
-):
+def choose_finish(total, product, row, column, outputs, place, out):
     """Numba compiles the one epilogue that the dtype asks for."""
-    chosen = {"int32": finish_sums, "float32": finish_reals, "uint8": finish_codes}[out.dtype.name]
+    chosen = CHOICES[out.dtype.name]
 
-    def one(total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out):
-        chosen(total, factor, offset, row_scale, row, column, zero, low, high, outputs, place, out)
+    def one(total, product, row, column, outputs, place, out):
+        chosen(total, product, row, column, outputs, place, out)
 
     return one
 
 
 @kernel(forceinline=True)
-def finish_sums(
-    total, _factor, _offset, _row_scale, _row, column, _zero, _low, _high, outputs, place, out
-):
+def finish_sums(total, _product, _row, column, outputs, place, out):
     """The sum itself."""
     if outputs - column >= LANES:
         store(out, place, total)
@@ -61,10 +66,9 @@ def finish_sums(
 
 
 @kernel(forceinline=True)
-def finish_reals(
-    total, factor, offset, row_scale, row, column, _zero, _low, _high, outputs, place, out
-):
+def finish_reals(total, product, row, column, outputs, place, out):
     """The real number acc * r * s + c."""
+    _, _, factor, offset, row_scale, _, _, _ = product
     scale = load(factor, column, f32x16) * splat(at(row_scale, row), f32x16)
     result = convert(total, f32x16) * scale + load(offset, column, f32x16)
     if outputs - column >= LANES:
@@ -77,10 +81,9 @@ def finish_reals(
 
 
 @kernel(forceinline=True)
-def finish_codes(
-    total, factor, _offset, _row_scale, _row, column, zero, low, high, outputs, place, out
-):
+def finish_codes(total, product, _row, column, outputs, place, out):
     """clip(rint(acc * f) + z', low, high)."""
+    _, _, factor, _, _, zero, low, high = product
     code = rint(convert(total, f32x16) * load(factor, column, f32x16)) + splat(zero, f32x16)
     code = vmin(vmax(code, splat(low, f32x16)), splat(high, f32x16))
     result = convert(convert(code, i32x16), u8x16)
@@ -91,3 +94,6 @@ def finish_codes(
     store(rest, 0, result)
     for lane in range(outputs - column):
         out[place + lane] = rest[lane]
+
+
+CHOICES = {"int32": finish_sums, "float32": finish_reals, "uint8": finish_codes}

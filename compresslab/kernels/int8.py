@@ -54,8 +54,8 @@ def matmul(x: np.ndarray, weight: PackedWeight, threads: int = 1) -> np.ndarray:
     out = np.empty((len(x), weight.outputs), np.int32)
     words, start = _words(x, weight), weight.start(None, shift)
     none = np.zeros(weight.sums.size, np.float32)
-    arguments = (weight.panels, start, none, none, none[:1], ZERO, ZERO, ZERO)
-    _run(words, weight, out, arguments, threads)
+    product = (weight.panels, start, none, none, none[:1], ZERO, ZERO, ZERO)
+    _run(words, weight, out, product, threads)
     return out
 
 
@@ -88,8 +88,8 @@ def matmul_dequantize(
     else:
         rows = _checks.parameter("row_scale", row_scale, len(x))
     e = epilogue
-    arguments = (weight.panels, e.start, e.scale, e.offset, rows, ZERO, ZERO, ZERO)
-    _run(_words(x, weight), weight, out, arguments, threads)
+    product = (weight.panels, e.start, e.scale, e.offset, rows, ZERO, ZERO, ZERO)
+    _run(_words(x, weight), weight, out, product, threads)
     return out
 
 
@@ -110,8 +110,8 @@ def matmul_requantize(
     x = _unsigned(x, weight)
     out = np.empty((len(x), weight.outputs), np.uint8)
     e = epilogue
-    arguments = (weight.panels, e.start, e.factor, e.factor, e.factor, e.zero, e.low, e.high)
-    _run(_words(x, weight), weight, out, arguments, threads)
+    product = (weight.panels, e.start, e.factor, e.factor, e.factor, e.zero, e.low, e.high)
+    _run(_words(x, weight), weight, out, product, threads)
     return out
 
 
@@ -150,8 +150,8 @@ def dynamic_linear(
         refuse_infinite("x", x)
     out = np.empty((len(x), weight.outputs), np.float32)
     e = epilogue
-    arguments = (weight.panels, e.start, e.scale, e.offset, row_scale, ZERO, ZERO, ZERO)
-    _run(codes.view(np.uint32), weight, out, arguments, threads)
+    product = (weight.panels, e.start, e.scale, e.offset, row_scale, ZERO, ZERO, ZERO)
+    _run(codes.view(np.uint32), weight, out, product, threads)
     return out
 
 
@@ -172,7 +172,7 @@ def _words(x: np.ndarray, weight: PackedWeight) -> np.ndarray:
 
 
 def _run(
-    words: np.ndarray, weight: PackedWeight, out: np.ndarray, arguments: tuple, threads: int
+    words: np.ndarray, weight: PackedWeight, out: np.ndarray, product: tuple, threads: int
 ) -> None:
     shape, flat = (weight.words, weight.outputs), out.reshape(-1)
     if weight.fits_tiles and len(out) >= TILED_ROWS and tiles_available():
@@ -180,7 +180,7 @@ def _run(
 
         def run(first: int, last: int) -> None:
             sums = np.empty(TILED_ROWS * TILED_ROWS, np.int32)
-            multiply_tiles(words, *arguments, shape, first, last, TILE_CONFIGURATION, sums, flat)
+            multiply_tiles(words, product, shape, first, last, TILE_CONFIGURATION, sums, flat)
 
     else:
         rows, width = ROWS[weight.width], WIDTHS[weight.width]
@@ -188,7 +188,7 @@ def _run(
         least = rows.number
 
         def run(first: int, last: int) -> None:
-            multiply(words, *arguments, shape, first, last, rows, width, flat)
+            multiply(words, product, shape, first, last, rows, width, flat)
 
     if threads == 1 or len(out) * weight.inputs * weight.outputs <= SPLIT_MACS:
         run(0, len(out))

@@ -108,7 +108,7 @@ def conv2d_requantize(
     out = np.empty((x.shape[0], height, width, weight.outputs), np.uint8)
     count = x.shape[0] * height * width
     e, flat = epilogue, out.reshape(-1)
-    product = (weight.panels, e.start, e.factor, e.zero, e.low, e.high)
+    product = (weight.panels, e.start, e.factor, e.factor, e.factor, e.zero, e.low, e.high)
     shape, geometry = (weight.words, weight.outputs), window.geometry(x.shape)
     if weight.fits_tiles and count >= int8_loops.TILED_ROWS and tiles_available():
         least = int8_loops.TILED_ROWS
@@ -232,10 +232,11 @@ def depthwise_requantize(
     size = (x.shape[1] + 2 * window.padding, across, channels)
     out = np.empty((x.shape[0], *out_size, channels), np.uint8)
     e, flat, places = epilogue, out.reshape(-1), weight.places(across)
+    product = (weight.taps, e.start, e.factor, e.factor, e.factor, e.zero, e.low, e.high)
 
     def run(first: int, last: int) -> None:
-        numbers = (e.start, e.factor, e.zero, e.low, e.high, window.stride)
-        convolve_depthwise(padded, size, out_size, weight.taps, places, *numbers, first, last, flat)
+        span = (window.stride, first, last)
+        convolve_depthwise(padded, (size, out_size), places, product, span, flat)
 
     work = out.size * window.height * window.width
     split_rows(run, x.shape[0] * out_size[0], threads if work > int8.SPLIT_MACS // 8 else 1)

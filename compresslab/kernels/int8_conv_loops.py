@@ -112,7 +112,7 @@ def convolve(padded, geometry, out_size, product, shape, first, last, rows, widt
     run of kw * c bytes, and the weight is packed in the same runs, each filled up with zeros to whole words.
     """
     k_words, outputs = shape
-    panels, start, factor, zero, low, high = product
+    panels, start = product[0], product[1]
     kernel_height, run, _, _, across, _ = geometry
     size, run_words = k_words * value(width) * 4, (run + 3) // 4
     places = register_tile(rows, ONE, i64x8)
@@ -141,20 +141,7 @@ def convolve(padded, geometry, out_size, product, shape, first, last, rows, widt
                 for j in range(0, value(width), LANES):
                     total = load(tile, r * value(width) + j, i32x16)
                     place = (i + r) * outputs + column + j
-                    finish(
-                        total,
-                        factor,
-                        factor,
-                        factor,
-                        0,
-                        column + j,
-                        zero,
-                        low,
-                        high,
-                        outputs,
-                        place,
-                        out,
-                    )
+                    finish(total, product, 0, column + j, outputs, place, out)
 
 
 @kernel(forceinline=True)
@@ -177,7 +164,6 @@ def find_windows(first, geometry, out_size, rows, places):
 def convolve_tiles(padded, geometry, out_size, product, shape, first, last, sums, words, out):
     """As `convolve`, on matrix tiles; last - first is at least 32."""
     k_words, outputs = shape
-    panels, start, factor, zero, low, high = product
     buffer = words.view(np.uint8)
     for block in range(first, last, BLOCK):
         end = min(block + BLOCK, last)
@@ -185,14 +171,7 @@ def convolve_tiles(padded, geometry, out_size, product, shape, first, last, sums
         gather_block(padded, begin, end, out_size, geometry, k_words, buffer)
         int8_loops.multiply_tiles(
             words,
-            panels,
-            start,
-            factor,
-            factor,
-            factor,
-            zero,
-            low,
-            high,
+            product,
             shape,
             0,
             end - begin,
@@ -203,15 +182,14 @@ def convolve_tiles(padded, geometry, out_size, product, shape, first, last, sums
 
 
 @kernel
-def convolve_depthwise(
-    padded, size, out_size, taps, places, start, factor, zero, low, high, stride, first, last, out
-):
+def convolve_depthwise(padded, sizes, places, product, span, out):
     """Output rows first..last (counted over the batch), 16 channels at a time, four taps at once.
 
-    taps int8 [blocks of 16 channels, groups of four taps, 16, 4], flat; places int64: how far each tap lies
-    from a window's first pixel.
+    product begins with the taps, int8 [blocks of 16 channels, groups of four taps, 16, 4], flat; places int64
+    says how far each tap lies from a window's first pixel; span is stride, first and last.
     """
-    (height, width, channels), (out_height, out_width) = size, out_size
+    (height, width, channels), (out_height, out_width) = sizes
+    taps, start, (stride, first, last) = product[0], product[1], span
     groups = len(places) // 4
     for row in range(first, last):
         b, y = row // out_height, row % out_height
@@ -227,17 +205,5 @@ def convolve_depthwise(
                         load(padded, corner + places[g + 3] + c, u8x16),
                     )
                     total = dot4(total, pixels, load(taps, weight + g * 16, i8x64))
-                finish(
-                    total,
-                    factor,
-                    factor,
-                    factor,
-                    0,
-                    c,
-                    zero,
-                    low,
-                    high,
-                    channels,
-                    (row * out_width + x) * channels + c,
-                    out,
-                )
+                place = (row * out_width + x) * channels + c
+                finish(total, product, 0, c, channels, place, out)

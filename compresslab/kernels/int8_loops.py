@@ -48,25 +48,10 @@ AHEAD = 4096
 
 
 @kernel
-def multiply(
-    words,
-    panels,
-    start,
-    factor,
-    offset,
-    row_scale,
-    zero,
-    low,
-    high,
-    shape,
-    first,
-    last,
-    rows,
-    width,
-    out,
-):
+def multiply(words, product, shape, first, last, rows, width, out):
     """Rows first..last of the product; what is done with a sum follows from the dtype of `out`."""
     k_words, outputs = shape
+    panels, start = product[0], product[1]
     size = k_words * value(width) * 4
     for panel in range((outputs + value(width) - 1) // value(width)):
         column = panel * value(width)
@@ -81,20 +66,7 @@ def multiply(
                 for j in range(0, value(width), LANES):
                     total = load(tile, r * value(width) + j, i32x16)
                     place = (i + r) * outputs + column + j
-                    finish(
-                        total,
-                        factor,
-                        offset,
-                        row_scale,
-                        i + r,
-                        column + j,
-                        zero,
-                        low,
-                        high,
-                        outputs,
-                        place,
-                        out,
-                    )
+                    finish(total, product, i + r, column + j, outputs, place, out)
 
 
 @kernel(forceinline=True)
@@ -115,25 +87,10 @@ def accumulate(words, base, k_words, panels, panel, start, column, rows, width, 
 
 
 @kernel
-def multiply_tiles(
-    words,
-    panels,
-    start,
-    factor,
-    offset,
-    row_scale,
-    zero,
-    low,
-    high,
-    shape,
-    first,
-    last,
-    configuration,
-    sums,
-    out,
-):
+def multiply_tiles(words, product, shape, first, last, configuration, sums, out):
     """As `multiply`, in blocks of 32 x 32 sums on matrix tiles; last - first is at least 32."""
     k_words, outputs = shape
+    panels = product[0]
     tiles_configure(configuration)
     # As many rows as stay in the second-level cache while all weights pass by.
     block = max(HELD_BYTES // (4 * k_words) // TILED_ROWS, 1) * TILED_ROWS
@@ -144,45 +101,20 @@ def multiply_tiles(
             for row in range(top, bottom, TILED_ROWS):
                 i = min(row, last - TILED_ROWS)
                 accumulate_tiles(words, i * k_words, k_words, panels, panel, sums)
-                finish_tiles(
-                    sums,
-                    start,
-                    factor,
-                    offset,
-                    row_scale,
-                    i,
-                    column,
-                    zero,
-                    low,
-                    high,
-                    outputs,
-                    out,
-                )
+                finish_tiles(sums, product, i, column, outputs, out)
     tiles_release()
 
 
 @kernel
-def finish_tiles(sums, start, factor, offset, row_scale, i, column, zero, low, high, outputs, out):
+def finish_tiles(sums, product, i, column, outputs, out):
     """The epilogue of a block of 32 x 32 sums."""
+    start = product[1]
     for r in range(TILED_ROWS):
         for j in range(0, TILED_ROWS, LANES):
             if column + j < outputs:
                 total = load(sums, r * TILED_ROWS + j, i32x16) + load(start, column + j, i32x16)
                 place = (i + r) * outputs + column + j
-                finish(
-                    total,
-                    factor,
-                    offset,
-                    row_scale,
-                    i + r,
-                    column + j,
-                    zero,
-                    low,
-                    high,
-                    outputs,
-                    place,
-                    out,
-                )
+                finish(total, product, i + r, column + j, outputs, place, out)
 
 
 @kernel

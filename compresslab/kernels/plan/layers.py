@@ -73,7 +73,8 @@ def run_convolution(row, real, arena, padded, count):
     run, height = row[ACROSS_SIZE] * channels, row[HEIGHT] + 2 * border
     geometry = (row[DOWN_SIZE], run, row[DOWN], height, across, channels)
     size = (row[OUT_HEIGHT], row[OUT_WIDTH])
-    product = (panels, start, factor, real[ZERO], real[LOW], real[HIGH])
+    zero, low, high = real[ZERO], real[LOW], real[HIGH]
+    product = (panels, start, factor, factor, factor, zero, low, high)
     source, out = bordered(row, arena, padded, count), arena[row[OUT] * count :]
     n = count * row[OUT_HEIGHT] * row[OUT_WIDTH]
     if row[PANEL] == 16:
@@ -103,23 +104,8 @@ def run_depthwise(row, real, arena, padded, count):
     size = (row[HEIGHT] + 2 * border, row[WIDTH] + 2 * border, channels)
     out_size, last = (row[OUT_HEIGHT], row[OUT_WIDTH]), count * row[OUT_HEIGHT]
     source, out = bordered(row, arena, padded, count), arena[row[OUT] * count :]
-    zero, low, high = real[ZERO], real[LOW], real[HIGH]
-    convolve_depthwise(
-        source,
-        size,
-        out_size,
-        taps,
-        places,
-        start,
-        factor,
-        zero,
-        low,
-        high,
-        row[DOWN],
-        0,
-        last,
-        out,
-    )
+    product = (taps, start, factor, factor, factor, real[ZERO], real[LOW], real[HIGH])
+    convolve_depthwise(source, (size, out_size), places, product, (row[DOWN], 0, last), out)
 
 
 @kernel
@@ -143,10 +129,8 @@ def run_product(row, real, arena, padded, count):
     panels, start, factor, shape = numbers_of(row)
     words, out = rows_as_words(row, arena, padded, count), arena[row[OUT] * count :]
     n = count * row[HEIGHT] * row[WIDTH]
-    zero, low, high = real[ZERO], real[LOW], real[HIGH]
-    multiply_by_panels(
-        words, panels, start, factor, factor, factor, zero, low, high, shape, n, row[PANEL], out
-    )
+    product = (panels, start, factor, factor, factor, real[ZERO], real[LOW], real[HIGH])
+    multiply_by_panels(words, product, shape, n, row[PANEL], out)
 
 
 @kernel
@@ -157,122 +141,22 @@ def run_logits(row, arena, padded, ones, out, count):
     offset = array_at(row[OFFSET], length, f32x16)
     words = rows_as_words(row, arena, padded, count)
     n, no = count * row[HEIGHT] * row[WIDTH], np.float32(0)
-    target = out[row[OUT] * count :]
-    multiply_by_panels(
-        words, panels, start, factor, offset, ones, no, no, no, shape, n, row[PANEL], target
-    )
+    product = (panels, start, factor, offset, ones, no, no, no)
+    multiply_by_panels(words, product, shape, n, row[PANEL], out[row[OUT] * count :])
 
 
 @kernel
-def multiply_by_panels(
-    words, panels, start, factor, offset, scale, zero, low, high, shape, n, panel, out
-):
+def multiply_by_panels(words, product, shape, n, panel, out):
     """`int8_loops.multiply` with the tile that the weight's panels and the number of rows ask for."""
     if panel == 16 and n >= 8:
-        int8_loops.multiply(
-            words,
-            panels,
-            start,
-            factor,
-            offset,
-            scale,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            n,
-            EIGHT,
-            SIXTEEN,
-            out,
-        )
+        int8_loops.multiply(words, product, shape, 0, n, EIGHT, SIXTEEN, out)
     elif panel == 16:
-        int8_loops.multiply(
-            words,
-            panels,
-            start,
-            factor,
-            offset,
-            scale,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            n,
-            ONE,
-            SIXTEEN,
-            out,
-        )
+        int8_loops.multiply(words, product, shape, 0, n, ONE, SIXTEEN, out)
     elif panel == 32 and n >= 8:
-        int8_loops.multiply(
-            words,
-            panels,
-            start,
-            factor,
-            offset,
-            scale,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            n,
-            EIGHT,
-            THIRTY_TWO,
-            out,
-        )
+        int8_loops.multiply(words, product, shape, 0, n, EIGHT, THIRTY_TWO, out)
     elif panel == 32:
-        int8_loops.multiply(
-            words,
-            panels,
-            start,
-            factor,
-            offset,
-            scale,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            n,
-            ONE,
-            THIRTY_TWO,
-            out,
-        )
+        int8_loops.multiply(words, product, shape, 0, n, ONE, THIRTY_TWO, out)
     elif n >= 4:
-        int8_loops.multiply(
-            words,
-            panels,
-            start,
-            factor,
-            offset,
-            scale,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            n,
-            FOUR,
-            SIXTY_FOUR,
-            out,
-        )
+        int8_loops.multiply(words, product, shape, 0, n, FOUR, SIXTY_FOUR, out)
     else:
-        int8_loops.multiply(
-            words,
-            panels,
-            start,
-            factor,
-            offset,
-            scale,
-            zero,
-            low,
-            high,
-            shape,
-            0,
-            n,
-            ONE,
-            SIXTY_FOUR,
-            out,
-        )
+        int8_loops.multiply(words, product, shape, 0, n, ONE, SIXTY_FOUR, out)
