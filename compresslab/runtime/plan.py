@@ -20,7 +20,6 @@ import torch
 from compresslab.kernels._threads import split_rows
 from compresslab.kernels.int8_conv import SLACK
 from compresslab.kernels.plan import walk
-from compresslab.kernels.simd import tiles_available
 from compresslab.runtime.arena import NoPlaceError, Shapes, lives_by_name, places, shapes_of
 from compresslab.runtime.plan_rows import ROWS, NoPlanError, Sheet, operations
 from compresslab.runtime.program import IMAGE, Program
@@ -33,17 +32,6 @@ LARGEST_GROUP = 64
 ALIGNED = 64
 SPLIT_BYTES = 1 << 20
 """Below so many bytes of activations a second thread costs more than it saves."""
-
-
-def suits(image: torch.Tensor) -> bool:
-    """Whether images can go through a plan: plain float32 images or rows, in memory.
-
-    On matrix tiles convolutions of many pixels are faster step by step.
-    """
-    plain = type(image) in (torch.Tensor, torch.nn.Parameter) and image.device.type == "cpu"
-    if not plain or image.dtype != torch.float32 or image.ndim not in (2, 4):
-        return False
-    return len(image) == 1 or not tiles_available()
 
 
 class Plan:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from compresslab.kernels.simd import tiles_available
 from compresslab.runtime.steps.step import Numbers, Step
 
 IMAGE = "image"
@@ -25,6 +26,17 @@ IMAGE = "image"
 def image_name(index: int) -> str:
     """What the input at a place is called."""
     return IMAGE if index == 0 else f"{IMAGE}_{index}"
+
+
+def suits(image: torch.Tensor) -> bool:
+    """Whether images can go through a plan: plain float32 images or rows, in memory.
+
+    On matrix tiles convolutions of many pixels are faster step by step.
+    """
+    plain = type(image) in (torch.Tensor, nn.Parameter) and image.is_cpu
+    if not plain or image.dtype != torch.float32 or image.ndim not in (2, 4):
+        return False
+    return image.shape[0] == 1 or not tiles_available()
 
 
 @dataclass(frozen=True)
@@ -116,16 +128,17 @@ class Program(nn.Module):
 
     def planned(self, image: torch.Tensor) -> Callable | None:
         """The plan for images of this size; None where they run step by step."""
-        from compresslab.runtime.plan import Plan, suits
-
         if not suits(image):
             return None
         layers, shape = [*self._modules["layers"]._modules.values()], image.shape[1:]
         if self.plans.get("steps") != layers:  # another step in one's place
             self.plans = {"steps": layers}
-        if shape not in self.plans:
-            self.plans[shape] = Plan.of(self, tuple(shape))
-        return self.plans[shape]
+        plan = self.plans.get(shape, self)
+        if plan is self:
+            from compresslab.runtime.plan import Plan
+
+            plan = self.plans[shape] = Plan.of(self, tuple(shape))
+        return plan
 
     def __getstate__(self) -> dict:
         """Without plans, which hold addresses: a copy makes its own."""

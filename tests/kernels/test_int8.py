@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compresslab.kernels import int8, int8_conv, int8_pool, panels
+from compresslab.kernels import int8, int8_conv, int8_loops, int8_pool, panels
 from compresslab.kernels._threads import split_rows
+from compresslab.kernels.int8_conv_loops import gather_block
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 11, 12, 13, 16, 17, 31, 32, 33, 63, 64, 65, 97])
 
@@ -286,3 +287,26 @@ def test_pools_refuse_what_they_cannot_pool():
         int8_pool.max_pool(np.zeros((1, 2, 3, 1), np.uint8), 3)
     with pytest.raises(ValueError, match="b must have a's shape"):
         int8_pool.add(np.zeros(3, np.uint8), np.zeros(4, np.uint8), (0, 0), (1, 1), 0, 0, 255)
+
+
+@pytest.mark.parametrize("channels,stride", [(33, 1), (7, 2), (16, 1), (1, 1)])
+def test_windows_gathered_for_tiles_are_those_that_vectors_read(channels, stride):
+    """On tiles, windows are rows in the weight's own runs: multiplied as rows they give the same codes."""
+    generator = np.random.default_rng(channels)
+    x = generator.integers(0, 256, (2, 9, 8, channels)).astype(np.uint8)
+    weight = panels.pack_weight(
+        generator.integers(-127, 128, (70, 9 * channels)).astype(np.int8), 3
+    )
+    window = int8_conv.Window(3, 3, stride, 1)
+    e = weight.requantize(11, None, np.full(70, 1e-3, np.float32), 5, 0, 255)
+    expected = int8_conv.conv2d_requantize(x, 11, weight, window, e)
+    pixels, size = expected.shape[0] * expected.shape[1] * expected.shape[2], expected.shape[1:3]
+    rows = np.zeros(pixels * weight.words + int8_conv.SLACK // 4, np.uint32)
+    padded = int8_conv.pad(x, 1, 11)
+    geometry = window.geometry(x.shape)
+    gather_block(padded, 0, pixels, size, geometry, weight.words, rows.view(np.uint8))
+    product = (weight.panels, e.start, e.factor, e.factor, e.factor, e.zero, e.low, e.high)
+    out, shape = np.empty(pixels * 70, np.uint8), (weight.words, 70)
+    tile = (panels.ROWS[weight.width], panels.WIDTHS[weight.width])
+    int8_loops.multiply(rows, product, shape, 0, pixels, *tile, out)
+    assert np.array_equal(out.reshape(expected.shape), expected)

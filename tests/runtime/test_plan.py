@@ -19,8 +19,9 @@ from compresslab.measure import latency
 from compresslab.network.taps import tapped
 from compresslab.runtime import files
 from compresslab.runtime.convert import convert
-from compresslab.runtime.plan import Plan, suits
+from compresslab.runtime.plan import Plan
 from compresslab.runtime.plan_rows import ROWS, NoPlanError
+from compresslab.runtime.program import suits
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 
