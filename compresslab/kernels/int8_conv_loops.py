@@ -55,8 +55,15 @@ def fill_border(x, shape, border, code, out):
 @kernel(forceinline=True)
 def fill_run(out, first, count, code):
     """The same code `count` times."""
-    for i in range(first, first + count):
-        out[i] = code
+    wide, narrow = splat(code, u8x64), splat(code, u8x16)
+    many = count // 64 * 64
+    some = count // 16 * 16
+    for t in range(0, many, 64):
+        store(out, first + t, wide)
+    for t in range(many, some, 16):
+        store(out, first + t, narrow)
+    for t in range(some, count):
+        out[first + t] = code
 
 
 @kernel(forceinline=True)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from compresslab.kernels._jit import kernel
+from compresslab.kernels.int8_conv_loops import copy_run, fill_run
 from compresslab.kernels.int8_pool_loops import (
     add_codes,
     look_up_channels,
@@ -160,19 +161,22 @@ def enlarge(row, x, count, out):
         for y in range(height):
             for z in range(width):
                 pixel = (n * row[HEIGHT] + y // row[DOWN]) * row[WIDTH] + z // row[ACROSS]
-                for c in range(channels):
-                    out[((n * height + y) * width + z) * channels + c] = x[pixel * channels + c]
+                target = ((n * height + y) * width + z) * channels
+                copy_run(x, pixel * channels, channels, out, target)
 
 
 @kernel
 def place_pixels(row, x, count, out):
     """Pixel (y, z) to (TOP + y DOWN, LEFT + z ACROSS); the code of 0 everywhere else."""
     height, width, channels = row[OUT_HEIGHT], row[OUT_WIDTH], row[CHANNELS]
-    out[: count * height * width * channels] = np.uint8(row[ZERO_A])
+    fill_run(out, 0, count * height * width * channels, np.uint8(row[ZERO_A]))
+    # Where nothing comes between two pixels, a line is one run.
+    runs = 1 if row[ACROSS] == 1 else row[WIDTH]
+    run = row[WIDTH] // runs * channels
     for n in range(count):
         for y in range(row[HEIGHT]):
-            for z in range(row[WIDTH]):
-                to = (n * height + row[TOP] + y * row[DOWN]) * width + row[LEFT] + z * row[ACROSS]
-                pixel = (n * row[HEIGHT] + y) * row[WIDTH] + z
-                for c in range(channels):
-                    out[to * channels + c] = x[pixel * channels + c]
+            line = ((n * height + row[TOP] + y * row[DOWN]) * width + row[LEFT]) * channels
+            source = (n * row[HEIGHT] + y) * row[WIDTH] * channels
+            for z in range(runs):
+                target = line + z * row[ACROSS] * channels
+                copy_run(x, source + z * channels, run, out, target)

@@ -7,7 +7,9 @@ from compresslab.kernels._jit import kernel
 from compresslab.kernels.int8_conv_loops import (
     convolve,
     convolve_depthwise,
+    copy_run,
     fill_border,
+    fill_run,
 )
 from compresslab.kernels.plan.table import (
     ACROSS_SIZE,
@@ -116,10 +118,8 @@ def rows_as_words(row, arena, padded, count):
     if inputs == stride:
         return arena[begin : begin + n * stride].view(np.uint32)
     for r in range(n):
-        for k in range(inputs):
-            padded[r * stride + k] = arena[begin + r * inputs + k]
-        for k in range(inputs, stride):
-            padded[r * stride + k] = 0
+        copy_run(arena, begin + r * inputs, inputs, padded, r * stride)
+        fill_run(padded, r * stride + inputs, stride - inputs, np.uint8(0))
     return padded[: n * stride].view(np.uint32)
 
 
