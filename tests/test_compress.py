@@ -292,6 +292,24 @@ def test_integers_work_in_a_byte_each(network, data):
     assert working_bytes(program, data.shape) == max(64 * 5, 64 + 16 * 64, pooled)
 
 
+def test_what_waits_for_an_addition_counts_in_an_integer_network():
+    """At the addition there are an image, what a layer made of it, and the sum: three times 16 x 64 codes."""
+
+    class Skip(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Conv2d(1, 16, 3, padding=1)
+            self.other = torch.nn.Conv2d(16, 16, 3, padding=1)
+            self.last = torch.nn.Linear(16 * 64, 2)
+
+        def forward(self, x):
+            x = torch.relu(self.one(x))
+            return self.last((x + self.other(x)).flatten(1))
+
+    program = stages.compress(Skip().eval(), [Quantize(8)], torch.randn(20, 1, 8, 8))
+    assert working_bytes(program, (1, 8, 8)) == 3 * 16 * 64
+
+
 # ---- the advisor ---------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def advised(network, data):

@@ -1,10 +1,13 @@
 """How large a network is: its weights, its file, its memory, and what one image needs on the way through."""
 
+import contextlib
+
 import torch
 from torch import nn
 
 from compresslab.network.taps import tapped
 from compresslab.runtime import files
+from compresslab.runtime.arena import NoPlaceError, lives_of, places
 from compresslab.runtime.program import Program
 from compresslab.runtime.steps.step import Numbers
 from compresslab.runtime.weight_only import Packed
@@ -34,9 +37,9 @@ def disk_bytes(model: nn.Module) -> int:
 def working_bytes(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> int:
     """Bytes that one image's activations need at once: the largest input and output of a layer together.
 
-    What an engine needs that frees each result as soon as the next is there; results that wait for an
-    addition further on are not counted, nor is what happens outside of modules. Codes of an integer
-    network count as they are held here, a byte each.
+    What an engine needs that frees each result as soon as the next is there. Of an integer network, whose
+    codes are a byte each, the arena is counted in which its results lie by their lifetimes (`runtime.arena`);
+    of others, results that wait for an addition further on are not, nor is what happens outside of modules.
 
     Args:
         model: any network that runs on a batch of one image.
@@ -53,6 +56,9 @@ def working_bytes(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> in
     leaves = {n: m for n, m in named if isinstance(model, Program) or not list(m.children())}
     with tapped(leaves, after=record), torch.no_grad(), evaluating(model):
         model((shape if isinstance(shape, torch.Tensor) else torch.zeros(shape))[None])
+    if isinstance(model, Program) and not isinstance(shape, torch.Tensor):
+        with contextlib.suppress(NoPlaceError):  # tokens, which wait for nobody
+            largest = max(largest, places(lives_of(model, shape))[1])
     return largest
 
 

@@ -9,7 +9,7 @@ a small network more than its arithmetic. Batches run in groups of examples whos
 cache, the groups over threads.
 
 Left out: networks with a step in floats in their middle, with binary layers, with several inputs or with
-tokens: those run step by step. `Plan.of` says so by NoPlanError.
+tokens: those run step by step, and NoPlanError says why.
 """
 
 import math
