@@ -4,9 +4,11 @@ import json
 import math
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
+from benchmarks import threads
 from benchmarks.harness import race, records
 
 KEYS = {
@@ -55,3 +57,17 @@ def test_a_race_runs_everybody_equally_often_in_turn():
 def test_a_limit_is_no_peer():
     made = records("k", "1", {"ours": 2.0, "peer": 6.0, "copy": 1.0}, limits=("copy",))
     assert [(r.peer, r.ratio) for r in made] == [("peer", 3.0)]
+
+
+@pytest.mark.parametrize(
+    "most,columns", [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
+def test_threads_are_counted_in_powers_of_two_up_to_all(most, columns):
+    assert threads.counts(most) == columns
+
+
+def test_every_kernel_is_timed_on_more_threads_and_torch_is_left_with_one():
+    lines = str(threads.scaling(2, scale=32, rounds=3)).splitlines()
+    assert "2 threads, times" in lines[0]
+    assert len(lines) == 2 + len(threads.kernels(32))
+    assert torch.get_num_threads() == 1
