@@ -44,10 +44,11 @@ from compresslab.kernels.lowbit_loops import (
 from compresslab.kernels.panels import aligned
 from compresslab.kernels.simd import Static
 
-ROWS = {1: Static(4), 2: Static(2), 3: Static(2)}
-"""Rows of a tile, so that its sums (rows x digits x 64) stay in vector registers."""
+ROWS = {1: Static(4), 2: Static(2), 3: ONE}
+"""Rows of a tile, so that its sums (rows x digits x 64), and the digits that meet them, stay in registers."""
 COLUMNS = {digits: Static(digits * WIDTH) for digits in ROWS}
-HELD = {2: Static(2), 4: Static(4), 8: Static(8)}
+TWO = Static(2)
+HELD = {2: TWO, 4: Static(4), 8: Static(8)}
 LARGEST_GROUP = 65_536
 """So many products of a code and a digit surely fit a sum of 32 bits: 65,536 * 255 * 128 < 2^31."""
 SPLIT_MACS = 2_000_000
@@ -231,7 +232,9 @@ def matmul(
     parts = np.zeros(len(x) * groups * quads * digits, np.int32)
     units, sums = np.empty((2, len(x) * groups), np.float32)
     split_digits(x.reshape(-1), weight.group, quads, digits, parts.view(np.int8), units, sums)
-    rows = ROWS[digits] if len(x) >= ROWS[digits].number else ONE
+    # A byte for each code leaves registers for a second row of three digits.
+    rows = TWO if digits == EXACT and held == 8 else ROWS[digits]
+    rows = rows if len(x) >= rows.number else ONE
     shape = (len(x), groups, quads, panels * WIDTH)
     out = np.empty((len(x), panels * WIDTH), np.float32)
     flat = out.reshape(-1)
