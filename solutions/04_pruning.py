@@ -978,15 +978,19 @@ print(
 #
 # ### Exercise 7 · The loop that prunes while it trains (build, 4 points, about 20 lines)
 #
-# All schedules of this lab are one loop: choose who stays, train a step, keep the zeros at zero. Write it for any network. `tune_pruned(network, batches, fractions, lr)`
-# trains the network in place, one step for each batch `(x, y)`: cross-entropy, `torch.optim.SGD` with momentum 0.9, one optimizer for all steps. From its own
-# batch on, that fraction of all weights is 0. It hands back the last masks: `{parameter's name: bool tensor}`, `True` where a weight stays.
+# All schedules of this lab are one loop: choose which weights stay, train a step, keep the zeros at zero. Write it for any network. `tune_pruned(network, batches, fractions, lr)`
+# trains the network in place, one step for each batch `(x, y)`, with cross-entropy and one `torch.optim.SGD` of momentum 0.9 for all steps, biases included. `fractions` has a
+# number for each batch. It returns the masks of the last batch, `{parameter's name: bool tensor}`, `True` where a weight stays.
 #
-# 1. *The smallest go*: `round(fraction * count)` of the weights of **all layers together**, by their absolute value. Weights are parameters with `p.ndim > 1`;
-#    biases are not pruned.
-# 2. *Zeros stay zeros*, also behind the step, whose momentum moves every weight.
-# 3. *The others learn*: the forward pass of a batch sees its masks.
-# 4. *The fraction rises*: masks are chosen anew for each batch, from the weights as they are then.
+# For each batch: choose the masks, set what is pruned to 0, compute the loss, step, and set what is pruned to 0 again.
+#
+# 1. *The smallest go*: `round(fraction * count)` of the weights of **all layers together**, those of the smallest absolute values. Weights are the parameters with
+#    `p.ndim > 1`, in a convolution as in a linear layer; biases are not pruned.
+# 2. *Zeros stay zeros*: after a step, too, for momentum moves every weight.
+# 3. *The others learn* from a forward pass in which the pruned weights are 0 already.
+# 4. *The fraction rises*: the masks are chosen again for each batch, from the weights as they are at that moment.
+#
+# The calls of `torch.nn.utils.prune` may be used; the network must have the same parameters in the end.
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-tune_pruned", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -1025,7 +1029,7 @@ check(tune_pruned, "prune.tune_pruned")
 tune_pruned = adopt(tune_pruned, "prune.tune_pruned")
 
 # %% [markdown]
-# Your loop at work: four epochs of tuning in which the cube of Exercise 3 takes 95 % of a network's weights, against the same fraction at once and nothing more.
+# Your loop at work: four epochs of tuning, in which the cubic schedule of Exercise 3 removes 95 % of a network's weights, compared with the same fraction removed at once and no tuning.
 
 # %%
 torch.manual_seed(SEEDS[0])

@@ -754,19 +754,19 @@ Table(
 #
 # ### Exercise 6 · The loop in which a student learns (build, 4 points, about 18 lines)
 #
-# The lab's `fit` hides what you have seen so far in parts. Write the whole: `teach(student, teacher, batches, temperature, weight, lr)` trains the student in
-# place, one step for each batch `(x, y)`, with `torch.optim.SGD` and momentum 0.9, and hands back the loss of every step as floats.
+# The lab's `fit` hides what you have seen so far in parts. Write the whole loop: `teach(student, teacher, batches, temperature, alpha, lr)` trains the student in
+# place, one step for each batch `(x, y)`, with one `torch.optim.SGD` of momentum 0.9 for all steps. It returns the loss of every step, as it is before that step: a list of floats.
 #
-# 1. *The loss*: `weight` times the divergence of both answers at the temperature, times $T^2$ and averaged over examples, and `1 - weight` times the
-#    cross-entropy with the labels.
-# 2. *The teacher* answers in eval mode, without dropout and without gradients.
-# 3. *The student learns*, in training mode, with one optimizer for all steps.
-# 4. *As they were*: the teacher's parameters have not moved, and it is in the mode in which you were given it.
+# 1. *The loss* of Exercise 2: `alpha` times the cross-entropy with the labels, plus `1 - alpha` times $T^2\,\mathrm{KL}(p^{\text{teacher}}_T \,\|\, p^{\text{student}}_T)$, both averaged
+#    over the examples.
+# 2. *The teacher without dropout*: it answers in evaluation mode, and without gradients.
+# 3. *The student learns*, in training mode.
+# 4. *As it was*: the teacher's parameters have not moved, and it is in the mode in which you were given it, whichever that is.
 
 
 # %% nbgrader={"grade": false, "grade_id": "distill-teach", "locked": false, "schema_version": 3, "solution": true, "task": false}
-def teach(student, teacher, batches, temperature, weight, lr):
-    """Two modules, [(x, y), ...], T, the answers' weight, the rate -> [loss of each step]."""
+def teach(student, teacher, batches, temperature, alpha, lr):
+    """Two modules, [(x, y), ...], T, the labels' weight, the rate -> [loss of each step]."""
     ### BEGIN SOLUTION
     mode, losses = teacher.training, []
     teacher.eval()
@@ -779,7 +779,7 @@ def teach(student, teacher, batches, temperature, weight, lr):
         log_q = torch.log_softmax(answers / temperature, 1)
         soft = temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
         hard = torch.nn.functional.cross_entropy(answers, y)
-        loss = weight * soft + (1 - weight) * hard
+        loss = alpha * hard + (1 - alpha) * soft
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -801,7 +801,7 @@ pupil = models.MLP(data.shape, len(data.classes), (24,))
 fifties = [
     (data.train.x[i], data.train.y[i]) for _ in range(5) for i in torch.randperm(4_000).split(50)
 ]
-course = teach(pupil, teacher, fifties, 4.0, 0.9, 0.05)
+course = teach(pupil, teacher, fifties, 4.0, 0.1, 0.05)
 claim(
     "In your loop the loss of the last twenty steps is less than two thirds of that of the first twenty",
     2 / 3 - sum(course[-20:]) / sum(course[:20]),

@@ -10,6 +10,9 @@ import numbers
 import numpy as np
 import torch
 
+# Bound here: what an answer puts in the place of a name of NumPy does not judge it.
+from numpy import isclose
+
 SHOWN = 6
 
 
@@ -80,7 +83,7 @@ def _form(value: np.ndarray | torch.Tensor) -> str:
 
 def _close(one: np.ndarray, other: np.ndarray, tolerance: float) -> np.ndarray:
     if one.dtype.kind in "fc":
-        return np.isclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
+        return isclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
     return one == other
 
 
@@ -105,7 +108,7 @@ def _scalar_difference(got: object, expected: object, tolerance: float) -> str |
         return f"expected a number, got {_kind(got)}"
     if isinstance(got, int) and got.bit_length() > 1000:
         return f"expected {expected:.6g}, got {_whole(got)}"
-    close = np.isclose(float(got), float(expected), rtol=tolerance, atol=tolerance, equal_nan=True)
+    close = isclose(float(got), float(expected), rtol=tolerance, atol=tolerance, equal_nan=True)
     return None if close else f"expected {expected:.6g}, got {float(got):.6g}"
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+# Bound here: what an answer puts in the place of a name of NumPy does not judge it.
+from numpy import allclose
+
 CLOSE = 1e-4
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -41,7 +44,11 @@ def _arrays(got: object, expected: object) -> Pair | None:
         parts = [_arrays(one, other) for one, other in zip(got, expected, strict=True)]
         return next((p for p in parts if p is None or not _same(*p)), None)
     one, other = _array(got), _array(expected)
-    return None if one is None or other is None else (one, other)
+    if one is None or other is None:
+        return None
+    # Of yes and no nothing is a factor, an offset or a matter of rounding.
+    yes_or_no = getattr(expected, "dtype", None) in (np.bool_, torch.bool)
+    return None if yes_or_no and not _same(one, 1 - other) else (one, other)
 
 
 def _array(value: object) -> np.ndarray | None:
@@ -57,7 +64,7 @@ def _array(value: object) -> np.ndarray | None:
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and np.allclose(one, other, rtol=CLOSE, atol=CLOSE)
+    return one.shape == other.shape and allclose(one, other, rtol=CLOSE, atol=CLOSE)
 
 
 def _always(holds: Callable[[np.ndarray, np.ndarray], bool], text: str) -> Callable:
@@ -73,7 +80,9 @@ def _one_number(
         numbers = [of(*pair) for pair in pairs]
         if any(n is None for n in numbers):
             return ""
-        same = np.allclose(numbers, numbers[0], rtol=1e-3)
+        same = allclose(numbers, numbers[0], rtol=1e-3)
+        if not same and all(other.size == 1 for _, other in pairs):
+            return ""  # between two numbers there is always a factor, and an offset
         return (text if same else varies).format(f"{numbers[0]:.4g}")
 
     return says

@@ -71,6 +71,17 @@ def test_nothing_is_said_where_nothing_can_be_told(got, expected):
     assert relation(got, expected) == ""
 
 
+def test_of_masks_only_an_exchange_is_said():
+    right = np.array([True, False, True, True])
+    assert "exchanged" in relation([~right], [right])
+    assert relation([np.array([True, True, True, True])], [right]) == ""
+
+
+def test_between_single_numbers_a_factor_is_said_only_if_it_is_the_same_in_every_case():
+    assert "2 times" in relation([2.0, 6.0], [1.0, 3.0])
+    assert relation([2.0, 9.0], [1.0, 3.0]) == ""
+
+
 @given(st.lists(st.tuples(*[arrays(np.float32, st.integers(0, 4))] * 2), max_size=3))
 def test_any_pair_of_arrays_gives_a_sentence_or_nothing(pairs):
     text = relation([a for a, _ in pairs], [b for _, b in pairs])

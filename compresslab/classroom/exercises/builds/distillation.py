@@ -12,7 +12,7 @@ LOSS, TEACHER, LEARNS, LEFT = (
     "the loss",
     "the teacher without dropout",
     "the student learns",
-    "as they were",
+    "as it was",
 )
 
 
@@ -21,11 +21,11 @@ def teach(
     teacher: torch.nn.Module,
     batches: list,
     temperature: float,
-    weight: float,
+    alpha: float,
     lr: float,
 ) -> list[float]:
-    """Train the student in place, a batch a step, on answers and labels; each step's loss."""
-    return _built()(student, teacher, batches, temperature, weight, lr)
+    """Train the student in place, a batch a step, on labels and answers; each step's loss."""
+    return _built()(student, teacher, batches, temperature, alpha, lr)
 
 
 def _built(
@@ -39,6 +39,8 @@ def _built(
     back: bool = True,
     momentum: bool = True,
     cleared: bool = True,
+    learning: bool = True,
+    given: bool = True,
 ) -> Callable:
     """The loop, with one thing or another done differently."""
 
@@ -49,11 +51,11 @@ def _built(
         loss = terms.sum(1).mean() if by_example else terms.mean()
         return loss * temperature**2 if squared else loss
 
-    def teach(student, teacher, batches, temperature, weight, lr):
+    def teach(student, teacher, batches, temperature, alpha, lr):
         mode, losses = teacher.training, []
         if evaluating:
             teacher.eval()
-        student.train()
+        student.train(learning)
         learned = [*student.parameters(), *([] if detached else teacher.parameters())]
         optimizer = torch.optim.SGD(learned, lr, 0.9 if momentum else 0.0)
         for x, y in batches:
@@ -63,15 +65,15 @@ def _built(
             hard = own / temperature if hot_labels else own
             labels = torch.nn.functional.cross_entropy(hard, y)
             answers = divergence(own, theirs, temperature)
-            share = 1 - weight if swapped else weight
-            loss = share * answers + (1 - share) * labels
+            share = 1 - alpha if swapped else alpha
+            loss = share * labels + (1 - share) * answers
             if cleared:
                 optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
         if back:
-            teacher.train(mode)
+            teacher.train(mode if given else True)
         return losses
 
     return teach
@@ -90,28 +92,47 @@ def at_work(function: Callable) -> Callable:
                 parameter.copy_(torch.from_numpy(values))
         return network
 
-    def run(stage, widths, own, deep, theirs, drop, images, labels, temperature, weight, lr):
-        student, teacher = made(widths, own, 0.0), made(deep, theirs, drop)
-        teacher.train()
-        student.train()
+    def run(
+        stage, widths, student, deep, teacher, drop, mode, images, labels, temperature, alpha, lr
+    ):
+        pupil, master = made(widths, student, 0.0), made(deep, teacher, drop)
+        master.train(mode)
+        pupil.eval()
+        seen = []
+        pupil.register_forward_pre_hook(lambda module, _inputs: seen.append(module.training))
         batches = [
             (torch.from_numpy(x), torch.from_numpy(y)) for x, y in zip(images, labels, strict=True)
         ]
         torch.manual_seed(0)
-        losses = function(student, teacher, batches, temperature, weight, lr)
-        learned = tuple(p.detach().numpy() for p in student.parameters())
-        if stage != "as they were":
-            return tuple(float(loss) for loss in losses), learned
-        kept = tuple(p.detach().numpy() for p in teacher.parameters())
-        graded = any(p.grad is not None for p in teacher.parameters())
-        return kept, graded, bool(teacher.training), bool(student.training)
+        losses = function(pupil, master, batches, temperature, alpha, lr)
+        if not isinstance(losses, list | tuple) or not all(isinstance(n, float) for n in losses):
+            kinds = (
+                {type(n).__name__ for n in losses} if isinstance(losses, list | tuple) else set()
+            )
+            found = f"a list of {', '.join(sorted(kinds))}" if kinds else type(losses).__name__
+            raise TypeError(f"teach must return a list of floats, got {found}")
+        learned = tuple(p.detach().numpy() for p in pupil.parameters())
+        if stage == "the student learns":
+            return tuple(losses), learned, all(seen)
+        if stage != "as it was":
+            return tuple(losses), learned
+        kept = tuple(p.detach().numpy() for p in master.parameters())
+        graded = any(p.grad is not None for p in master.parameters())
+        modes = all(bool(module.training) == mode for module in master.modules())
+        return kept, graded, modes
 
     return run
 
 
 def _cases(generator: np.random.Generator) -> list[Case]:
     def case(
-        stage: str, label: str, steps: int, lr: float, drop: float = 0.0, weight: float = 0.7
+        stage: str,
+        label: str,
+        steps: int,
+        lr: float,
+        drop: float = 0.0,
+        alpha: float = 0.3,
+        mode: bool = True,
     ) -> Case:
         widths, deep = (5, 4, 3), (5, 8, 8, 3)
 
@@ -123,21 +144,22 @@ def _cases(generator: np.random.Generator) -> list[Case]:
         images = generator.normal(0, 1, (steps, 6, widths[0])).astype(np.float32)
         labels = generator.integers(0, widths[-1], (steps, 6))
         temperature = float(generator.uniform(2, 5))
-        networks = (widths, parameters(widths), deep, parameters(deep), drop)
-        args = (stage, *networks, tuple(images), tuple(labels), temperature, weight, lr)
+        networks = (widths, parameters(widths), deep, parameters(deep), drop, mode)
+        args = (stage, *networks, tuple(images), tuple(labels), temperature, alpha, lr)
         return Case(f"{stage}: {label}", args, stage)
 
     return [
-        case(LOSS, "answers and labels", 1, 0.0),
-        case(LOSS, "answers alone", 1, 0.0, weight=1.0),
-        case(LOSS, "labels alone", 1, 0.0, weight=0.0),
+        case(LOSS, "labels and answers", 1, 0.0),
+        case(LOSS, "answers alone", 1, 0.0, alpha=0.0),
+        case(LOSS, "labels alone", 1, 0.0, alpha=1.0),
         case(TEACHER, "half of its units dropped", 2, 0.0, drop=0.5),
-        case(TEACHER, "and answers alone", 2, 0.0, drop=0.5, weight=1.0),
+        case(TEACHER, "and answers alone", 2, 0.0, drop=0.5, alpha=0.0),
         case(LEARNS, "one step", 1, 0.2),
         case(LEARNS, "five steps", 5, 0.1),
-        case(LEARNS, "more on labels", 4, 0.1, weight=0.3),
-        case(LEFT, "behind two steps", 2, 0.1),
+        case(LEARNS, "more on labels", 4, 0.1, alpha=0.7),
+        case(LEFT, "after two steps", 2, 0.1),
         case(LEFT, "with dropout", 2, 0.1, drop=0.5),
+        case(LEFT, "given in evaluation mode", 2, 0.1, drop=0.5, mode=False),
     ]
 
 
@@ -150,13 +172,14 @@ TEACH = Exercise(
     harness=at_work,
     lines=18,
     tolerance=1e-4,
-    returns="each step's loss and the student's parameters; at last the teacher's, and both networks' modes",
+    returns="the losses and the student's parameters; in stage 3 whether it was in training mode; in stage 4 "
+    "the teacher's parameters, whether it has gradients, whether all of it is in the mode as given",
     stages=((LOSS, 1), (TEACHER, 1), (LEARNS, 1), (LEFT, 1)),
     mistakes=(
         Mistake(
             "the temperature is not squared",
             _built(squared=False),
-            "Gradients of the soft part shrink by 1 / T^2: multiply it by T^2, so that `weight` means the "
+            "Gradients of the soft part shrink by 1 / T^2: multiply it by T^2, so that `alpha` means the "
             "same at every temperature.",
         ),
         Mistake(
@@ -172,7 +195,7 @@ TEACH = Exercise(
         Mistake(
             "the weights exchanged",
             _built(swapped=True),
-            "`weight` is that of the teacher's answers, `1 - weight` that of the labels.",
+            "`alpha` weighs the labels, `1 - alpha` the teacher's answers, as in Exercise 2.",
         ),
         Mistake(
             "labels at the temperature",
@@ -189,6 +212,16 @@ TEACH = Exercise(
             _built(detached=False),
             "The teacher is not trained: its answers come without gradients, and its parameters are not the "
             "optimizer's.",
+        ),
+        Mistake(
+            "the student in eval mode",
+            _built(learning=False),
+            "The student learns in training mode: call its `train()` before the first step.",
+        ),
+        Mistake(
+            "the teacher left in training mode",
+            _built(given=False),
+            "The teacher was in eval mode when you were given it: keep `teacher.training` and set that back.",
         ),
         Mistake(
             "the teacher left in eval mode",
