@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from compresslab.kernels.panels import Requantize
 from compresslab.kernels.plan import table
 from compresslab.runtime.arena import Shapes
 from compresslab.runtime.program import IMAGE, Line
-from compresslab.runtime.steps.step import Codes, Step
+from compresslab.runtime.steps.step import KINDS, Codes, Step
 
 
 class NoPlanError(ValueError):
@@ -76,8 +77,26 @@ def operations(line: Line, step: Step) -> list[tuple[Line, Step]]:
 Writer = Callable[[Sheet, np.ndarray, np.ndarray, Step, Line], None]
 
 
+def row_of(step: Step) -> Writer:
+    """The writer of a step's row.
+
+    Raises:
+        NoPlanError: for a kind without one, and for a step that computes in a way of its own.
+    """
+    kind = getattr(step, "kind", type(step).__name__)
+    if kind not in ROWS:
+        raise NoPlanError(f"a step of kind {kind!r} has no row in a plan")
+    if type(step).forward is not FORWARDS[kind] or "forward" in vars(step):
+        raise NoPlanError(f"a step of kind {kind!r} has a forward of its own")
+    return ROWS[kind]
+
+
 def _limits(real: np.ndarray, out: Codes) -> None:
     real[[table.ZERO, table.LOW, table.HIGH]] = out.zero_point, out.low, out.high
+
+
+def _limits_of(real: np.ndarray, epilogue: Requantize) -> None:
+    real[[table.ZERO, table.LOW, table.HIGH]] = epilogue.zero, epilogue.low, epilogue.high
 
 
 def _quantize(_sheet: Sheet, whole: np.ndarray, real: np.ndarray, step: Step, line: Line) -> None:
@@ -101,15 +120,16 @@ def _weights(sheet: Sheet, whole: np.ndarray, step: Step, factor: np.ndarray) ->
 
 
 def _rows_of(sheet: Sheet, whole: np.ndarray, step: Step) -> None:
-    pixels = int(whole[table.HEIGHT] * whole[table.WIDTH])
-    sheet.need(padded=pixels * 4 * step.packed.words, rows=pixels)
+    inputs, stride = int(whole[table.CHANNELS]), 4 * step.packed.words
+    if inputs != stride:  # rows are filled up with zeros
+        sheet.need(padded=int(whole[table.HEIGHT] * whole[table.WIDTH]) * stride)
 
 
 def _linear(sheet: Sheet, whole: np.ndarray, real: np.ndarray, step: Step, _line: Line) -> None:
     whole[table.KIND] = table.PRODUCT
     _weights(sheet, whole, step, step.epilogue.factor)
     _rows_of(sheet, whole, step)
-    _limits(real, step.out)
+    _limits_of(real, step.epilogue)
 
 
 def _convolution(sheet: Sheet, whole: np.ndarray, real: np.ndarray, step: Step, line: Line) -> None:
@@ -119,7 +139,7 @@ def _convolution(sheet: Sheet, whole: np.ndarray, real: np.ndarray, step: Step, 
     whole[table.KIND] = table.CONVOLUTION
     _window(sheet, whole, step)
     _weights(sheet, whole, step, step.epilogue.factor)
-    _limits(real, step.out)
+    _limits_of(real, step.epilogue)
 
 
 def _depthwise(sheet: Sheet, whole: np.ndarray, real: np.ndarray, step: Step, _line: Line) -> None:
@@ -134,7 +154,7 @@ def _depthwise(sheet: Sheet, whole: np.ndarray, real: np.ndarray, step: Step, _l
         sheet.keep(epilogue.start),
         sheet.keep(epilogue.factor),
     )
-    _limits(real, step.out)
+    _limits_of(real, step.epilogue)
 
 
 def _window(sheet: Sheet, whole: np.ndarray, step: Step) -> None:
@@ -152,6 +172,7 @@ def _logits(sheet: Sheet, whole: np.ndarray, _real: np.ndarray, step: Step, _lin
     _weights(sheet, whole, step, step.epilogue.scale)
     whole[table.OFFSET] = sheet.keep(step.epilogue.offset)
     _rows_of(sheet, whole, step)
+    sheet.need(rows=int(whole[table.HEIGHT] * whole[table.WIDTH]))
 
 
 def _dequantize(
@@ -244,7 +265,7 @@ def _concatenate(sheet: Sheet, whole: np.ndarray, _real: np.ndarray, step: Step,
 
 def _select(sheet: Sheet, whole: np.ndarray, _real: np.ndarray, step: Step, _line: Line) -> None:
     whole[table.KIND] = table.SELECT
-    whole[table.WEIGHT] = sheet.keep(step.places.numpy().astype(np.int32))
+    whole[table.WEIGHT] = sheet.keep(step.places.numpy())
 
 
 def _flatten(_sheet: Sheet, whole: np.ndarray, _real: np.ndarray, _step: Step, _line: Line) -> None:
@@ -300,3 +321,5 @@ ROWS: dict[str, Writer] = {
     "spread": _spread,
 }
 """What writes the row of each kind of step; a kind that is not here runs step by step."""
+FORWARDS = {kind: KINDS[kind].forward for kind in ROWS}
+"""What a step of each kind computes: a subclass with a forward of its own runs step by step."""

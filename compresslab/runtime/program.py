@@ -21,6 +21,8 @@ from compresslab.kernels.simd import tiles_available
 from compresslab.runtime.steps.step import Numbers, Step
 
 IMAGE = "image"
+MOST_PLANS = 16
+"""Sizes of images whose plans are kept: those that came last."""
 
 
 def image_name(index: int) -> str:
@@ -34,7 +36,12 @@ def suits(image: torch.Tensor) -> bool:
     On matrix tiles convolutions of many pixels are faster step by step.
     """
     plain = type(image) in (torch.Tensor, nn.Parameter) and image.is_cpu
-    if not plain or image.dtype != torch.float32 or image.ndim not in (2, 4):
+    if (
+        not plain
+        or image.layout is not torch.strided
+        or image.dtype != torch.float32
+        or image.ndim not in (2, 4)
+    ):
         return False
     return image.shape[0] == 1 or not tiles_available()
 
@@ -127,22 +134,38 @@ class Program(nn.Module):
         return _has_any_global_hook() or torch.compiler.is_compiling()
 
     def planned(self, image: torch.Tensor) -> Callable | None:
-        """The plan for images of this size; None where they run step by step."""
+        """The plan for images of this size, from the second time on that they come; else None.
+
+        A plan is made of the steps as they are then. With another step in one's place it is made anew; whoever
+        changes a step's own numbers clears `plans`.
+        """
         if not suits(image):
             return None
         layers, shape = [*self._modules["layers"]._modules.values()], image.shape[1:]
-        if self.plans.get("steps") != layers:  # another step in one's place
-            self.plans = {"steps": layers}
-        plan = self.plans.get(shape, self)
-        if plan is self:
+        plans = self.plans
+        if plans.get("steps") != layers:
+            plans = self.plans = {"steps": layers}
+        plan = plans.get(shape, self)
+        if plan is self:  # the first time: one image of a size is no reason to plan
+            while len(plans) > MOST_PLANS:
+                plans.pop(next(name for name in plans if name != "steps"), None)
+            plans[shape] = "seen"
+            return None
+        if plan == "seen":
             from compresslab.runtime.plan import Plan
 
-            plan = self.plans[shape] = Plan.of(self, tuple(shape))
+            plan = plans[shape] = Plan.of(self, tuple(shape))
         return plan
 
     def __getstate__(self) -> dict:
         """Without plans, which hold addresses: a copy makes its own."""
         return {**self.__dict__, "plans": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        """Also of what was pickled before there were plans."""
+        if "order" not in state:
+            state = {**state, "order": state["plan"], "plans": {}}
+        super().__setstate__(state)
 
     @torch.inference_mode()
     def step_by_step(self, *images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:

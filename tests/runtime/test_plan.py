@@ -1,6 +1,7 @@
 """A plan answers as its steps do one by one, bit for bit, and makes way where somebody watches them."""
 
 import copy
+import dataclasses
 import io
 import os
 import subprocess
@@ -21,7 +22,7 @@ from compresslab.runtime import files
 from compresslab.runtime.convert import convert
 from compresslab.runtime.plan import Plan
 from compresslab.runtime.plan_rows import ROWS, NoPlanError
-from compresslab.runtime.program import suits
+from compresslab.runtime.program import MOST_PLANS, suits
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 
@@ -151,7 +152,8 @@ def test_forward_runs_the_plan_and_makes_way_for_who_watches():
     program, shape = NETWORKS["vgg"]
     image, seen = torch.randn(1, *shape), []
     wanted = program(image)
-    assert program.plans[image.shape[1:]] is not None
+    assert torch.equal(program(image), wanted)
+    assert isinstance(program.plans[image.shape[1:]], Plan)
     named = dict(program.layers.named_children())
     with tapped(named, after=lambda name, *_: seen.append(name)):
         assert torch.equal(program(image), wanted)
@@ -162,10 +164,12 @@ def test_another_step_in_ones_place_is_the_one_that_runs():
     program, shape = copy.deepcopy(NETWORKS["vgg"][0]), NETWORKS["vgg"][1]
     image = torch.randn(2, *shape)
     before = program(image)
+    assert torch.equal(program(image), before)
     last = program.layers[-1]
     numbers = (last.weight_bits, 2 * last.scale.numpy(), 2 * last.bias.numpy(), last.zero_point)
     program.layers[-1] = type(last)(last.codes(), *numbers)
-    assert torch.allclose(program(image), 2 * before)
+    for _ in range(2):
+        assert torch.allclose(program(image), 2 * before)
 
 
 def test_copies_and_files_make_plans_of_their_own(tmp_path):
@@ -174,7 +178,8 @@ def test_copies_and_files_make_plans_of_their_own(tmp_path):
     wanted = program(image)
     for other in (copy.deepcopy(program), pickled(program)):
         assert not other.plans
-        assert torch.equal(other(image), wanted)
+        for _ in range(2):
+            assert torch.equal(other(image), wanted)
     files.save(program, tmp_path / "network.safetensors")
     assert torch.equal(files.load(tmp_path / "network.safetensors")(image), wanted)
 
@@ -191,8 +196,9 @@ def test_an_image_with_nan_is_refused_wherever_it_is(place):
     program, shape = NETWORKS["vgg"]
     images = torch.randn(5, *shape)
     images[place] = float("nan")
-    with pytest.raises(ValueError, match="must not contain NaN"):
-        program(images)
+    for _ in range(3):  # step by step, while a plan is made, and in it
+        with pytest.raises(ValueError, match="must not contain NaN"):
+            program(images)
 
 
 def test_images_that_are_views_or_want_gradients():
@@ -202,6 +208,7 @@ def test_images_that_are_views_or_want_gradients():
     turned = images.contiguous(memory_format=torch.channels_last)
     wide = torch.randn(6, 3, 16, 32)
     wide[..., ::2] = images
+    program(images)
     for view in (turned, wide[..., ::2], images.clone().requires_grad_()):
         assert torch.equal(program(view), wanted)
     assert torch.equal(program(images[1::2]), wanted[1::2])
@@ -227,7 +234,7 @@ def test_each_size_of_image_has_its_plan():
         ),
         (1, 9, 9),
     )
-    for size in (9, 5, 9, 21):
+    for size in (9, 5, 9, 21, 5, 21):
         images = torch.randn(2, 1, size, size)
         assert torch.equal(program(images), program.step_by_step(images))
     assert sum(isinstance(plan, Plan) for plan in program.plans.values()) == 3
@@ -239,7 +246,8 @@ def test_what_has_no_row_is_named_and_runs_step_by_step():
     with pytest.raises(NoPlanError, match="float_group_norm"):
         Plan(program, (1, 9, 9))
     image = torch.randn(1, 1, 9, 9)
-    assert torch.equal(program(image), program.step_by_step(image))
+    for _ in range(2):
+        assert torch.equal(program(image), program.step_by_step(image))
     assert program.plans[image.shape[1:]] is None
 
 
@@ -269,6 +277,78 @@ def test_images_on_tiles_go_step_by_step():
     assert suits(torch.zeros(8, 1, 4, 4)) is not tiles_available()
     assert not suits(torch.zeros(1, 1, 4, 4, dtype=torch.float64))
     assert not suits(torch.zeros(1, 4, 4))
+
+
+def test_a_stream_of_sizes_makes_no_plans_and_few_are_kept():
+    program = integers(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), (1, 9, 9)
+    )
+    for size in range(5, 60):
+        program(torch.randn(1, 1, size, 9))
+    assert len(program.plans) <= MOST_PLANS + 1
+    assert not any(isinstance(plan, Plan) for plan in program.plans.values())
+
+
+class Doubled(nn.Module):
+    """A module of no kind, in a step's place."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, x):
+        return 255 - self.step(x)
+
+
+def another_class(step):
+    kind = type(
+        "Other", (type(step),), {"forward": lambda self, x: 255 - super(kind, self).forward(x)}
+    )
+    step.__class__ = kind
+    return step
+
+
+def another_forward(step):
+    old = step.forward
+    step.forward = lambda x: 255 - old(x)
+    return step
+
+
+@pytest.mark.parametrize("change", [Doubled, another_class, another_forward])
+def test_a_step_that_computes_in_a_way_of_its_own_is_asked(change):
+    program, shape = copy.deepcopy(NETWORKS["vgg"][0]), NETWORKS["vgg"][1]
+    image = torch.randn(2, *shape)
+    before = program(image)
+    program.layers[2] = change(program.layers[2])
+    for _ in range(3):
+        assert torch.equal(program(image), program.step_by_step(image))
+    assert not torch.equal(program(image), before)
+    with pytest.raises(NoPlanError):
+        Plan(program, shape)
+
+
+def test_limits_are_those_of_the_step_as_it_is():
+    program, shape = copy.deepcopy(NETWORKS["vgg"][0]), NETWORKS["vgg"][1]
+    step = program.layers[1]
+    step.epilogue = dataclasses.replace(step.epilogue, high=np.float32(step.out.zero_point + 3))
+    images = torch.randn(2, *shape)
+    assert same(Plan(program, shape)(images), program.step_by_step(images))
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 12, 12).double(), torch.zeros(2, 144)]
+)
+def test_a_plan_refuses_images_that_are_not_its_own(images):
+    program, shape = NETWORKS["vgg"]
+    with pytest.raises(ValueError, match=r"float32 of shape \[1, 12, 12\]"):
+        Plan(program, shape)(images)
+
+
+def test_several_outputs_are_whole_tensors_each():
+    program, shape = NETWORKS["twice"]
+    for part in Plan(program, shape)(torch.randn(3, *shape)):
+        assert part.is_contiguous()
+        assert part.untyped_storage().nbytes() == 4 * part.numel()
 
 
 def test_a_plan_can_be_timed():
