@@ -4,9 +4,9 @@
     Plan       one call for all steps; results in one arena, whose places are used again (`runtime.arena`)
 
 A `Program` makes a plan for a size of image that comes a second time, and runs it where nobody watches its
-steps (no hooks, no torch.compile). Codes are the same, bit for bit; what differs is the calling, which costs a
-step of a small network more than its arithmetic. Batches run in groups of examples whose activations stay in
-the cache, the groups over threads. The function is compiled once for all networks, the first time in some
+steps (no hooks, no torch.compile). Codes are the same, bit for bit; what differs is the calling, which costs
+a step of a small network more than its arithmetic. Batches run in groups of examples whose activations stay
+in the cache, the groups over threads. The function is compiled once for all networks, the first time in some
 twenty seconds: it holds a loop for every kind of step and every width of a tile.
 
 Left out: networks with a step in floats in their middle, with binary layers, with several inputs or with

@@ -136,8 +136,8 @@ class Program(nn.Module):
     def planned(self, image: torch.Tensor) -> Callable | None:
         """The plan for images of this size, from the second time on that they come; else None.
 
-        A plan is made of the steps as they are then. With another step in one's place it is made anew; whoever
-        changes a step's own numbers clears `plans`.
+        A plan is made of the steps as they are then. With another step in one's place it is made anew;
+        whoever changes a step's own numbers clears `plans`.
         """
         if not suits(image):
             return None
