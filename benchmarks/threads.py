@@ -9,7 +9,6 @@ beside ours: what it does not gain, the machine does not have (threads that shar
 Left out: a page of results. The course's machines have two cores; this is for whoever has more.
 """
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -109,7 +108,6 @@ def main(
     scale: Annotated[int, typer.Option(min=1, help="divide the sizes, for a quick look")] = 1,
 ) -> None:
     """Time every kernel on 1, 2, 4, ... threads."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     print(scaling(most or usable_cores(), scale))
 
 

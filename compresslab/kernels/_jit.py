@@ -3,8 +3,9 @@
 `error_model="numpy"` makes 1/0 an infinity instead of an exception, which would stop vectorisation.
 `fastmath` stays off: its no-NaN assumption would change `sign(NaN)` and the rounding of ties.
 `nogil` lets other threads run. `cache` keeps the machine code on disk: the first call of a fresh
-installation costs up to a second, later ones milliseconds. Numba's cache cannot follow a closure over
-another compiled function, so kernels take what they need as arguments and call module-level kernels.
+installation compiles, which takes longest for what holds many loops (`plan`), later ones load. Numba's cache
+cannot follow a closure over another compiled function, so kernels take what they need as arguments and call
+module-level kernels.
 """
 
 from collections.abc import Callable

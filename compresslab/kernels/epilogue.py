@@ -54,15 +54,21 @@ def choose_finish(total, product, row, column, outputs, place, out):
 
 
 @kernel(forceinline=True)
+def store_lanes(result, kind, count, place, out):
+    """The first `count` of 16 lanes, or all of them if there are no fewer to store."""
+    if count >= LANES:
+        store(out, place, result)
+        return
+    rest = register_tile(ONE, SIXTEEN, kind)
+    store(rest, 0, result)
+    for lane in range(count):
+        out[place + lane] = rest[lane]
+
+
+@kernel(forceinline=True)
 def finish_sums(total, _product, _row, column, outputs, place, out):
     """The sum itself."""
-    if outputs - column >= LANES:
-        store(out, place, total)
-        return
-    rest = register_tile(ONE, SIXTEEN, i32x16)
-    store(rest, 0, total)
-    for lane in range(outputs - column):
-        out[place + lane] = rest[lane]
+    store_lanes(total, i32x16, outputs - column, place, out)
 
 
 @kernel(forceinline=True)
@@ -71,13 +77,7 @@ def finish_reals(total, product, row, column, outputs, place, out):
     _, _, factor, offset, row_scale, _, _, _ = product
     scale = load(factor, column, f32x16) * splat(at(row_scale, row), f32x16)
     result = convert(total, f32x16) * scale + load(offset, column, f32x16)
-    if outputs - column >= LANES:
-        store(out, place, result)
-        return
-    rest = register_tile(ONE, SIXTEEN, f32x16)
-    store(rest, 0, result)
-    for lane in range(outputs - column):
-        out[place + lane] = rest[lane]
+    store_lanes(result, f32x16, outputs - column, place, out)
 
 
 @kernel(forceinline=True)
@@ -87,13 +87,7 @@ def finish_codes(total, product, _row, column, outputs, place, out):
     code = rint(convert(total, f32x16) * load(factor, column, f32x16)) + splat(zero, f32x16)
     code = vmin(vmax(code, splat(low, f32x16)), splat(high, f32x16))
     result = convert(convert(code, i32x16), u8x16)
-    if outputs - column >= LANES:
-        store(out, place, result)
-        return
-    rest = register_tile(ONE, SIXTEEN, u8x16)
-    store(rest, 0, result)
-    for lane in range(outputs - column):
-        out[place + lane] = rest[lane]
+    store_lanes(result, u8x16, outputs - column, place, out)
 
 
 CHOICES = {"int32": finish_sums, "float32": finish_reals, "uint8": finish_codes}

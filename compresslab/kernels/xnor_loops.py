@@ -4,7 +4,8 @@ import numpy as np
 from numba.extending import overload
 
 from compresslab.kernels._jit import kernel
-from compresslab.kernels.panels import LANES, ONE, SIXTEEN
+from compresslab.kernels.epilogue import store_lanes
+from compresslab.kernels.panels import LANES
 from compresslab.kernels.simd import (
     at,
     bitcast,
@@ -140,13 +141,7 @@ def finish_sums(tile, r, width, inputs, _a, _b, _c, row, panel, outputs, out):
     for j in range(0, value(width), LANES):
         column = panel * value(width) + j
         total = dot(tile, r * value(width) + j, inputs)
-        if outputs - column >= LANES:
-            store(out, row * outputs + column, total)
-        else:
-            rest = register_tile(ONE, SIXTEEN, i32x16)
-            store(rest, 0, total)
-            for lane in range(outputs - column):
-                out[row * outputs + column + lane] = rest[lane]
+        store_lanes(total, i32x16, outputs - column, row * outputs + column, out)
 
 
 @kernel(forceinline=True)
@@ -157,13 +152,7 @@ def finish_reals(tile, r, width, inputs, alpha, offset, row_scale, row, panel, o
         column = panel * value(width) + j
         total = convert(dot(tile, r * value(width) + j, inputs), f32x16)
         result = total * load(alpha, column, f32x16) * k + load(offset, column, f32x16)
-        if outputs - column >= LANES:
-            store(out, row * outputs + column, result)
-        else:
-            rest = register_tile(ONE, SIXTEEN, f32x16)
-            store(rest, 0, result)
-            for lane in range(outputs - column):
-                out[row * outputs + column + lane] = rest[lane]
+        store_lanes(result, f32x16, outputs - column, row * outputs + column, out)
 
 
 @kernel(forceinline=True)

@@ -6,8 +6,8 @@
 A `Program` makes a plan for a size of image that comes a second time, and runs it where nobody watches its
 steps (no hooks, no torch.compile). Codes are the same, bit for bit; what differs is the calling, which costs
 a step of a small network more than its arithmetic. Batches run in groups of examples whose activations stay
-in the cache, the groups over threads. The function is compiled once for all networks, the first time in some
-twenty seconds: it holds a loop for every kind of step and every width of a tile.
+in the cache, the groups over threads. The function is compiled once for all networks, which takes a while the
+first time on a machine: it holds a loop for every kind of step and every width of a tile.
 
 Left out: networks with a step in floats in their middle, with binary layers, with several inputs or with
 tokens: those run step by step, and NoPlanError says why.
@@ -31,7 +31,7 @@ GROUP_BYTES = 256 << 10
 """Bytes of activations that a group of examples may take: they stay in the second-level cache."""
 LARGEST_GROUP = 64
 ALIGNED = 64
-SPLIT_BYTES = 1 << 20
+SPLIT_BYTES = 1 << 19
 """Below so many bytes of activations a second thread costs more than it saves."""
 
 

@@ -6,8 +6,9 @@
     1           max_pool          0_0
     ...
 
-It is a torch module like any other; `forward` walks the list and forgets results nobody needs any more. A
-network with several inputs has "image", "image_1", ...; one with several outputs answers with a tuple.
+It is a torch module like any other. Step by step, it walks the list and forgets results nobody needs any
+more; where nobody watches the steps, `forward` runs all of them in one call (`runtime.plan`). A network with
+several inputs has "image", "image_1", ...; one with several outputs answers with a tuple.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from compresslab.runtime.steps.step import Numbers, Step
 
 IMAGE = "image"
 MOST_PLANS = 16
-"""Sizes of images whose plans are kept: those that came last."""
+"""Sizes of images that are remembered; the one that came first is forgotten first."""
 
 
 def image_name(index: int) -> str:
@@ -127,7 +128,7 @@ class Program(nn.Module):
         return results[0] if len(results) == 1 else results
 
     def _watched(self) -> bool:
-        # Past nn.Module's own look-ups: a small network takes some ten microseconds.
+        # Past nn.Module's own look-ups, which cost a small network more than a layer.
         for layer in self._modules["layers"]._modules.values():
             if layer._forward_hooks or layer._forward_pre_hooks:
                 return True
