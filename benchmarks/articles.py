@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE, PAGE = ROOT / "docs" / "articles.toml", ROOT / "docs" / "articles.md"
 FINDINGS = ROOT / "compresslab" / "findings.csv"
 VERDICTS = ("holds", "in part", "not here", "false")
+BEYOND = "out of reach"
 HEAD = """# From the articles to the labs
 
 The course grew from five articles on model compression: an overview in Cantonese of four techniques and
@@ -29,9 +30,9 @@ LoRA; number formats and GPTQ; a survey of compression with DistilBERT, TinyBERT
 what they say, in our words, and what came out when it was run.
 
 *Holds* and *in part* are about the networks and data of this course. *Not here* means that it was run and did
-not come out; *false* that it is wrong as it is said. Figures are margins over our runs (see
-[findings](findings.md) and [the longer experiments](longer.md)): by how much a finding lies on the right side
-of its threshold.
+not come out; *false* that it is wrong as it is said; *out of reach* that a laptop cannot show it, and why.
+Figures are margins over our runs (see [findings](findings.md) and [the longer experiments](longer.md)): by
+how much a finding lies on the right side of its threshold.
 
 """
 
@@ -90,7 +91,7 @@ def page() -> str:
     known, heads, names = findings(), sections(), files()
     lines, counts = [HEAD], Counter(row["verdict"] for part in parts for row in part["row"])
     total = sum(counts.values())
-    told = ", ".join(f"{counts[v]} {v}" for v in VERDICTS)
+    told = ", ".join(f"{counts[v]} {v}" for v in (*VERDICTS, BEYOND))
     lines.append(f"{total} statements: {told}.\n")
     for part in parts:
         lines += [f"\n## {part['title']}\n"]
@@ -99,9 +100,23 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _check(row: Mapping) -> None:
+    """A statement rests on something that was run, or says why it cannot be.
+
+    Raises:
+        ValueError: for an unknown verdict, a statement without findings, or out of reach without a reason.
+    """
+    if row["verdict"] not in (*VERDICTS, BEYOND):
+        known = ", ".join((*VERDICTS, BEYOND))
+        raise ValueError(f"verdict must be one of {known}, got {row['verdict']!r}")
+    beyond, run = row["verdict"] == BEYOND, row.get("claims") or row.get("longer")
+    if not (row.get("note") if beyond else run):
+        need = "a note with the reason" if beyond else "claims or longer experiments"
+        raise ValueError(f"{row['says']!r} is {row['verdict']}, which needs {need}")
+
+
 def _row(row: Mapping, known: list, heads: Mapping, names: Mapping) -> str:
-    if row["verdict"] not in VERDICTS:
-        raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {row['verdict']!r}")
+    _check(row)
     places, labs = [], set()
     for place in row.get("where", ()):
         lab, _, number = place.partition(" §")

@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from compresslab import data
+from compresslab.language import translated
 from compresslab.notice import tell
 
 STRICT, RECORD = "COMPRESSLAB_STRICT", "COMPRESSLAB_CLAIMS"
@@ -121,18 +122,22 @@ def _plain(values: object) -> object:
 
 # ---- what is said where a claim does not hold ----------------------------------------------------
 def _short_by(margin: float | bool, unit: str | None) -> str:
-    return "" if unit is None else f" (by {-float(margin):.3g} {unit})"
+    if unit is None:
+        return ""
+    number = f"{-float(margin):.3g}"
+    return translated(f" (by {number} {unit})")
 
 
 def _not_here(sentence: str, margin: float | bool, unit: str | None, timed: bool) -> str:
+    said = f"{translated(sentence)}{_short_by(margin, unit)}"
     if data.chosen() != data.DEFAULT:
-        return f"✘ not on {data.chosen()}, in this run: {sentence}{_short_by(margin, unit)}"
+        return f"✘ {translated(f'not on {data.chosen()}, in this run')}: {said}"
     where = "not on this machine, in this run" if timed else "not in this run"
     found = findings().get(sentence)
     ours = (
         f"; held in {found.held} of {found.runs} runs of ours (docs/findings.md)" if found else ""
     )
-    return f"✘ {where}: {sentence}{_short_by(margin, unit)}{ours}"
+    return f"✘ {translated(where)}: {said}{translated(ours)}"
 
 
 # ---- what is kept --------------------------------------------------------------------------------

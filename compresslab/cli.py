@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from compresslab import language
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
@@ -32,8 +34,9 @@ def lab(
     port: Annotated[int, typer.Option(help="where JupyterLab listens")] = 8888,
     browser: Annotated[bool, typer.Option(help="open a browser")] = True,
 ) -> None:
-    """Open JupyterLab in labs/, on the start page."""
-    folder = _course_folder("labs")
+    """Open JupyterLab in labs/ (or labs-zh/, see COMPRESSLAB_LANG), on the start page."""
+    english = language.chosen() == language.ENGLISH
+    folder = _course_folder("labs" if english else f"labs-{language.chosen()}")
     options = [f"--notebook-dir={folder}", f"--port={port}"]
     options.append("--LabApp.default_url=/lab/tree/start.ipynb")
     if not browser:
@@ -275,11 +278,13 @@ def release(
     from compresslab.classroom.release import release as make
 
     solutions = _course_folder("solutions")
+    from compresslab.classroom.editions import write_editions
     from compresslab.classroom.pages import write_pages
 
     try:
         changed = make(solutions, solutions.parent / "labs", only or (), force)
         changed += write_pages(solutions, solutions.parent / "labs", force)
+        changed += write_editions(solutions, solutions.parent / "labs", force)
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

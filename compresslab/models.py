@@ -17,7 +17,7 @@ import itertools
 import math
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from compresslab.data import Split
 
@@ -192,8 +192,7 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).view(n, length, 3, self.heads, each).permute(2, 0, 3, 1, 4)
         scores = self.scores(q @ k.transpose(2, 3) / math.sqrt(each))
         # The lowest finite number, not -inf: a row of nothing but padding must not become NaN.
-        lowest = torch.finfo(scores.dtype).min
-        weights = scores.masked_fill(nothing[:, None, None], lowest).softmax(3)
+        weights = scores.masked_fill(nothing[:, None, None], _lowest(scores)).softmax(3)
         return self.out((weights @ v).transpose(1, 2).reshape(n, length, width))
 
     def macs(self, output: torch.Tensor) -> int:
@@ -236,6 +235,20 @@ class Reader(nn.Module):
         return (x * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 
+def _lowest(scores: torch.Tensor) -> float:
+    return torch.finfo(scores.dtype).min
+
+
+def _check_tokens(tokens: torch.Tensor, positions: torch.Tensor) -> None:
+    if tokens.ndim != 2 or tokens.shape[1] != len(positions):
+        raise ValueError(f"tokens must be [n, {len(positions)}], got {list(tokens.shape)}")
+
+
+# What asks for shapes and dtypes a tracer cannot follow: it keeps these calls as they are.
+fx.wrap("_check_tokens")
+fx.wrap("_lowest")
+
+
 class Encoder(nn.Module):
     """A small BERT (Devlin et al. 2019) for classifying sequences."""
 
@@ -266,8 +279,7 @@ class Encoder(nn.Module):
 
     def embed(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens int64 [n, length] -> states [n, length, width], and where there is nothing [n, length]."""
-        if tokens.ndim != 2 or tokens.shape[1] != len(self.positions):
-            raise ValueError(f"tokens must be [n, {len(self.positions)}], got {list(tokens.shape)}")
+        _check_tokens(tokens, self.positions)
         return self.words(tokens) + self.positions, tokens == 0
 
     def classify(self, x: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ The edge says the kind to whoever sees the colour, the sentence's first sign to 
 import html
 from dataclasses import dataclass
 
+from compresslab.language import translated
+
 EDGES = {"held": "#009E73", "open": "#E69F00", "answer": "#0072B2", "note": "#888888"}
 
 
@@ -35,12 +37,12 @@ class Notice:
 
 
 def tell(words: str, kind: str = "note") -> None:
-    """Show a sentence.
+    """Show a sentence, in the reader's language.
 
     Raises:
         ValueError: for a kind that is none.
     """
-    notice = Notice(words, kind)
+    notice = Notice(translated(words), kind)
     if in_notebook():
         from IPython.display import display
 

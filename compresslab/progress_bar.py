@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from compresslab.language import translated
 from compresslab.notice import in_notebook
 
 Item = TypeVar("Item")
@@ -73,11 +74,12 @@ class Bar:
             self.line.finish(self.done, self.unit, time.perf_counter() - self.started)
 
     def _sentence(self, seconds: float) -> str:
-        of = f" of {self.total}" if self.total else ""
-        parts = [f"{self.unit} {min(self.done + 1, self.total or self.done + 1)}{of}", self.label]
+        unit, now = translated(self.unit), min(self.done + 1, self.total or self.done + 1)
+        number = translated(f"{unit} {now} of {self.total}") if self.total else f"{unit} {now}"
+        parts = [number, translated(self.label)]
         if self.total and self.done:
-            left = seconds / self.done * (self.total - self.done)
-            parts.append(f"about {_duration(left)} left")
+            left = _duration(seconds / self.done * (self.total - self.done))
+            parts.append(translated(f"about {left} left"))
         return " · ".join(parts)
 
     def __enter__(self) -> "Bar":
@@ -89,8 +91,15 @@ class Bar:
         self.close()
 
 
+def _counted(unit: str, number: int) -> str:
+    """A unit's plural; of other languages than English its one word."""
+    word = translated(unit)
+    return word if word != unit else unit + "s" * (number != 1)
+
+
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    minutes = f"{seconds / 60:.0f}"
+    return f"{seconds:.0f} s" if seconds < 90 else translated(f"{minutes} minutes")
 
 
 # ---- the line ------------------------------------------------------------------------------------
@@ -108,8 +117,9 @@ class _Line:
     def finish(self, done: int, unit: str, seconds: float) -> None:
         self.finished[unit] = self.finished.get(unit, 0) + done
         self.seconds += seconds
-        counts = ", ".join(f"{n:,} {u}{'s' * (n != 1)}" for u, n in self.finished.items())
-        self.show(f"{counts} in {_duration(self.seconds)}")
+        units = self.finished.items()
+        counts = ", ".join(f"{n:,} {_counted(u, n)}" for u, n in units)
+        self.show(translated(f"{counts} in {_duration(self.seconds)}"))
 
 
 class _Html:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from compresslab import shown_words
+from compresslab.language import translated
 from compresslab.measure import Measurement
 
 # Okabe and Ito's palette (2008): told apart by readers with any of the common colour blindnesses.
@@ -21,7 +23,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 
 def use_style() -> None:
-    """Set the course's plot style: readable sizes, colour-blind-safe colours, no clutter."""
+    """Set the course's plot style: readable sizes, colour-blind-safe colours, the reader's language."""
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=COLOURS),
@@ -36,6 +38,7 @@ def use_style() -> None:
             "legend.frameon": False,
         }
     )
+    shown_words.speak()
 
 
 # ---- numbers in words ----------------------------------------------------------------------------
@@ -104,9 +107,16 @@ class Table:
             if len(row) != len(self.headings):
                 raise ValueError(f"rows must have {len(self.headings)} cells, got {len(row)}")
 
+    @property
+    def _shown(self) -> tuple[list[str], list[list[str]], str]:
+        """Headings, rows and caption in the reader's language."""
+        rows = [[translated(str(cell)) for cell in row] for row in self.rows]
+        return [translated(str(h)) for h in self.headings], rows, translated(self.caption)
+
     def __str__(self) -> str:
         """Columns aligned by spaces."""
-        lines = [self.headings, *self.rows]
+        headings, rows, caption = self._shown
+        lines = [headings, *rows]
         widths = [max(len(str(line[i])) for line in lines) for i in range(len(self.headings))]
         texts = []
         for line in lines:
@@ -115,7 +125,7 @@ class Table:
                 for i, (c, w) in enumerate(zip(line, widths, strict=True))
             ]
             texts.append("  ".join(cells).rstrip())
-        return "\n".join([*texts, *([self.caption] if self.caption else [])])
+        return "\n".join([*texts, *([caption] if caption else [])])
 
     __repr__ = __str__
 
@@ -133,10 +143,11 @@ class Table:
                 for cell, style in zip(cells, styles, strict=False)
             )
 
-        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
-        caption = html.escape(self.caption)
+        headings, rows, caption = self._shown
+        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+        caption = html.escape(caption)
         below = f"<div style='max-width:80ch;opacity:0.8'>{caption}</div>" if caption else ""
-        return f"<table><tr>{line(self.headings, 'th')}</tr>{body}</table>{below}"
+        return f"<table><tr>{line(headings, 'th')}</tr>{body}</table>{below}"
 
 
 COLUMNS: dict[str, Callable[[Measurement], str]] = {

@@ -146,6 +146,8 @@ claim(
 )
 
 # %% [markdown]
+# (One of the articles behind this course has it the other way round, and calls fp16 the coarser of the two.)
+#
 # bf16 is the upper half of fp32: the same sign and exponent, the first 7 of 23 mantissa bits. So casting is
 # bit surgery. Cutting alone rounds towards zero, with up to twice the error; hardware rounds to the nearest, and
 # a tie (a lower half of exactly `0x8000`) to the *even* neighbour, so that errors do not all point one way.

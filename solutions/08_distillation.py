@@ -498,6 +498,18 @@ claim(
     "points",
 )
 claim(
+    "The best teacher's students gain less than four points over the modest one's, on average over both sizes",
+    4
+    - (
+        reached["teacher, T = 4"][0]
+        - reached["modest teacher"][0]
+        + tiny_reached["teacher, T = 4"][0]
+        - tiny_reached["modest teacher"][0]
+    )
+    / 2,
+    "points",
+)
+claim(
     "The student of the wrong teacher has learned well: on most images it says the next letter",
     says_next[0] - 60,
     "points",
@@ -567,6 +579,11 @@ print(
         *("T falls from 8 to 2", reached["T falls from 8 to 2"]),
         *(f"teacher, T = {chosen}", reached[f"teacher, T = {chosen}"]),
     )
+)
+claim(
+    "A temperature that falls gains less than two points over the best fixed one of three",
+    2 - reached["T falls from 8 to 2"][0] + max(reached[f"teacher, T = {t}"][0] for t in (2, 4, 8)),
+    "points",
 )
 Table(
     ["temperature", "test accuracy, %"],

@@ -57,7 +57,7 @@ from compresslab.lab import (
 )
 from compresslab.numerics import codebook, entropy
 from compresslab.numerics import gaps as zero_runs
-from compresslab.runtime import deep_compression, emulator, export, files, peers
+from compresslab.runtime import deep_compression, emulator, export, files, peers, tensorrt
 from compresslab.runtime.arena import lives_of
 from compresslab.runtime.c_source import to_c
 from compresslab.runtime.convert import convert
@@ -1091,12 +1091,32 @@ else:
 table
 
 # %% [markdown]
-# Compare the two columns. For one image an engine that walks its graph without Python is hard to beat; in a batch it is the kernels that decide, and which are faster depends on the processor.
+# Compare the two columns. ONNX Runtime walks its graph without Python, and so does our program, which is one compiled call; torch comes back to Python after every layer, which is most of its time for one image. In a batch it is the kernels that decide, and which are faster depends on the processor.
 #
 # Compression happens on three levels: the *algorithm* (what is pruned or rounded), the *framework* (what turns it into a graph and kernels), and the *hardware* (which products it has). A technique pays where all three go together.
 #
 # **Elsewhere.** OpenVINO and most compilers of accelerators take the same QDQ file. TensorRT (NVIDIA's engine) does not: it wants signed codes around 0 and biases in floats. `export_int8(..., signed=True)` writes that (behind a ReLU half of such a grid is never used, so activations have 7 bits), `tensorrt.obstacles(file)` says what TensorRT's documentation forbids in a file, and `trtexec --onnx=FILE --stronglyTyped` builds it on an NVIDIA GPU. Phones and microcontrollers have LiteRT, whose converter takes the torch network, in float32, float16 or int8: `compresslab.runtime.litert`, with the extra `[litert]` in an environment of its own.
 #
+# TensorRT itself cannot be run without its GPU, but its file can be looked at, and run by ONNX Runtime:
+
+# %%
+if peers.onnxruntime_available():
+    signed = folder / "signed.onnx"
+    export.export_int8(simulated, data.shape, signed, signed=True)
+    forbidden = [tensorrt.obstacles(path) for path in (folder / "int8.onnx", signed)]
+    in_seven_bits = evaluate(peers.OnnxModel(signed, threads=1), data.test)
+    print(f"what TensorRT would refuse: {forbidden[0][0]}, and {len(forbidden[0]) - 1} more")
+    claim(
+        "The signed file holds nothing that TensorRT's documentation forbids, the unsigned one does",
+        bool(forbidden[0]) and not forbidden[1],
+    )
+    claim(
+        "Its 7 bits behind a ReLU cost less than half a point",
+        0.5 - (evaluate(ours, data.test) - in_seven_bits),
+        "points",
+    )
+
+# %% [markdown]
 # ### On the chip
 #
 # A microcontroller has no Python, often no operating system, and no memory to allocate. So the network becomes *one file of C*: weights as constants in flash memory, all activations in one array whose places are reused (an activation needs its bytes only until its last reader has run), and a plain loop for each step. TensorFlow Lite Micro keeps a small interpreter on the chip instead and walks a table of steps; CMSIS-NN has the loops in ARM's own vector instructions. Read the file: its sums and its rescaling are those that you wrote in lab 02.
@@ -1302,12 +1322,24 @@ show_longer("tight_resources")
 # %%
 import compresslab as cl
 
+stored_small = cl.measure(compressed[0], data, "Deep Compression")
+in_int8 = cl.measure(advisor.built["int8", True, True].network, data, "int8")
+claim(
+    "Deep Compression's file is more than four times smaller than that of int8",
+    in_int8.bytes_disk / stored_small.bytes_disk - 4,
+    "times",
+)
+claim(
+    "And yet, by the estimate, it takes more than half of int8's energy: it multiplies floats",
+    stored_small.energy / in_int8.energy - 0.5,
+    "of the energy",
+)
 cl.table(
     cl.measure(networks[0], data, "float32"),
     cl.measure(copy.deepcopy(networks[0]).half(), data, "float16, a cast"),
     cl.measure(copy.deepcopy(networks[0]).bfloat16(), data, "bfloat16, a cast"),
-    cl.measure(compressed[0], data, "Deep Compression"),
-    cl.measure(advisor.built["int8", True, True].network, data, "int8"),
+    stored_small,
+    in_int8,
 )
 
 # %%

@@ -14,7 +14,9 @@ LAYERS = [
         "kernels",
         "numerics",
         "seeds",
+        "language",
         "notice",
+        "shown_words",
         "progress_bar",
         "data",
         "models",
@@ -132,6 +134,7 @@ def tree_of_disk():
                 or ".ipynb" in name
                 or path.name in ("__init__.py", "py.typed")
                 or path.parent.name == "results"
+                or "/locale/" in name
             ):
                 continue
             paths.add(name + ("/" if path.is_dir() else ""))

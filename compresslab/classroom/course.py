@@ -7,6 +7,7 @@ The map draws that: from left to right what comes later, from top to bottom the 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,8 +15,10 @@ import nbformat
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from compresslab import shown_words
 from compresslab.classroom import progress
 from compresslab.classroom.exercises import EXERCISES, of_grade_id
+from compresslab.language import translated
 
 NEEDS = {
     "01": ("00",),
@@ -73,6 +76,13 @@ class LabPage:
         return sum(progress.earned(id, stored.get(id, {})) for id in self.exercises)
 
 
+FORMS = (
+    r"# Lab (\d\d) · (.+?)\n.*?\*\*You will\*\* (.+?)\.?\n\*\*Time:\*\* (\d+) minutes",
+    r"# 实验 (\d\d) · (.+?)\n.*?\*\*你将\*\* ?(.+?)。?\s*\*\*时间：\*\* 学完约需 (\d+) 分钟",
+)
+"""How a lab begins, in English and in Chinese."""
+
+
 def read_labs(folder: Path, strict: bool = True) -> list[LabPage]:
     """The labs of a folder, in order.
 
@@ -101,8 +111,7 @@ def read_labs(folder: Path, strict: bool = True) -> list[LabPage]:
 def _read(path: Path) -> LabPage:
     cells = nbformat.read(path, as_version=4).cells
     text = "\n\n".join(cell.source for cell in cells)
-    form = r"# Lab (\d\d) · (.+?)\n.*?\*\*You will\*\* (.+?)\.?\n\*\*Time:\*\* (\d+) minutes"
-    found = re.search(form, text, re.DOTALL)
+    found = next((f for form in FORMS if (f := re.search(form, text, re.DOTALL))), None)
     if not found:
         raise ValueError(f"{path.name} must begin with title, **You will** and **Time:**, does not")
     number, title, goal, minutes = found.groups()
@@ -113,9 +122,11 @@ def _read(path: Path) -> LabPage:
 
 
 # ---- as people see it ----------------------------------------------------------------------------
-def labs_table(labs: Sequence[LabPage]) -> str:
-    """Markdown: number, linked title, what one does there, minutes, points."""
-    lines = ["| | lab | you will | minutes | points |", "|---|---|---|---:|---:|"]
+def labs_table(labs: Sequence[LabPage], language: str | None = None) -> str:
+    """Markdown: number, linked title, what one does there, minutes, points; None: the reader's language."""
+    said = partial(translated, language=language)
+    headings = [said(h) for h in ("lab", "you will", "minutes", "points")]
+    lines = [f"| | {' | '.join(headings)} |", "|---|---|---|---:|---:|"]
     for lab in labs:
         cells = [
             lab.number,
@@ -127,7 +138,8 @@ def labs_table(labs: Sequence[LabPage]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     hours = sum(lab.minutes for lab in labs) / 60
     points = sum(lab.points for lab in labs)
-    return "\n".join([*lines, f"| | all of it | | {hours:.0f} hours | {points:g} |"])
+    total, time = said("all of it"), said(f"{hours:.0f} hours")
+    return "\n".join([*lines, f"| | {total} | | {time} | {points:g} |"])
 
 
 class CourseMap:
@@ -141,6 +153,7 @@ class CourseMap:
 
     def figure(self) -> Figure:
         """A box a lab, coloured by what is done; arrows say what builds on what."""
+        shown_words.speak()
         stored = progress.read()
         figure = plt.figure(figsize=(11, 4.4), layout="none")
         axes = figure.add_axes((0, 0, 1, 1))
@@ -161,15 +174,16 @@ class CourseMap:
             earned = lab.earned(stored)
             if earned < lab.points:
                 how = "Go on with" if earned else "Next:"
-                left = f"{earned:g} of {lab.points:g} points so far, {lab.minutes} minutes in all"
-                return f"{how} lab {lab.number}, {lab.title} ({left})."
-        return "Everything is done. Lab 12's project has no end."
+                points = f"{earned:g} of {lab.points:g}"
+                left = translated(f"{points} points so far, {lab.minutes} minutes in all")
+                return translated(f"{how} lab {lab.number}, {lab.title} ({left}).")
+        return translated("Everything is done. Lab 12's project has no end.")
 
     def show(self) -> None:
         """Draw the map, and say what is next."""
         self.figure()
         plt.show()
-        print(self.next_step())
+        shown_words.say(self.next_step())
 
 
 def _neighbours(source: str, number: str) -> bool:
@@ -201,7 +215,8 @@ def _box(axes: plt.Axes, lab: LabPage, earned: float) -> None:
         )
     )
     sign = "✓ " if earned >= lab.points else ""
-    title = _broken(f"{lab.number} {lab.title}")
+    drawn = lab.title.isascii() or shown_words.draws()
+    title = _broken(f"{lab.number} {lab.title}") if drawn else lab.number
     axes.text(x, y - 0.08, title, ha="center", va="center", fontsize=8.5)
     far = [s for s in NEEDS.get(lab.number, ()) if not _neighbours(s, lab.number)]
     if far:

@@ -18,16 +18,17 @@ from nbformat import NotebookNode
 from compresslab.classroom import course, glossary
 from compresslab.classroom.course import LabPage, labs_table, read_labs
 from compresslab.classroom.release import KERNEL, clean, client_of, stored_hash, write_if_new
+from compresslab.language import ENGLISH
 
 START = "start.ipynb"
 GLOSSARY = "glossary.ipynb"
 
 
-def start_page(source: Path, labs: list[LabPage]) -> NotebookNode:
-    """The start page without outputs, from its script and the labs."""
+def start_page(source: Path, labs: list[LabPage], language: str = ENGLISH) -> NotebookNode:
+    """The start page without outputs, from its script and the labs, with their table in a language."""
     notebook = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
     for position, cell in enumerate(notebook.cells):
-        cell.source = cell.source.replace("{labs}", labs_table(labs)).strip("\n")
+        cell.source = cell.source.replace("{labs}", labs_table(labs, language)).strip("\n")
         cell.id = f"start-{position + 1:02d}"
         cell.metadata = NotebookNode()
     # The picture depends on the code that draws it.
@@ -52,8 +53,12 @@ def _notebook(cells: list[NotebookNode], **metadata: object) -> NotebookNode:
 
 def glossary_page(labs: list[LabPage]) -> NotebookNode:
     """The glossary as a notebook of one cell."""
-    cell = nbformat.v4.new_markdown_cell(glossary_text(labs).strip("\n"), id="glossary")
-    return _notebook([cell])
+    return glossary_notebook(glossary_text(labs))
+
+
+def glossary_notebook(text: str) -> NotebookNode:
+    """A text as the glossary's notebook."""
+    return _notebook([nbformat.v4.new_markdown_cell(text.strip("\n"), id="glossary")])
 
 
 def write_pages(solutions: Path, labs: Path, force: bool = False) -> list[Path]:
@@ -74,11 +79,12 @@ def write_pages(solutions: Path, labs: Path, force: bool = False) -> list[Path]:
         changed += write_if_new(documents / "glossary.md", glossary_text(pages, "../labs/"))
     start = start_page(solutions / "start.py", pages)
     if force or stored_hash(labs / START) != start.metadata.compresslab["source_hash"]:
-        changed += write_if_new(labs / START, nbformat.writes(_executed(start, labs)) + "\n")
+        changed += write_if_new(labs / START, nbformat.writes(executed(start, labs)) + "\n")
     return changed
 
 
-def _executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
+def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """A page run in a folder, with nobody's progress."""
     client = client_of(notebook, folder)
     with tempfile.TemporaryDirectory() as scratch:
         nobodys = str(Path(scratch) / "progress.json")

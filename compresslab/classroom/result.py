@@ -7,6 +7,7 @@ import html
 from dataclasses import dataclass
 
 from compresslab.classroom.exercise import Exercise
+from compresslab.language import translated
 
 COLOURS = {"passed": "#008A64", "slow": "#8F6400", "not done": "#6F6F6F"}
 
@@ -53,24 +54,34 @@ class CheckResult:
     @property
     def headline(self) -> str:
         """One line: mark, title, verdict."""
-        e = self.exercise
-        so_far = f"{self.points:g} of {e.points} points"
+        e, sign = self.exercise, {"passed": "✔", "slow": "✔", "not done": "○"}.get(self.status, "✘")
+        so_far = translated(f"{self.points:g} of {e.points} points")
         words = {
-            "passed": f"✔ {e.title}: {self.medal or 'right'}, {so_far}",
-            "slow": f"✔ {e.title}: right, but slow: {so_far}",
-            "not done": f"○ {e.title}: not done yet (about {e.lines} line{'s' * (e.lines > 1)})",
-            "failed": f"✘ {e.title}: not right yet",
-            "error": f"✘ {e.title}: your code stopped with an error",
+            "passed": f"{translated(self.medal or 'right')}, {so_far}",
+            "slow": translated(f"right, but slow: {so_far}"),
+            "not done": translated(
+                f"not done yet (about {e.lines} lines)"
+                if e.lines > 1
+                else "not done yet (about one line)"
+            ),
+            "failed": translated("not right yet"),
+            "error": translated("your code stopped with an error"),
         }
         partly = self.points and self.status in ("failed", "error")
-        return words[self.status] + (f", {so_far} so far" if partly else "")
+        verdict = words[self.status] + (translated(f", {so_far} so far") if partly else "")
+        return f"{sign} {translated(e.title)}: {verdict}"
 
     def __str__(self) -> str:
         """The headline, the facts and the hint as lines of text."""
-        lines = [self.headline, *(f"  {head}: {text}" for head, text in self.facts)]
-        return "\n".join([*lines, *([f"  Hint: {self.hint}"] if self.hint else [])])
+        lines = [self.headline, *(f"  {head}: {text}" for head, text in self._shown_facts)]
+        hint = [f"  {translated('Hint')}: {translated(self.hint)}"] if self.hint else []
+        return "\n".join([*lines, *hint])
 
     __repr__ = __str__
+
+    @property
+    def _shown_facts(self) -> list[tuple[str, str]]:
+        return [(translated(head), translated(text)) for head, text in self.facts]
 
     def _repr_html_(self) -> str:
         colour = COLOURS.get(self.status, "#C65200")
@@ -78,9 +89,10 @@ class CheckResult:
             "<tr style='vertical-align:baseline'><td style='text-align:left;padding:1px 12px 1px 0'>"
             f"{html.escape(head)}</td><td style='text-align:left'><code>{html.escape(text)}</code>"
             "</td></tr>"
-            for head, text in self.facts
+            for head, text in self._shown_facts
         )
-        hint = f"<p><b>Hint.</b> {html.escape(self.hint)}</p>" if self.hint else ""
+        title, words = translated("Hint"), html.escape(translated(self.hint))
+        hint = f"<p><b>{title}.</b> {words}</p>" if self.hint else ""
         return (
             f"<div style='border-left:5px solid {colour};padding:4px 12px'>"
             f"<b style='color:{colour}'>{html.escape(self.headline)}</b>"

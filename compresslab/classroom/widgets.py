@@ -6,6 +6,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 from IPython.display import display
 
+from compresslab.language import translated
 from compresslab.notice import tell
 
 
@@ -34,10 +35,11 @@ class Prediction:
     def __init__(self, question: str, choices: Sequence[str]) -> None:
         """Args: the question, and what one may choose from."""
         self.choices = list(choices)
+        shown = [(translated(choice), choice) for choice in self.choices]
         self.radio = ipywidgets.RadioButtons(
-            options=self.choices, index=None, layout=ipywidgets.Layout(width="100%")
+            options=shown, index=None, layout=ipywidgets.Layout(width="100%")
         )
-        self.question = ipywidgets.HTML(f"<b>Predict.</b> {question}")
+        self.question = ipywidgets.HTML(f"<b>{translated('Predict')}.</b> {translated(question)}")
 
     def reveal(self, answer: str) -> None:
         """Say what the measurement answered, beside the choice made.

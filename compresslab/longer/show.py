@@ -39,8 +39,18 @@ def show_longer(name: str) -> Table:
         tell(f"{sign} {finding.sentence} (held in {held} of {len(runs)}; {margin})", kind)
     if not experiment.findings:
         tell("No difference beyond the seeds.", "open")
-    here = [run_once(name, shift())] if os.environ.get(SWITCH, "0") not in ("", "0") else []
-    return table(experiment, runs, here)
+    return table(experiment, runs, _here(name))
+
+
+def _here(name: str) -> list[Run]:
+    """A run made now, if it is asked for and what it needs is installed."""
+    if os.environ.get(SWITCH, "0") in ("", "0"):
+        return []
+    try:
+        return [run_once(name, shift())]
+    except ModuleNotFoundError as missing:
+        tell(f"Not run here: {missing}", "open")
+        return []
 
 
 def table(experiment: Experiment, runs: list[Run], here: list[Run] = ()) -> Table:

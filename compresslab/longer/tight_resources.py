@@ -27,7 +27,7 @@ def run(seed: int, size: int) -> Rows:
     return {
         verdict.name: {
             "file, kB": verdict.bytes / 1e3,
-            "points lost": verdict.points_lost,
+            "points lost, validation": verdict.points_lost,
             "times faster, batch 16": verdict.speedup,
         }
         for verdict in sorted(advice.verdicts, key=lambda verdict: verdict.name)
@@ -35,7 +35,7 @@ def run(seed: int, size: int) -> Rows:
     }
 
 
-LOST, FASTER = "points lost", "times faster, batch 16"
+LOST, FASTER = "points lost, validation", "times faster, batch 16"
 
 EXPERIMENT = Experiment(
     question="An eighth of the bytes, on a processor with popcount: where does the binary network rank?",

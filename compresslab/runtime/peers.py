@@ -41,12 +41,12 @@ def torch_int8(model: nn.Module, images: torch.Tensor) -> nn.Module:
 
 
 def torch_dynamic(layer: nn.Module) -> nn.Module:
-    """A dynamic int8 version of a linear layer or an LSTM by torch (x86 engine)."""
+    """A dynamic int8 version of linear layers, LSTM and GRU by torch (x86 engine)."""
     with quietly():
         torch.backends.quantized.engine = "x86"
         wrapped = nn.Sequential(layer)
         return torch.ao.quantization.quantize_dynamic(
-            wrapped, {nn.Linear, nn.LSTM}, dtype=torch.qint8
+            wrapped, {nn.Linear, nn.LSTM, nn.GRU}, dtype=torch.qint8
         )
 
 

@@ -246,10 +246,21 @@ def calibrate(model: nn.Module, images: torch.Tensor) -> nn.Module:
 
 def quantize_post_training(
     model: nn.Module, config: QuantConfig, images: torch.Tensor
-) -> fx.GraphModule:
-    """`prepare` and `calibrate` in one."""
+) -> nn.Module:
+    """Prepare a network and calibrate it: images by its graph, words (whole numbers) layer by layer.
+
+    Args:
+        model: the trained network; not changed.
+        config: as of `prepare`, for words of `prepare_layers`.
+        images: what sets the ranges, as the network takes it; no labels are needed.
+
+    Raises:
+        ValueError: if there are no images; else as `prepare` and `prepare_layers`.
+    """
     if not isinstance(images, torch.Tensor) or len(images) == 0:
         raise ValueError("images must be a tensor of at least one example, got none")
+    if not images.is_floating_point():
+        return calibrate(prepare_layers(model, config), images)
     return calibrate(prepare(model, config, images[:1]), images)
 
 

@@ -11,7 +11,7 @@ A float teacher may help (quantization-aware distillation): `toward_teacher` mix
 """
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from compresslab.data import Examples
 from compresslab.network.edit import plain_copy
@@ -30,8 +30,8 @@ def tune(
     lr: float = 0.02,
     calibration: int = 500,
     **options: object,
-) -> fx.GraphModule:
-    """Prepare a network, calibrate it, and train it through its quantizers.
+) -> nn.Module:
+    """Prepare a network, calibrate it, and train it through its quantizers (see `quantize_post_training`).
 
     Args:
         model: trained (QAF) or freshly initialised (QAT); not changed.
