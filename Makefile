@@ -51,7 +51,8 @@ site: $(VENV)/.site
 bench: $(VENV)/.authors
 	$(BIN)/python -m benchmarks --page
 
-# LiteRT's converter asks for other versions than the course's: it has an environment of its own.
+# LiteRT's converter asks for other versions than the course's: it has an environment of its own. Its packages
+# are too many for pip, which gives up looking for versions that fit; uv finds them.
 litert: .venv-litert/.litert
 	OMP_NUM_THREADS=1 .venv-litert/bin/compresslab longer litert_engine
 	.venv-litert/bin/python -m pytest -q tests/runtime/test_litert.py
@@ -74,8 +75,8 @@ $(VENV)/.authors: $(VENV)/bin/python pyproject.toml constraints.txt
 
 .venv-litert/.litert: pyproject.toml
 	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert
-	.venv-litert/bin/python -m pip install --quiet --upgrade pip
-	.venv-litert/bin/python -m pip install --quiet --editable '.[litert]' pytest hypothesis
+	.venv-litert/bin/python -m pip install --quiet --upgrade pip uv
+	.venv-litert/bin/uv pip install --quiet --python .venv-litert/bin/python --editable '.[litert]' pytest hypothesis
 	touch $@
 
 $(VENV)/.site: $(VENV)/.authors

@@ -85,6 +85,16 @@ def test_asked_to_it_runs_a_seed_here_as_well(monkeypatch):
     assert str(longer.show_longer("smoothness")).count("here") == len(runs[0].rows["1 %"])
 
 
+def test_a_run_whose_packages_are_missing_says_so_and_shows_what_is_stored(monkeypatch, capsys):
+    def run_once(name, seed):
+        raise ModuleNotFoundError("its packages are not installed: pip install them")
+
+    monkeypatch.setenv(SWITCH, "1")
+    monkeypatch.setattr("compresslab.longer.show.run_once", run_once)
+    assert "here" not in str(longer.show_longer("smoothness")).splitlines()[0]
+    assert "Not run here: its packages are not installed" in capsys.readouterr().out
+
+
 def test_what_is_missing_is_run_and_kept(monkeypatch, tmp_path):
     calls = []
 

@@ -62,7 +62,7 @@ class CheckResult:
             "not done": translated(
                 f"not done yet (about {e.lines} lines)"
                 if e.lines > 1
-                else "not done yet (about one line)"
+                else "not done yet (about 1 line)"
             ),
             "failed": translated("not right yet"),
             "error": translated("your code stopped with an error"),

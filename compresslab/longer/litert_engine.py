@@ -77,8 +77,8 @@ EXPERIMENT = Experiment(
             "times",
         ),
         Finding(
-            "For one image it is more than twice as fast as our int8, which Python calls layer by layer",
-            lambda r: r["ours, int8"]["ms an image"] / r["LiteRT, int8"]["ms an image"] - 2,
+            "For one image our int8, one compiled call as LiteRT's is, takes less than twice its time",
+            lambda r: 2 - r["ours, int8"]["ms an image"] / r["LiteRT, int8"]["ms an image"],
             "times",
         ),
     ),

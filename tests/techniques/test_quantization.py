@@ -1,5 +1,7 @@
 """PTQ, folding, equalisation, mixed precision and training through quantizers, against torch."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from compresslab import models
-from compresslab.data import load
+from compresslab import models, pretrained
+from compresslab.data import keywords, load
+from compresslab.network.graph import trace
+from compresslab.runtime.convert import convert
 from compresslab.techniques import folding, mixed, ptq, qat, ste
 from compresslab.techniques.quantizer import (
     ActivationQuantizer,
@@ -312,3 +316,32 @@ def test_rounded_gradients_reach_every_weight(data):
     model = qat.with_quantized_gradients(models.MLP(data.shape, 10, (8,)), 4)
     model(data.train.x[:4]).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+# ---- networks of words ---------------------------------------------------------------------------
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_words_are_tuned_layer_by_layer_and_what_comes_of_it_runs_on_integers(recurrent):
+    data = keywords.load(train_size=200, seed=0)
+    torch.manual_seed(0)
+    network = (
+        models.BiLSTM(keywords.WORDS, len(keywords.CLASSES), 16, 16)
+        if recurrent
+        else pretrained.keyword_encoder(width=16, layers=2)
+    )
+    before = copy.deepcopy(network.state_dict())
+    tuned = qat.tune(network, QuantConfig(4, 8), data.train, epochs=1, lr=0.01, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    x = data.test.x[:32]
+    simulated, run = logits(tuned, x), logits(convert(tuned), x)
+    assert not torch.equal(simulated, logits(network, x))
+    assert (simulated - run).abs().max() < 0.1 * simulated.abs().max()
+
+
+def test_an_encoder_can_be_traced_and_still_refuses_other_lengths():
+    network = pretrained.keyword_encoder(width=16, layers=2)
+    x = keywords.load(train_size=50, seed=0).test.x[:5]
+    traced = trace(network)
+    assert torch.equal(traced(x), network(x))
+    for one in (network, traced):
+        with pytest.raises(ValueError, match=r"tokens must be \[n, \d+\], got \[5, 7\]"):
+            one(x[:, :7])
