@@ -122,7 +122,9 @@ bits. Energy of one inference is an estimate: multiplications, additions and the
 prices of a 45 nm process (Horowitz 2014); no joule of this machine was counted. Times faster than
 float32 (torch, channels last) on one thread: medians of process CPU time, all techniques raced in one
 run; below 1 is slower. One row leaves its mark on the next: rows that run the very network that float32
-is stand at up to {apart:.2f} for one image, so differences of that size mean nothing.
+is stand at up to {apart:.2f} for one image, so differences of that size mean nothing. Half precision is slow
+where the processor has no instructions for it (AVX-512 BF16 for bfloat16, AVX-512 FP16 or AMX-FP16 for
+float16): torch then converts every number on the way.
 
 A network from scratch that is as good as a compressed one of its size says that the detour was not
 needed.

@@ -36,6 +36,7 @@ from torch import nn
 from compresslab import models
 from compresslab.data import DEFAULT, Examples, Split, load
 from compresslab.experiment import built, fit_all
+from compresslab.language import translated
 from compresslab.training import evaluate
 
 FOLDER = Path(__file__).with_name("checkpoints")
@@ -109,14 +110,16 @@ def trained(
     baseline = baseline_of(name)
     carried = data.name == DEFAULT and len(data.train) == baseline.loaded
     if fresh or not carried or not set(seeds) <= set(baseline.seeds):
-        print(f"{name}: trained here, {len(seeds)} seed(s), {baseline.epochs:g} epochs")
+        said = f"{name}: trained here, {len(seeds)} seed(s), {baseline.epochs:g} epochs"
+        print(translated(said))
         return baseline.train(data, seeds, name)
     networks = [read(name, data, seed, folder) for seed in seeds]
-    print(
+    said = (
         f"{name}: {len(seeds)} trained network(s) that the package carries "
         f"({baseline.epochs:g} epochs of {min(baseline.first, len(data.train)):,} images; "
         "fresh=True trains them here)"
     )
+    print(translated(said))
     return networks
 
 

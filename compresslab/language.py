@@ -29,6 +29,7 @@ ENGLISH, CHINESE = "en", "zh"
 LANGUAGES = (ENGLISH, CHINESE)
 VARIABLE = "COMPRESSLAB_LANG"
 FIELD = re.compile(r"\{(\w+)\}")
+WORD = re.compile(r"[A-Za-z]{2,}")
 JOINED = {": ": "：", "; ": "；", ", ": "、", " and ": "和", " · ": " · "}
 """How texts are joined, in English and in Chinese."""
 SIGNS = ("✔ ", "✘ ", "○ ", "· ")
@@ -87,20 +88,21 @@ def _translated(text: str, language: str, notebook: str) -> str:
             values = found.groupdict()
             said = {name: _translated(v, language, notebook) for name, v in values.items()}
             unknown = [v for name, v in values.items() if said[name] == v]
-            if max((len(v.split()) for v in unknown), default=0) <= most:
+            if all(len(WORD.findall(value)) <= most for value in unknown):
                 return target.format(**said)
     for sign, other in JOINED.items():
         parts = bare.split(sign)
         if len(parts) > 1:
             said = [_translated(part, language, notebook) for part in parts]
-            if all(a != b or not has_words(a) for a, b in zip(parts, said, strict=True)):
+            same = [part for part, other in zip(parts, said, strict=True) if part == other]
+            if not any(has_words(part) and part.strip() not in known.plain for part in same):
                 return text.replace(bare, other.join(said))
     return text
 
 
 def has_words(text: str) -> bool:
     """Whether there are two letters beside one another."""
-    return bool(re.search(r"[A-Za-z]{2}", text))
+    return bool(WORD.search(text))
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def catalogue(language: str, notebook: str = "") -> Catalogue:
 
 
 def _has_two_words(message: str) -> bool:
-    return len(re.findall(r"[A-Za-z]{2,}", FIELD.sub(" ", message))) > 1
+    return len(WORD.findall(FIELD.sub(" ", message))) > 1
 
 
 def pattern_of(message: str) -> re.Pattern:

@@ -78,6 +78,7 @@ def compared(
         of_other: its mean and sd in per cent.
     """
     difference = of_one[0] - of_other[0]
+    one, other = translated(one), translated(other)
     numbers = f"{one} {mean_sd(*of_one)} %, {other} {mean_sd(*of_other)} %"
     if not abs(difference) > of_one[1] + of_other[1]:
         return f"{numbers}: no difference beyond the seeds"

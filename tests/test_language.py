@@ -122,11 +122,19 @@ def test_a_check_speaks_chinese(chinese, monkeypatch, tmp_path):
         result = check(function, exercise.id)
         lines = str(result).splitlines()
         assert len(lines) > 1
-        assert all(han(line) for line in lines if "ZeroDivisionError" not in line), lines
+        code = ("ZeroDivisionError", "  weight: ", "  rank: ")  # the error, the arguments' names
+        assert all(han(line) for line in lines if not any(c in line for c in code)), lines
     hint = check(wrong, exercise.id)
     assert hint.mistake == exercise.mistakes[0].name, "records stay in one language"
     assert "提示" in hint._repr_html_()
     assert "Hint" not in hint._repr_html_()
+
+
+def test_the_names_of_arguments_are_code(chinese, monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(tmp_path / "progress.json"))
+    assert han(translated("share"))
+    shown = str(check(lambda values, share: 0, "low_rank.rank_for_energy"))
+    assert "  share: " in shown
 
 
 @pytest.mark.parametrize("id", sorted(EXERCISES))

@@ -3,6 +3,7 @@
     locale/zh/labs/06_low_rank.po         from solutions/06_low_rank.py
     locale/zh/exercises/low_rank.po       from classroom/exercises/{,builds/,opens/}low_rank.py
     locale/zh/library.po                  from what speaks to learners elsewhere (`SPEAKS`)
+    locale/zh/longer/rounds.po            from longer/rounds.py
     locale/zh/glossary.po, readme.po      from terms.csv and README.md
 
 There is one source, the English one. `update` takes its messages anew: a sentence that was changed is a new
@@ -92,6 +93,11 @@ def sources(solutions: Path) -> list[Source]:
             for name in subjects
         ),
         Source("library.po", tuple(PACKAGE / name for name in SPEAKS)),
+        *(
+            Source(f"longer/{path.stem}.po", (path,))
+            for path in sorted((PACKAGE / "longer").glob("*.py"))
+            if path.stem not in ("__init__", "experiment", "stored")
+        ),
         Source("glossary.po", (TERMS,)),
         *([Source("readme.po", (readme,))] if readme.is_file() else []),
     ]

@@ -220,7 +220,7 @@ def _box(axes: plt.Axes, lab: LabPage, earned: float) -> None:
     axes.text(x, y - 0.08, title, ha="center", va="center", fontsize=8.5)
     far = [s for s in NEEDS.get(lab.number, ()) if not _neighbours(s, lab.number)]
     if far:
-        text = f"needs {', '.join(far)}"
+        text = translated(f"needs {', '.join(far)}")
         axes.text(x - 0.43, y - 0.4, text, ha="left", va="bottom", fontsize=7.5, color="0.3")
     state = f"{sign}{earned:g} of {lab.points:g} points"
     axes.text(x, y + 0.26, f"{state} · {lab.minutes} min", ha="center", va="center", fontsize=7)

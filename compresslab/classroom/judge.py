@@ -27,6 +27,7 @@ from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.classroom.relation import relation
 from compresslab.classroom.result import CheckResult, Outcome, StoppedError
 from compresslab.classroom.steps import MOST_LINES, Lines
+from compresslab.language import translated
 
 CHECK_SEED = 0
 
@@ -241,7 +242,7 @@ def medal_verdict(
         measured.append(value)
     mean = float(np.mean(measured))
     name, fraction = medals.of(mean)
-    facts = (("reached", f"{mean:.4g} {medals.unit}"), *_thresholds(exercise))
+    facts = (("reached", f"{mean:.4g} {translated(medals.unit)}"), *_thresholds(exercise))
     points = exercise.points * fraction
     if name == "gold":
         return CheckResult(exercise, "passed", facts, points=points, medal=name)
@@ -254,7 +255,7 @@ def _thresholds(exercise: Exercise) -> tuple[tuple[str, str], ...]:
     return (
         (
             "bronze, silver, gold",
-            f"{medals.bronze:g}, {medals.silver:g}, {medals.gold:g} {medals.unit}",
+            f"{medals.bronze:g}, {medals.silver:g}, {medals.gold:g} {translated(medals.unit)}",
         ),
     )
 

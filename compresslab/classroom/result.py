@@ -25,6 +25,27 @@ class Outcome:
     changed_input: bool = False
 
 
+HEADINGS = frozenset(
+    (
+        "allowed",
+        "case",
+        "difference",
+        "error",
+        "expected",
+        "gives",
+        "got",
+        "next",
+        "reached",
+        "stage",
+    )
+)
+"""Headings of one word; any other single word is the name of an argument, which is code."""
+
+
+def _heading(words: str) -> str:
+    return translated(words) if words in HEADINGS or not words.isidentifier() else words
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """The verdict on an answer, shown as a coloured box in a notebook and as text elsewhere.
@@ -81,7 +102,7 @@ class CheckResult:
 
     @property
     def _shown_facts(self) -> list[tuple[str, str]]:
-        return [(translated(head), translated(text)) for head, text in self.facts]
+        return [(_heading(head), translated(text)) for head, text in self.facts]
 
     def _repr_html_(self) -> str:
         colour = COLOURS.get(self.status, "#C65200")

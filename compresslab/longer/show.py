@@ -7,6 +7,7 @@ COMPRESSLAB_LONGER=1     runs the seed of COMPRESSLAB_SEED here as well, and sho
 
 import os
 
+from compresslab.language import translated
 from compresslab.longer.experiment import Experiment
 from compresslab.longer.stored import Run, experiment_of, over_seeds, read, replicated, run_once
 from compresslab.notice import tell
@@ -35,8 +36,9 @@ def show_longer(name: str) -> Table:
     for finding in experiment.findings:
         held, mean, sd = replicated(finding, runs)
         kind, sign = ("held", "✔") if held == len(runs) else ("open", "✘")
-        margin = f"margin {mean:.3g} ± {sd:.2g} {finding.unit}"
-        tell(f"{sign} {finding.sentence} (held in {held} of {len(runs)}; {margin})", kind)
+        margin, unit = f"{mean:.3g} ± {sd:.2g}", translated(finding.unit)
+        said = translated(f"(held in {held} of {len(runs)}; margin {margin} {unit})")
+        tell(f"{sign} {translated(finding.sentence)} {said}", kind)
     if not experiment.findings:
         tell("No difference beyond the seeds.", "open")
     return table(experiment, runs, _here(name))
@@ -63,9 +65,14 @@ def table(experiment: Experiment, runs: list[Run], here: list[Run] = ()) -> Tabl
         cells.append(line + [f"{run.rows[row][c]:.{digits}f}" for run in here for c in columns])
     machines = "; ".join(sorted({run.machine for run in runs}))
     seconds = sum(run.seconds for run in runs) / len(runs)
-    caption = (
+    said = translated(
         f"Stored: {len(runs)} seeds of {runs[0].size:,} training examples, mean ± sd; "
-        f"{seconds:.0f} s a seed on {machines}. {experiment.note}"
+        f"{seconds:.0f} s a seed"
     )
-    headings = ["", *columns, *(f"{c}, here" for _ in here for c in columns)]
+    caption = f"{said}: {machines}. {translated(experiment.note)}"
+    headings = [
+        "",
+        *columns,
+        *(f"{translated(c)}, {translated('here')}" for _ in here for c in columns),
+    ]
     return Table(headings, cells, caption.rstrip())

@@ -117,7 +117,7 @@ EXPERIMENT = Experiment(
             "points",
         ),
         Finding(
-            "Removed at random, weights cost more than the smallest ones do, after tuning as well",
+            "Removed at random, weights cost more than the smallest ones do, after tuning",
             lambda r: (
                 r["l1_unstructured"]["tuned one epoch, %"]
                 - r["random_unstructured"]["tuned one epoch, %"]
@@ -131,7 +131,7 @@ EXPERIMENT = Experiment(
             "points",
         ),
         Finding(
-            "Whole channels cost more than single weights, after tuning as well",
+            "Whole channels cost more than single weights, after tuning",
             lambda r: (
                 r["l1_unstructured"]["tuned one epoch, %"]
                 - r["ln_structured, n = 2, dim = 0"]["tuned one epoch, %"]

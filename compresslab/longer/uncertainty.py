@@ -120,5 +120,8 @@ EXPERIMENT = Experiment(
             "points",
         ),
     ),
-    note="Sorted: pairs of a right and a wrong answer in which the right one is surer (50 % by chance).",
+    note=(
+        "Findings are of the exits that learn in Hinton's direction. Sorted: pairs of a right and a wrong "
+        "answer in which the right one is surer (50 % by chance)."
+    ),
 )
