@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Findings stop a notebook here; torch's own threads would fight for the cores of two tests at once.
 NOTEBOOKS := OMP_NUM_THREADS=1 COMPRESSLAB_STRICT=1 COMPRESSLAB_PROGRESS="$(CURDIR)/.pytest_cache/progress.json"
 
-.PHONY: lab test quick browser lint format release site bench litert clean
+.PHONY: lab test quick browser lint format release site bench litert lite clean
 
 lab: $(VENV)/.course
 	$(BIN)/compresslab lab
@@ -56,6 +56,19 @@ bench: $(VENV)/.authors
 litert: .venv-litert/.litert
 	OMP_NUM_THREADS=1 .venv-litert/bin/compresslab longer litert_engine
 	.venv-litert/bin/python -m pytest -q tests/runtime/test_litert.py
+
+# A page of files, whose Python runs in the browser: put build/lite behind any web server. Python for the browser
+# and NumPy come from Pyodide's own address when somebody opens it.
+lite: .venv-lite/.lite
+	$(BIN)/python -m compresslab.classroom.light_package build/light
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels build/light
+	.venv-lite/bin/jupyter lite build --contents light --output-dir build/lite \
+		--piplite-wheels build/wheels/compresslab-0.1.0-py3-none-any.whl
+
+.venv-lite/.lite: pyproject.toml
+	test -x .venv-lite/bin/python || $(PYTHON) -m venv .venv-lite
+	.venv-lite/bin/python -m pip install --quiet 'jupyterlite-core>=0.8' 'jupyterlite-pyodide-kernel>=0.8' jupyter-server
+	touch $@
 
 clean:
 	find compresslab benchmarks tests -name '__pycache__' -prune -exec rm -rf {} +

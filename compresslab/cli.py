@@ -279,11 +279,13 @@ def release(
 
     solutions = _course_folder("solutions")
     from compresslab.classroom.editions import write_editions
+    from compresslab.classroom.light_pages import write_light
     from compresslab.classroom.pages import write_pages
 
     try:
         changed = make(solutions, solutions.parent / "labs", only or (), force)
         changed += write_pages(solutions, solutions.parent / "labs", force)
+        changed += write_light(solutions, solutions.parent / "labs")
         changed += write_editions(solutions, solutions.parent / "labs", force)
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)

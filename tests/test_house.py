@@ -135,6 +135,7 @@ def tree_of_disk():
                 or path.name in ("__init__.py", "py.typed")
                 or path.parent.name == "results"
                 or "/locale/" in name
+                or "/recorded/" in name
             ):
                 continue
             paths.add(name + ("/" if path.is_dir() else ""))

@@ -182,7 +182,7 @@ class Advisor:
                 failed.append("needs floating point")
             size += working_bytes(network, self.data.shape)
         if size > scenario.max_bytes:
-            failed.append(f"{in_bytes(size)} of {in_bytes(scenario.max_bytes)}")
+            failed.append(f"{in_bytes(size)} where {in_bytes(scenario.max_bytes)} are allowed")
         if speedup < scenario.min_speedup:
             failed.append(f"{speedup:.2f} of {scenario.min_speedup:g} times faster")
         # Accuracies are multiples of one image: what is above by less is a rounding error.

@@ -8,10 +8,18 @@ import copy
 import numbers
 
 import numpy as np
-import torch
 
 # Bound here: what an answer puts in the place of a name of NumPy does not judge it.
 from numpy import isclose
+
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError:  # in a browser, where nothing is a tensor
+
+    class Tensor:
+        """No value is one."""
+
 
 SHOWN = 6
 
@@ -26,7 +34,7 @@ def difference(got: object, expected: object, tolerance: float = 0.0) -> str | N
     """
     if type(expected) is tuple:
         return _tuple_difference(got, expected, tolerance)
-    if type(expected) in (np.ndarray, torch.Tensor):
+    if type(expected) in (np.ndarray, Tensor):
         return _array_difference(got, expected, tolerance)
     return _scalar_difference(got, expected, tolerance)
 
@@ -42,9 +50,7 @@ def _tuple_difference(got: object, expected: tuple, tolerance: float) -> str | N
     return None
 
 
-def _array_difference(
-    got: object, expected: np.ndarray | torch.Tensor, tolerance: float
-) -> str | None:
+def _array_difference(got: object, expected: np.ndarray | Tensor, tolerance: float) -> str | None:
     if type(got) is not type(expected):
         return f"expected {_article(_kind(expected))}, got {_article(_kind(got))}"
     form = _form(got)
@@ -68,9 +74,9 @@ def _array_difference(
     )
 
 
-def _form(value: np.ndarray | torch.Tensor) -> str:
+def _form(value: np.ndarray | Tensor) -> str:
     """What a tensor is that does not hold its numbers one after another; "" for any other."""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, Tensor):
         return ""
     if value.is_nested:
         return "nested"
@@ -122,7 +128,7 @@ def identical(one: object, other: object) -> bool:
     """Whether two values are the same to the last bit, NaN being equal to NaN."""
     if type(one) in (tuple, list):
         return len(one) == len(other) and all(map(identical, one, other))
-    if isinstance(one, np.ndarray | torch.Tensor):
+    if isinstance(one, np.ndarray | Tensor):
         return difference(other, one) is None
     return one is other or one == other or (one != one and other != other)
 
@@ -138,7 +144,7 @@ def size(value: object) -> int:
         return sum(size(v) for v in value)
     if isinstance(value, np.ndarray):
         return value.size
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         return value.numel()
     return 1
 
@@ -148,7 +154,7 @@ def show(value: object) -> str:
     if isinstance(value, tuple | list):
         few = ", ".join(show(v) for v in value[:SHOWN]) + (", …" if len(value) > SHOWN else "")
         return f"({few})" if isinstance(value, tuple) else f"[{few}]"
-    if isinstance(value, np.ndarray | torch.Tensor):
+    if isinstance(value, np.ndarray | Tensor):
         form = _form(value)
         if form:
             return f"{form} tensor"
@@ -170,8 +176,8 @@ def _number(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _numpy(value: np.ndarray | torch.Tensor) -> np.ndarray:
-    if not isinstance(value, torch.Tensor):
+def _numpy(value: np.ndarray | Tensor) -> np.ndarray:
+    if not isinstance(value, Tensor):
         return value
     value = value.detach().resolve_conj().resolve_neg()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
@@ -185,5 +191,5 @@ def _article(kind: str) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {np.ndarray: "array", torch.Tensor: "tensor", type(None): "None (no return?)"}
+    names = {np.ndarray: "array", Tensor: "tensor", type(None): "None (no return?)"}
     return names.get(type(value), type(value).__name__)

@@ -125,7 +125,7 @@ def _read(path: Path) -> LabPage:
 def labs_table(labs: Sequence[LabPage], language: str | None = None) -> str:
     """Markdown: number, linked title, what one does there, minutes, points; None: the reader's language."""
     said = partial(translated, language=language)
-    headings = [said(h) for h in ("lab", "you will", "minutes", "points")]
+    headings = [said(h) for h in ("lab", "you will", "minutes", "points to earn")]
     lines = [f"| | {' | '.join(headings)} |", "|---|---|---|---:|---:|"]
     for lab in labs:
         cells = [
@@ -173,7 +173,7 @@ class CourseMap:
         for lab in self.labs:
             earned = lab.earned(stored)
             if earned < lab.points:
-                how = "Go on with" if earned else "Next:"
+                how = translated("Go on with") if earned else translated("Next:")
                 points = f"{earned:g} of {lab.points:g}"
                 left = translated(f"{points} points so far, {lab.minutes} minutes in all")
                 return translated(f"{how} lab {lab.number}, {lab.title} ({left}).")

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class Mistake:
 @functools.cache
 def with_bounds(function: Callable) -> Callable:
     """Compiled so that an index out of range is an error: without that it writes over other memory."""
+    from numba import njit  # not in a browser, where nothing is compiled
+
     return njit(function, boundscheck=True)
 
 
