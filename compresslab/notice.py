@@ -9,6 +9,7 @@ The edge says the kind to whoever sees the colour, the sentence's first sign to 
 """
 
 import html
+import re
 from dataclasses import dataclass
 
 from compresslab.language import translated
@@ -30,10 +31,20 @@ class Notice:
 
     def _repr_html_(self) -> str:
         style = f"border-left:4px solid {EDGES[self.kind]};padding:1px 10px;margin:1px 0"
-        return f"<div style='{style}'>{html.escape(self.words)}</div>"
+        return f"<div style='{style}'>{marked(self.words)}</div>"
 
     def __repr__(self) -> str:
         return self.words
+
+
+def marked(words: str) -> str:
+    """A sentence as HTML: escaped, with `code`, **bold** and *emphasis* as Markdown has them."""
+    text = html.escape(words)
+    for sign, tag in (("`", "code"), (r"\*\*", "b"), (r"\*", "em")):
+        # A star beside a space or between letters multiplies.
+        inner = rf"(?<![A-Za-z0-9*]){sign}(?=[^\s*])([^`<]*?[^\s*]){sign}(?![A-Za-z0-9*])"
+        text = re.sub(inner, rf"<{tag}>\1</{tag}>", text)
+    return text
 
 
 def tell(words: str, kind: str = "note") -> None:

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from compresslab.classroom.release import client_of
-from compresslab.notice import EDGES, Notice, tell
+from compresslab.notice import EDGES, Notice, marked, tell
 
 
 @pytest.mark.parametrize("kind", EDGES)
@@ -26,3 +26,18 @@ def test_in_a_notebook_it_is_a_box_and_the_words(tmp_path):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind must be one of held, open, answer, note, got 'x'"):
         Notice("words", "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("Use `rank`, *not* shape", "Use <code>rank</code>, <em>not</em> shape"),
+        ("**Both** of 2 * 3 * 4", "<b>Both</b> of 2 * 3 * 4"),
+        ("(q - z) * s and a*b*c", "(q - z) * s and a*b*c"),
+        ("x < `y` & z", "x &lt; <code>y</code> &amp; z"),
+        ("`<script>` *", "<code>&lt;script&gt;</code> *"),
+        ("是**先**舍入", "是<b>先</b>舍入"),
+    ],
+)
+def test_code_and_emphasis_are_shown_as_such(words, shown):
+    assert marked(words) == shown

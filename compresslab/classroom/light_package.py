@@ -2,7 +2,7 @@
 
     python -m compresslab.classroom.light_package build/light
 
-The check of recorded cases is nine modules and the cases. Whoever opens a page downloads these and not the
+The check of recorded cases is ten modules and the cases. Whoever opens a page downloads these and not the
 trained networks, and Python in the browser may be newer than torch allows for the whole.
 """
 
@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1]
 MODULES = (
     "__init__.py",
     "language.py",
+    "notice.py",
     *(
         f"classroom/{name}.py"
         for name in (

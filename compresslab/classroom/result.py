@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from compresslab.classroom.exercise import Exercise
 from compresslab.language import translated
+from compresslab.notice import marked
 
 COLOURS = {"passed": "#008A64", "slow": "#8F6400", "not done": "#6F6F6F"}
 
@@ -112,7 +113,7 @@ class CheckResult:
             "</td></tr>"
             for head, text in self._shown_facts
         )
-        title, words = translated("Hint"), html.escape(translated(self.hint))
+        title, words = translated("Hint"), marked(translated(self.hint))
         hint = f"<p><b>{title}.</b> {words}</p>" if self.hint else ""
         return (
             f"<div style='border-left:5px solid {colour};padding:4px 12px'>"

@@ -29,6 +29,7 @@ from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results
 from compresslab.classroom.grading.written import WrittenAnswer
 from compresslab.data.files import write_whole
+from compresslab.notice import marked
 
 STATES = {"passed": "#008A64", "partly": "#B07000", "not done": "#6F6F6F", "missing": "#6F6F6F"}
 STUCK = 0.5
@@ -95,7 +96,7 @@ def _exercise_row(mark: Mark) -> str:
     exercise = EXERCISES[mark.exercise]
     hint = next((m.hint for m in exercise.mistakes if m.name == mark.mistake), "")
     said = [escaped(mark.message)] if mark.message else []
-    said += [f"<b>Hint.</b> {escaped(hint)}"] if hint else []
+    said += [f"<b>Hint.</b> {marked(hint)}"] if hint else []
     colour = STATES.get(mark.status, "#C65200")
     state = f"<span style='color:{colour}'>{escaped(mark.status)}</span>"
     return (
