@@ -28,6 +28,7 @@ WORDED = frozenset(
             "Bar",
             "compared",
             "print",
+            "append",
             "measure",
         ),
         *("Case", "Exercise", "Medals", "Mistake"),
@@ -151,7 +152,10 @@ def _texts(node: ast.AST, worded: int) -> Iterator[Message | None]:
     if isinstance(node, ast.Tuple):
         names = node.elts
     elif isinstance(node, ast.Dict):
-        names = [key for key in node.keys if getattr(key, "value", None) not in SIGNS]
+        pairs = zip(node.keys, node.values, strict=True)
+        names = [n for pair in pairs if getattr(pair[0], "value", None) not in SIGNS for n in pair]
+    elif isinstance(node, ast.IfExp):
+        names = [node.body, node.orelse]
     for child in ast.iter_child_nodes(node):
         yield from _texts(child, worded or child in names)
 

@@ -72,7 +72,7 @@ HOSTILE = {
     # Beside much else the processor time may run out first, at processes that cannot be had.
     "a fork bomb": (
         "import os\nwhile True: os.fork()",
-        "processes|Resource temporarily unavailable",
+        "processes|Resource temporarily unavailable|ran longer than",
     ),
     "a fork bomb that goes on": (
         "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
