@@ -30,6 +30,8 @@ from compresslab.classroom.judge import CHECK_SEED, call, judge
 from compresslab.classroom.result import CheckResult, Outcome
 
 RECORDED = Path(__file__).with_name("recorded")
+CLOSE = 1e-4
+"""Within which two processors give the same."""
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -124,6 +126,20 @@ def to_json(value: object) -> object:
     if isinstance(value, np.generic):
         return {"scalar": value.item(), "dtype": value.dtype.str}
     return value
+
+
+def agrees(one: object, other: object, tolerance: float) -> bool:
+    """Whether two records, read as JSON, say the same: processors differ in the last digits of a product."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if {"array", "scalar"} & one.keys():
+            return compare.difference(of_json(one), of_json(other), tolerance) is None
+        return one.keys() == other.keys() and all(agrees(one[k], other[k], tolerance) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(agrees(a, b, tolerance) for a, b in pairs)
+    if isinstance(one, float) and isinstance(other, float):
+        return compare.difference(one, other, tolerance) is None
+    return one == other
 
 
 # ---- reading -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ They are for JupyterLite (`make lite`): a page of files without a server, whose 
 release writes them, and the cases beside `light.py`, from the same solutions as the labs.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -56,9 +57,17 @@ def write_light(solutions: Path, labs: Path) -> list[Path]:
             page, found = light_page(read_solution(script).lab)
             changed += write_if_new(folder / f"{script.stem}.ipynb", nbformat.writes(page) + "\n")
             for id in found:
-                path = light.RECORDED / f"{id}.json"
-                changed += write_if_new(path, light.record(EXERCISES[id]))
+                changed += _write_record(id)
     return changed
+
+
+def _write_record(id: str) -> list[Path]:
+    path, text = light.RECORDED / f"{id}.json", light.record(EXERCISES[id])
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if light.agrees(old, json.loads(text), light.CLOSE):
+            return []
+    return write_if_new(path, text)
 
 
 def _task(source: str) -> str:

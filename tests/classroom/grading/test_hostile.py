@@ -72,7 +72,7 @@ HOSTILE = {
     # Beside much else the processor time may run out first, at processes that cannot be had.
     "a fork bomb": (
         "import os\nwhile True: os.fork()",
-        "processes|Resource temporarily unavailable|ran longer than",
+        "processes|Resource temporarily unavailable",
     ),
     "a fork bomb that goes on": (
         "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
@@ -117,6 +117,8 @@ def test_it_earns_nothing_and_the_report_says_what_happened(graded, code, told):
     import re
 
     mark = graded(body(code))
+    if "ran longer than" in mark.message and not re.search(told, mark.message):
+        mark = graded(body(code))  # a busy machine's clock came before the limit that is meant
     assert mark.points == 0
     assert mark.status in ("failed", "error")
     assert re.search(told, mark.message), mark.message
