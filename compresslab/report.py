@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from compresslab import shown_words
+from compresslab import alternative_text, shown_words
 from compresslab.language import translated
 from compresslab.measure import Measurement
 
@@ -23,7 +23,10 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 
 def use_style() -> None:
-    """Set the course's plot style: readable sizes, colour-blind-safe colours, the reader's language."""
+    """Set the course's plot style: readable sizes, colour-blind-safe colours, the reader's language.
+
+    In a notebook figures carry their description, see `alternative_text`.
+    """
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=COLOURS),
@@ -39,6 +42,7 @@ def use_style() -> None:
         }
     )
     shown_words.speak()
+    alternative_text.carry()
 
 
 # ---- numbers in words ----------------------------------------------------------------------------

@@ -39,6 +39,7 @@ SPEAKS = (
     "advisor/advise.py",
     "advisor/rules.py",
     "advisor/scenario.py",
+    "alternative_text.py",
     "baselines.py",
     "claims.py",
     "classroom/check.py",

@@ -15,7 +15,7 @@ import nbformat
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from compresslab import shown_words
+from compresslab import alternative_text, shown_words
 from compresslab.classroom import progress
 from compresslab.classroom.exercises import EXERCISES, of_grade_id
 from compresslab.language import translated
@@ -154,6 +154,7 @@ class CourseMap:
     def figure(self) -> Figure:
         """A box a lab, coloured by what is done; arrows say what builds on what."""
         shown_words.speak()
+        alternative_text.carry()
         stored = progress.read()
         figure = plt.figure(figsize=(11, 4.4), layout="none")
         axes = figure.add_axes((0, 0, 1, 1))

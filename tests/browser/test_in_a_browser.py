@@ -133,10 +133,10 @@ def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page)
         if output.output_type == "error"
     ]
     assert not errors
-    shown = {
-        kind for c in notebook.cells for o in c.get("outputs", ()) for kind in o.get("data", ())
-    }
-    assert "image/png" in shown
+    shown = [o.get("data", {}) for c in notebook.cells for o in c.get("outputs", ())]
+    assert any("<img alt=" in data.get("text/html", "") for data in shown)
+    assert not any("image/png" in data for data in shown)  # it would have no alternative text
+    assert not page.locator(f"{NOTEBOOK} .jp-OutputArea-output img:not([alt])").count()
     assert_it_looks_the_same_without_its_kernel(page, jupyter, lab, expected)
 
 

@@ -1,0 +1,204 @@
+"""A figure in words, for whom does not see it: `description(figure)`, and pictures that carry it.
+
+    Plot "Error by bits". Across: bits a weight. Upwards: points lost (logarithmic).
+    Line "min-max", 4 points (bits a weight: points lost): 2: 31.2; 3: 5.1; 4: 1.2; 8: 0.1.
+
+The words are read off what was drawn: titles, axes, every line, bar and cloud with its numbers, and what is
+written in it. Up to `LISTED` points all stand there; of more, the ends and the extremes. So no lab has to
+write them, and they cannot contradict the picture.
+
+JupyterLab gives a notebook's PNG no alternative text, and the file no place for one. From `carry` on a figure
+is therefore shown as HTML, `<img alt="..." src="data:image/png;base64,...">`, which every reader of notebooks
+draws alike, also one that is not trusted.
+
+Left out: what a figure is to show, which the text around it says.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import Collection, PathCollection
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import StepPatch
+
+from compresslab.language import translated
+from compresslab.notice import in_notebook
+
+LISTED = 10
+"""Points of a line, or bars, that are all named; and cells of a picture, which hold a number each."""
+
+
+def carry() -> None:
+    """In a notebook, show figures with their description from now on."""
+    if not in_notebook():
+        return
+    from IPython import get_ipython
+
+    # The backend takes its place in the notebook when it is first used, and clears what stands there.
+    plt.switch_backend(plt.get_backend())
+    formatters = get_ipython().display_formatter.formatters
+    formatters["image/png"].pop(Figure, None)
+    formatters["text/html"].for_type(Figure, as_html)
+
+
+def as_html(figure: Figure) -> str:
+    """The figure as an `<img>` with its description, at its size on the screen."""
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format="png", dpi=figure.dpi, bbox_inches="tight", facecolor=figure.get_facecolor()
+    )
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{html.escape(description(figure))}" src="data:image/png;base64,{data}">'
+
+
+def description(figure: Figure) -> str:
+    """What is drawn, in sentences of the reader's language, a line for each plot and each thing in it."""
+    bars = [a for a in figure.axes if hasattr(a, "_colorbar")]
+    plots = [a for a in figure.axes if a.get_visible() and a not in bars]
+    said = [_shown(figure.get_suptitle())] if figure.get_suptitle() else []
+    if len(plots) > 1:
+        said.append(translated(f"{len(plots)} plots."))
+    said += [line for axes in plots for line in _of_axes(axes)]
+    said += [
+        translated(f"Colours: {_shown(a.get_ylabel() or a.get_xlabel()) or 'values'}.")
+        for a in bars
+    ]
+    return "\n".join(said) or translated("An empty figure.")
+
+
+def _of_axes(axes: Axes) -> Iterator[str]:
+    titles = [axes.get_title(loc) for loc in ("left", "center", "right")]
+    title = _shown(" ".join(t for t in titles if t))
+    yield translated(f'Plot "{title}".') if title else translated("A plot.")
+    if axes.axison:
+        for axis in (axes.xaxis, axes.yaxis):
+            label = _shown(axis.get_label_text())
+            if label and axis.get_scale() == "log":
+                label = translated(f"{label} (logarithmic)")
+            if label and axis is axes.xaxis:
+                yield translated(f"Across: {label}.")
+            elif label:
+                yield translated(f"Upwards: {label}.")
+    for bars in (c for c in axes.containers if isinstance(c, BarContainer)):
+        yield _bars(axes, bars)
+    named = {c.lines[0]: c.get_label() for c in axes.containers if isinstance(c, ErrorbarContainer)}
+    for line in axes.lines:
+        if line.get_visible() and len(line.get_xdata()):
+            yield _line(axes, line, named.get(line, line.get_label()))
+    for collection in axes.collections:
+        yield from _collection(collection)
+    for patch in axes.patches:
+        if isinstance(patch, StepPatch):
+            yield _steps(patch)
+    yield from _pictures(axes)
+    written = [_shown(text.get_text()) for text in axes.texts if text.get_text().strip()]
+    if written:
+        yield translated("Written in it:") + " " + "; ".join(written) + "."
+
+
+# ---- what a plot holds ---------------------------------------------------------------------------
+def _line(axes: Axes, line: Line2D, label: str) -> str:
+    name = _label(label)
+    x, y = _numbers(line.get_xdata()), _numbers(line.get_ydata())
+    in_x, in_y = line.get_transform().contains_branch_seperately(axes.transData)
+    if not in_x and in_y:
+        return translated(f"A level line{name} at {y[0]:.3g}.")
+    if in_x and not in_y:
+        return translated(f"An upright line{name} at {x[0]:.3g}.")
+    if not in_x:
+        return translated(f"A mark{name}.")
+    return translated(f"Line{name}, {len(x)} points: ") + _points(_ticks(axes, x), y)
+
+
+def _bars(axes: Axes, bars: BarContainer) -> str:
+    upright = bars.orientation != "horizontal"
+    boxes = [patch.get_bbox() for patch in bars.patches]
+    places = np.array([(b.x0 + b.x1) / 2 if upright else (b.y0 + b.y1) / 2 for b in boxes])
+    # A bar's length has the sign of its direction; its box has not.
+    sizes = np.array([p.get_height() if upright else p.get_width() for p in bars.patches])
+    return translated(f"{len(sizes)} bars{_label(bars.get_label())}: ") + _points(
+        _ticks(axes, places, upright), sizes
+    )
+
+
+def _collection(collection: Collection) -> Iterator[str]:
+    name = _label(collection.get_label())
+    if isinstance(collection, PathCollection) and len(collection.get_offsets()):
+        x, y = np.ma.getdata(collection.get_offsets()).T
+        yield translated(f"{len(x)} separate points{name}: ") + _points([f"{v:.3g}" for v in x], y)
+    elif name:
+        yield translated(f"An area{name}.")
+
+
+def _steps(patch: StepPatch) -> str:
+    values, edges, _ = patch.get_data()
+    middles = (np.asarray(edges)[1:] + np.asarray(edges)[:-1]) / 2
+    name = _label(patch.get_label())
+    return translated(f"Steps{name}, {len(values)} of them: ") + _points(
+        [f"{m:.3g}" for m in middles], _numbers(values)
+    )
+
+
+def _pictures(axes: Axes) -> Iterator[str]:
+    for image in axes.images:
+        values = np.ma.asarray(image.get_array())
+        rows, columns = values.shape[:2]
+        if values.ndim > 2:
+            yield translated(f"A picture in colour, {rows} rows of {columns} points.")
+        else:
+            low, high = values.min(), values.max()
+            yield translated(
+                f"A picture, {rows} rows of {columns} values between {low:.3g} and {high:.3g}."
+            )
+
+
+# ---- numbers and names ---------------------------------------------------------------------------
+def _points(names: Sequence[str], values: np.ndarray) -> str:
+    """Such as "2: 31.2; 3: 5.1", or the ends and the extremes of many."""
+    pairs = [f"{name}: {value:.3g}" for name, value in zip(names, values, strict=True)]
+    if len(pairs) <= LISTED:
+        return "; ".join(pairs) + "."
+    if not np.isfinite(values).any():
+        return translated("no numbers.")
+    low, high = pairs[int(np.nanargmin(values))], pairs[int(np.nanargmax(values))]
+    first, last = pairs[0], pairs[-1]
+    return translated(f"first {first}; last {last}; lowest {low}; highest {high}.")
+
+
+def _ticks(axes: Axes, places: np.ndarray, across: bool = True) -> list[str]:
+    """What stands at the places of an axis: its own words ("VGG-like") or the numbers."""
+    axis = axes.xaxis if across else axes.yaxis
+    at = axis.get_ticklocs()
+    words = [_shown(text.get_text()) for text in axis.get_ticklabels()]
+    named = dict(zip(np.round(at, 6), words, strict=False)) if axis.get_scale() == "linear" else {}
+    worded = any(w and not _is_number(w) for w in words)
+    return [(worded and named.get(np.round(p, 6))) or f"{p:.3g}" for p in places]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace("\N{MINUS SIGN}", "-").rstrip("%"))
+    except ValueError:
+        return "$" in text  # a power of ten, set as a formula
+    return True
+
+
+def _numbers(values: object) -> np.ndarray:
+    return np.ma.filled(np.ma.asarray(values, np.float64), np.nan)
+
+
+def _label(label: object) -> str:
+    """A name in quotes after a space; nothing for what matplotlib named itself."""
+    text = _shown(str(label or ""))
+    return "" if not text or text.startswith("_") else f' "{text}"'
+
+
+def _shown(text: str) -> str:
+    return " ".join(translated(text).split())

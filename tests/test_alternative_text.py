@@ -1,0 +1,123 @@
+"""A figure in words: its numbers are those drawn, and every notebook's pictures carry them."""
+
+import html
+import os
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbclient import NotebookClient
+
+from compresslab.alternative_text import LISTED, as_html, description
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def axes():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+def test_a_line_is_said_with_its_axes_and_points(axes):
+    axes.plot([2, 3, 8], [31.25, 5, 0.1], label="min-max")
+    axes.set(title="Error by bits", xlabel="bits a weight", ylabel="points lost", yscale="log")
+    assert description(axes.figure).splitlines() == [
+        'Plot "Error by bits".',
+        "Across: bits a weight.",
+        "Upwards: points lost (logarithmic).",
+        'Line "min-max", 3 points: 2: 31.2; 3: 5; 8: 0.1.',
+    ]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3 * LISTED))
+def test_every_number_of_a_short_line_is_said_and_the_extremes_of_a_long_one(values):
+    figure, axes = plt.subplots()
+    axes.plot(values)
+    said = {float(v) for v in re.findall(r": (-?[\d.]+(?:e[+-]\d+)?)(?=[;.])", description(figure))}
+    plt.close(figure)
+    wanted = values if len(values) <= LISTED else [values[0], values[-1], min(values), max(values)]
+    assert said == {float(f"{v:.3g}") for v in wanted}
+
+
+@pytest.mark.parametrize("draw", ["bar", "barh"])
+def test_bars_are_said_by_their_names_in_either_direction(axes, draw):
+    getattr(axes, draw)(["VGG-like", "ResNet-8"], [12.5, -3], label="int8")
+    assert '2 bars "int8": VGG-like: 12.5; ResNet-8: -3.' in description(axes.figure)
+
+
+def test_error_bars_bounds_clouds_steps_areas_and_notes_are_said(axes):
+    axes.errorbar([1, 2], [3, 4], [0.1, 0.2], label="five seeds")
+    axes.axhline(0.5, label="half")
+    axes.axvline(7)
+    axes.scatter([1], [9], label="best")
+    axes.stairs([4, 6], [0, 1, 2])
+    axes.fill_between([0, 1], [0, 1], label="sd")
+    axes.annotate("here", (1, 9))
+    said = description(axes.figure)
+    for line in (
+        'Line "five seeds", 2 points: 1: 3; 2: 4.',
+        'A level line "half" at 0.5.',
+        "An upright line at 7.",
+        '1 separate points "best": 1: 9.',
+        "Steps, 2 of them: 0.5: 4; 1.5: 6.",
+        'An area "sd".',
+        "Written in it: here.",
+    ):
+        assert line in said
+
+
+def test_pictures_and_their_colours_are_said(axes):
+    shown = axes.imshow(np.arange(6.0).reshape(2, 3))
+    axes.figure.colorbar(shown, label="weight")
+    said = description(axes.figure)
+    assert "A picture, 2 rows of 3 values between 0 and 5." in said
+    assert said.endswith("Colours: weight.")
+
+
+@pytest.mark.parametrize("values", [[], [np.nan] * 3, [np.nan] * 40, [1, np.inf, -np.inf] * 9])
+def test_nothing_and_no_number_are_said_too(axes, values):
+    axes.plot(values)
+    axes.bar(range(len(values)), values)
+    assert description(axes.figure).startswith("A plot.")
+
+
+def test_a_figure_without_a_plot_is_called_empty():
+    assert description(plt.figure()) == "An empty figure."
+
+
+def test_words_cannot_leave_their_attribute(axes):
+    axes.set_title('"><script>alert(1)</script>')
+    shown = as_html(axes.figure)
+    assert "<script" not in shown
+    assert html.unescape(shown).count("<script>") == 1
+
+
+def test_a_notebook_shows_a_figure_once_with_its_description():
+    cells = [
+        nbformat.v4.new_code_cell("from compresslab.report import use_style; use_style()"),
+        nbformat.v4.new_code_cell(
+            "import matplotlib.pyplot as plt; plt.plot([1, 2], [3, 4]); plt.title('T'); plt.show()"
+        ),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    inherited = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    NotebookClient(notebook, kernel_name="python3").execute(env=inherited)
+    (shown,) = notebook.cells[1].outputs
+    assert "image/png" not in shown.data
+    assert shown.data["text/html"].startswith('<img alt="Plot &quot;T&quot;.\nLine, 2 points: 1: 3')
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "solutions").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_picture_of_an_executed_lab_has_its_words(path):
+    notebook = nbformat.read(path, as_version=4)
+    shown = [o.get("data", {}) for c in notebook.cells for o in c.get("outputs", ())]
+    assert not any("image/png" in data for data in shown)
+    pages = "".join(data.get("text/html", "") for data in shown)
+    assert not re.findall(r"<img(?![^>]* alt=\"[^\"]{20,}\")", pages)
