@@ -123,9 +123,9 @@ def _bars(axes: Axes, bars: BarContainer) -> str:
     places = np.array([(b.x0 + b.x1) / 2 if upright else (b.y0 + b.y1) / 2 for b in boxes])
     # A bar's length has the sign of its direction; its box has not.
     sizes = np.array([p.get_height() if upright else p.get_width() for p in bars.patches])
-    return translated(f"{len(sizes)} bars{_label(bars.get_label())}: ") + _points(
-        _ticks(axes, places, upright), sizes
-    )
+    # A histogram's name is kept by its first bar.
+    name = _label(bars.get_label()) or (_label(bars.patches[0].get_label()) if bars.patches else "")
+    return translated(f"{len(sizes)} bars{name}: ") + _points(_ticks(axes, places, upright), sizes)
 
 
 def _collection(collection: Collection) -> Iterator[str]:

@@ -60,6 +60,7 @@ def test_error_bars_bounds_clouds_steps_areas_and_notes_are_said(axes):
     axes.stairs([4, 6], [0, 1, 2])
     axes.fill_between([0, 1], [0, 1], label="sd")
     axes.annotate("here", (1, 9))
+    axes.hist([1, 1, 2], bins=[0.5, 1.5, 2.5], label="digits")
     said = description(axes.figure)
     for line in (
         'Line "five seeds", 2 points: 1: 3; 2: 4.',
@@ -68,6 +69,7 @@ def test_error_bars_bounds_clouds_steps_areas_and_notes_are_said(axes):
         '1 separate points "best": 1: 9.',
         "Steps, 2 of them: 0.5: 4; 1.5: 6.",
         'An area "sd".',
+        '2 bars "digits": 1: 2; 2: 1.',
         "Written in it: here.",
     ):
         assert line in said
