@@ -378,8 +378,10 @@ by_layer = (np.rint(x / one_scale) * one_scale) @ (codes * scales[:, None]).T
 by_token = token_linear(x, codes, scales, nothing)
 
 
-size = np.abs(x).max(axis=1)
-ordinary = size < 100 * np.median(size)  # if a text begins with a word twice, both are outliers
+magnitudes = np.abs(x).max(axis=1)
+ordinary = magnitudes < 100 * np.median(
+    magnitudes
+)  # if a text begins with a word twice, both are outliers
 
 
 def nearness(found):
