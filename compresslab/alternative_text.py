@@ -32,7 +32,9 @@ from compresslab.language import translated
 from compresslab.notice import in_notebook
 
 LISTED = 10
-"""Points of a line, or bars, that are all named; and cells of a picture, which hold a number each."""
+"""Points of a line, or bars, that are all named."""
+FEW = 3
+"""Upright lines without a name that are said one by one."""
 
 
 def carry() -> None:
@@ -89,9 +91,7 @@ def _of_axes(axes: Axes) -> Iterator[str]:
     for bars in (c for c in axes.containers if isinstance(c, BarContainer)):
         yield _bars(axes, bars)
     named = {c.lines[0]: c.get_label() for c in axes.containers if isinstance(c, ErrorbarContainer)}
-    for line in axes.lines:
-        if line.get_visible() and len(line.get_xdata()):
-            yield _line(axes, line, named.get(line, line.get_label()))
+    yield from _lines(axes, named)
     for collection in axes.collections:
         yield from _collection(collection)
     for patch in axes.patches:
@@ -104,10 +104,30 @@ def _of_axes(axes: Axes) -> Iterator[str]:
 
 
 # ---- what a plot holds ---------------------------------------------------------------------------
+def _lines(axes: Axes, named: dict[Line2D, str]) -> Iterator[str]:
+    shown = [line for line in axes.lines if line.get_visible() and len(line.get_xdata())]
+    upright = [
+        line
+        for line in shown
+        if _moves(axes, line) == (True, False) and not _label(line.get_label())
+    ]
+    if len(upright) > FEW:
+        at = [float(line.get_xdata()[0]) for line in upright]
+        yield translated(f"{len(at)} upright lines between {min(at):.3g} and {max(at):.3g}.")
+        shown = [line for line in shown if line not in upright]
+    for line in shown:
+        yield _line(axes, line, named.get(line, line.get_label()))
+
+
+def _moves(axes: Axes, line: Line2D) -> tuple[bool, bool]:
+    """Whether a line's x and y are numbers of the axes, not places in the picture."""
+    return line.get_transform().contains_branch_seperately(axes.transData)
+
+
 def _line(axes: Axes, line: Line2D, label: str) -> str:
     name = _label(label)
     x, y = _numbers(line.get_xdata()), _numbers(line.get_ydata())
-    in_x, in_y = line.get_transform().contains_branch_seperately(axes.transData)
+    in_x, in_y = _moves(axes, line)
     if not in_x and in_y:
         return translated(f"A level line{name} at {y[0]:.3g}.")
     if in_x and not in_y:

@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 
+from compresslab.classroom.live import drag_grid
 from compresslab.lab import (
     Table,
     adopt,
@@ -534,6 +535,11 @@ plt.show()
 
 # %% [markdown]
 # The orange line is what every channel must use if they share one scale: most would like a finer one.
+#
+# And where should the two ends of a grid lie? From the smallest to the largest weight nothing is clipped, and the codes are far apart. Move the ends (with the mouse, or with Tab and the arrow keys) and find the smallest error: at 3 bits first, then at 2 and at 8. When is it worth clipping (截断)? This figure needs no kernel; lab 02 lets an observer choose such a range.
+
+# %%
+drag_grid(weight, bits=3)
 
 # %%
 better = predict(

@@ -75,6 +75,13 @@ def test_error_bars_bounds_clouds_steps_areas_and_notes_are_said(axes):
         assert line in said
 
 
+def test_many_upright_lines_are_said_once(axes):
+    for place in range(9):
+        axes.axvline(place)
+    assert description(axes.figure).count("pright line") == 1
+    assert "9 upright lines between 0 and 8." in description(axes.figure)
+
+
 def test_pictures_and_their_colours_are_said(axes):
     shown = axes.imshow(np.arange(6.0).reshape(2, 3))
     axes.figure.colorbar(shown, label="weight")

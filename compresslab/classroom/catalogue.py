@@ -48,6 +48,7 @@ SPEAKS = (
     "classroom/course.py",
     "classroom/harnesses.py",
     "classroom/judge.py",
+    "classroom/live/words.py",
     "classroom/leaderboard.py",
     "classroom/relation.py",
     "classroom/result.py",

@@ -1,0 +1,71 @@
+"""Figures without a kernel: what they carry, what they refuse, that nothing leaves its place."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compresslab.classroom.live import MOST, Live, best_of, decibels, drag_grid
+from compresslab.classroom.live.words import GridWords, spoken
+from compresslab.numerics.grid import IntGrid
+
+
+def test_the_still_picture_stands_first_with_its_words():
+    page = drag_grid(torch.randn(3, 5))._repr_html_()
+    assert page.index("<img alt=") < page.index("<svg") < page.index("<script")
+    assert "Across: value of a weight." in repr(drag_grid(torch.randn(9)))
+
+
+def test_two_figures_of_a_notebook_have_names_of_their_own():
+    names = {re.search('id="(live-[0-9a-f]+)"', drag_grid(torch.randn(9)).page)[1] for _ in "ab"}
+    assert len(names) == 2
+
+
+def test_a_large_layer_is_drawn_by_some_of_its_weights():
+    page = drag_grid(torch.randn(64, 1000)).page
+    values = re.search(r'"values": \[([^\]]*)\]', page)[1].split(",")
+    assert len(values) == MOST
+
+
+@pytest.mark.parametrize(
+    "weights", [torch.empty(0), torch.zeros(4), torch.tensor([1.0, np.nan]), np.array([np.inf])]
+)
+def test_weights_without_a_range_are_refused(weights):
+    with pytest.raises(ValueError, match="weights must be finite numbers, at least one"):
+        drag_grid(weights)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 2.5, "3"])
+def test_other_bits_are_refused(bits):
+    with pytest.raises(ValueError, match=r"bits must be 2 to 8, got"):
+        drag_grid(torch.randn(4), bits=bits)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5])
+def test_the_range_to_beat_is_that_of_a_search_with_torch(bits):
+    x = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    best, low, high = best_of(x.numpy(), bits)
+    grid = IntGrid(bits, signed=False)
+    scale = (high - low) / (grid.levels - 1)
+    back = torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, grid.high)
+    noise = (x - back).square().mean()
+    assert best == pytest.approx(float(10 * (x.square().mean() / noise).log10()), abs=0.01)
+    assert best > decibels(x, bits, float(x.min()), float(x.max()))
+
+
+@given(st.text())
+def test_no_text_ends_the_script(text):
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure()
+    plt.close(figure)
+    page = Live("grid.html", figure, {"words": text + "</script>"}).page
+    assert page.count("</script>") == 1
+
+
+def test_its_words_are_in_the_learners_language(monkeypatch):
+    monkeypatch.setenv("COMPRESSLAB_LANG", "zh")
+    assert all(re.search("[\u4e00-\u9fff]", words) for words in spoken(GridWords()).values())
