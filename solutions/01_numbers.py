@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 
-from compresslab.classroom.live import drag_grid
+from compresslab.classroom.live import click_bits, drag_grid
 from compresslab.lab import (
     Table,
     adopt,
@@ -194,6 +194,12 @@ Table(
     ["fp32", "its bits", "bf16 value"],
     [[f"{v:.7f}", f"{p:032b}", f"{b:.7f}"] for v, p, b in zip(values, patterns, back)],
 )
+
+# %% [markdown]
+# Click bits, or choose a number, and watch the carry. Which bits of fp32 decide whether it goes up? What happens to 255.9, and what to the largest numbers of all?
+
+# %%
+click_bits(0.1)
 
 # %% [markdown]
 # ## 2 · A picture in few bits

@@ -1,11 +1,12 @@
 """A figure without a kernel, in a page of its own: by keyboard and by mouse it says what the library says."""
 
+import math
 import re
 
 import pytest
 import torch
 
-from compresslab.classroom.live import best_of, decibels, drag_grid
+from compresslab.classroom.live import best_of, click_bits, decibels, drag_grid
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,53 @@ def test_alive_it_drops_its_still_picture_and_without_a_script_it_keeps_it(page,
     page.set_content(re.sub("<script.*</script>", "", made, flags=re.DOTALL))
     assert page.locator("img").get_attribute("alt").startswith("Plot")
     assert not page.locator("svg").is_visible()
+
+
+# ---- a number's bits -----------------------------------------------------------------------------
+@pytest.fixture
+def number(page):
+    page.set_content(f"<!doctype html><html><body>{click_bits(0.1).page}</body></html>")
+    return page.locator(".compresslab-live")
+
+
+def half_of(value):
+    return int(torch.tensor([value]).bfloat16().view(torch.int16)) & 0xFFFF
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "-0.1", "1.01171875", "1.00390625", "255.9", "3.4e38", "1e-40", "-0", "Infinity"]
+)
+def test_a_number_is_rounded_as_torch_rounds_it(number, text):
+    number.locator("input").fill(text)
+    number.locator("input").press("Enter")
+    assert int(number.get_attribute("data-half")) == half_of(float(text.replace("Infinity", "inf")))
+
+
+def test_every_bit_can_be_turned_by_keyboard_and_says_what_it_is(number):
+    pattern = int(torch.tensor([0.1]).view(torch.int32))
+    for place in (0, 15, 16, 22, 23):
+        bit = number.locator(f'button[data-place="{place}"]')
+        bit.press("Enter")
+        pattern ^= 1 << place
+        value = float(torch.tensor([pattern], dtype=torch.int32).view(torch.float32))
+        assert int(number.get_attribute("data-half")) == half_of(value)
+        assert bit.inner_text() == str(pattern >> place & 1)
+        assert bit.evaluate("e => e === document.activeElement")
+    assert (
+        number.locator('button[data-place="31"]').get_attribute("aria-label")
+        == "bit number 31 (sign bit) is 0"
+    )
+
+
+def test_no_number_changes_nothing_and_not_a_number_stays_none(number):
+    before = number.get_attribute("data-half")
+    for text in ("", "many"):
+        number.locator("input").fill(text)
+        number.locator("input").press("Enter")
+        assert number.get_attribute("data-half") == before
+    for place in range(23, 31):  # all ones in the exponent, and a mantissa: not a number
+        bit = number.locator(f'button[data-place="{place}"]')
+        if bit.inner_text() == "0":
+            bit.click()
+    half = int(number.get_attribute("data-half"))
+    assert math.isnan(float(torch.tensor([half << 16]).to(torch.int32).view(torch.float32)))

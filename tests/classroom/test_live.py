@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compresslab.classroom.live import MOST, Live, best_of, decibels, drag_grid
-from compresslab.classroom.live.words import GridWords, spoken
+from compresslab.classroom.live import MOST, Live, best_of, click_bits, decibels, drag_grid
+from compresslab.classroom.live.words import BitWords, GridWords, spoken
 from compresslab.numerics.grid import IntGrid
 
 
@@ -56,6 +56,16 @@ def test_the_range_to_beat_is_that_of_a_search_with_torch(bits):
     assert best > decibels(x, bits, float(x.min()), float(x.max()))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e39])
+def test_a_number_without_bits_to_round_is_refused(number):
+    with pytest.raises(ValueError, match="number must be finite in float32, got"):
+        click_bits(number)
+
+
+def test_a_numbers_still_picture_has_its_bits():
+    assert "00111101110011001100110011001101 = 0.1" in repr(click_bits(0.1))
+
+
 @given(st.text())
 def test_no_text_ends_the_script(text):
     import matplotlib.pyplot as plt
@@ -68,4 +78,5 @@ def test_no_text_ends_the_script(text):
 
 def test_its_words_are_in_the_learners_language(monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_LANG", "zh")
-    assert all(re.search("[\u4e00-\u9fff]", words) for words in spoken(GridWords()).values())
+    words = {*spoken(GridWords()).values(), *spoken(BitWords()).values()} - {"float32"}
+    assert not [text for text in words if not re.search("[\u4e00-\u9fff]", text)]

@@ -1,6 +1,7 @@
 """Figures that are dragged and answer at once: a page's own HTML, SVG and script, without a kernel.
 
     drag_grid(weights)      the two ends of a quantization grid, over the histogram of real weights
+    click_bits(number)      a number's 32 bits, and the carry that rounds it to bfloat16
 
 Such a figure lives in the output of its cell: after saving and opening again, in an exported page, on
 the site. Tab reaches what can be moved, arrows move it. Its still picture, with alternative text, stands
@@ -22,13 +23,15 @@ import torch
 from matplotlib.figure import Figure
 
 from compresslab.alternative_text import as_html
-from compresslab.classroom.live.words import GridWords, spoken
-from compresslab.numerics import affine, error
+from compresslab.classroom.live.words import BitWords, GridWords, spoken
+from compresslab.numerics import affine, error, formats
 from compresslab.numerics.grid import IntGrid
 
 MOST = 2000
 """Values that a page carries; of more, as many are drawn at random."""
 BITS = range(2, 9)
+EXAMPLES = ["1", "0.1", "1.01171875", "255.9", "100000", "3.4e38", "1e-40"]
+"""Numbers to begin with: exact, rounded, a tie, a carry into the exponent, large, past the largest, small."""
 TRIED = 24
 """Low and high ends that the range to beat is chosen from, each."""
 
@@ -85,6 +88,34 @@ def drag_grid(weights: torch.Tensor | np.ndarray, bits: int = 3) -> Live:
             "words": words,
         },
     )
+
+
+def click_bits(number: float = 0.1) -> Live:
+    """A number's bits, each of which a click turns, and how they are rounded to bfloat16.
+
+    Args:
+        number: rounded to float32 at first.
+
+    Raises:
+        ValueError: for what is not finite in float32.
+    """
+    single = torch.tensor(float(number)).numpy()[()]
+    if not np.isfinite(single):
+        raise ValueError(f"number must be finite in float32, got {number!r}")
+    words = spoken(BitWords())
+    data = {"start": float(single), "examples": EXAMPLES, "words": words}
+    return Live("bits.html", _still_bits(single, words), data)
+
+
+def _still_bits(single: np.float32, words: dict[str, str]) -> Figure:
+    pattern = int(single.view(np.uint32))
+    half = int(formats.to_bf16_bits(torch.tensor([pattern]))[0])
+    figure, axes = plt.subplots(figsize=(7, 1.2))
+    axes.axis("off")
+    lines = [f"{words['single']}: {pattern:032b} = {single!s}", f"{words['half']}: {half:016b}"]
+    axes.text(0, 0.5, "\n".join(lines), family="monospace", va="center")
+    plt.close(figure)
+    return figure
 
 
 def best_of(values: np.ndarray, bits: int) -> tuple[float, float, float]:

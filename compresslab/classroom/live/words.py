@@ -27,6 +27,22 @@ class GridWords:
     title: str = "The grid from the smallest to the largest weight"
 
 
-def spoken(words: GridWords) -> dict[str, str]:
+@dataclass(frozen=True)
+class BitWords:
+    """Of a number's bits."""
+
+    number: str = "choose a number:"
+    single: str = "float32"
+    added: str = "rounding added"
+    half: str = "cut: bfloat16"
+    sign: str = "sign bit"
+    exponent: str = "exponent"
+    mantissa: str = "mantissa"
+    bit: str = "bit number %place% (%field%) is %value%"
+    status: str = "%single% becomes %half% in bfloat16: off by %lost% thousandths of it."
+    beyond: str = "%single% becomes %half% in bfloat16: there is no such large number."
+
+
+def spoken(words: GridWords | BitWords) -> dict[str, str]:
     """The words by their names, translated."""
     return {name: translated(text) for name, text in asdict(words).items()}
