@@ -36,6 +36,8 @@ LOOKING = (
     "range",
     "zip",
     "mean_sd",
+    "drag_grid",
+    "click_bits",
 )
 """Functions that change nothing."""
 
