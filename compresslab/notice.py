@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from compresslab.language import translated
 
-EDGES = {"held": "#009E73", "open": "#E69F00", "answer": "#0072B2", "note": "#888888"}
+EDGES = {"held": "#009E73", "open": "#B87C00", "answer": "#0072B2", "note": "#888888"}
 
 
 @dataclass(frozen=True)

@@ -140,19 +140,23 @@ class Table:
         number = "text-align:right;white-space:nowrap"
         heading = "text-align:right;max-width:14ch;white-space:normal"
 
-        def line(cells: Sequence[str], tag: str) -> str:
-            styles = [text] * self.text_columns + [heading if tag == "th" else number] * len(cells)
+        # A screen reader says a number with its row's name and its column's: both are headings.
+        def line(cells: Sequence[str], head: bool) -> str:
+            tags = ["th scope=col"] * len(cells) if head else ["th scope=row"] + ["td"] * len(cells)
+            styles = [text] * self.text_columns + [heading if head else number] * len(cells)
+            plain = "" if head else "font-weight:normal;"
             return "".join(
-                f'<{tag} style="{style};padding:2px 10px;vertical-align:baseline">'
-                f"{html.escape(str(cell))}</{tag}>"
-                for cell, style in zip(cells, styles, strict=False)
+                f'<{tag} style="{plain}{style};padding:2px 10px;vertical-align:baseline">'
+                f"{html.escape(str(cell))}</{tag[:2]}>"
+                for cell, tag, style in zip(cells, tags, styles, strict=False)
             )
 
         headings, rows, caption = self._shown
-        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+        body = "".join(f"<tr>{line(row, head=False)}</tr>" for row in rows)
         caption = html.escape(caption)
         below = f"<div style='max-width:80ch;opacity:0.8'>{caption}</div>" if caption else ""
-        return f"<table><tr>{line(headings, 'th')}</tr>{body}</table>{below}"
+        head = f"<thead><tr>{line(headings, head=True)}</tr></thead>"
+        return f"<table>{head}<tbody>{body}</tbody></table>{below}"
 
 
 COLUMNS: dict[str, Callable[[Measurement], str]] = {

@@ -74,7 +74,10 @@ def _task(source: str) -> str:
     """The text of an exercise, without what is said of the experiment in front of its section."""
     parts = blocks(source)
     heads = [i for i, part in enumerate(parts) if part.startswith("## ")]
-    return "\n\n".join(parts[heads[-1] if heads else 0 :])
+    if heads:
+        return "\n\n".join(parts[heads[-1] :])
+    # Without its section an exercise would leave out a level of headings.
+    return "\n\n".join(re.sub("^### ", "## ", part) for part in parts)
 
 
 def light_page(lab: NotebookNode) -> tuple[NotebookNode, list[str]]:

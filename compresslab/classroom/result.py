@@ -10,7 +10,9 @@ from compresslab.classroom.exercise import Exercise
 from compresslab.language import translated
 from compresslab.notice import marked
 
-COLOURS = {"passed": "#008A64", "slow": "#8F6400", "not done": "#6F6F6F"}
+COLOURS = {"passed": "#009E73", "slow": "#B87C00", "not done": "#888888"}
+FAILED = "#D55E00"
+"""Of the edge, seen on a light page and on a dark one; the words have the page's own colour."""
 
 
 class StoppedError(Exception):
@@ -106,10 +108,11 @@ class CheckResult:
         return [(_heading(head), translated(text)) for head, text in self.facts]
 
     def _repr_html_(self) -> str:
-        colour = COLOURS.get(self.status, "#C65200")
+        colour = COLOURS.get(self.status, FAILED)
         rows = "".join(
-            "<tr style='vertical-align:baseline'><td style='text-align:left;padding:1px 12px 1px 0'>"
-            f"{html.escape(head)}</td><td style='text-align:left'><code>{html.escape(text)}</code>"
+            "<tr style='vertical-align:baseline'><th scope='row' "
+            "style='text-align:left;font-weight:normal;padding:1px 12px 1px 0'>"
+            f"{html.escape(head)}</th><td style='text-align:left'><code>{html.escape(text)}</code>"
             "</td></tr>"
             for head, text in self._shown_facts
         )
@@ -117,6 +120,6 @@ class CheckResult:
         hint = f"<p><b>{title}.</b> {words}</p>" if self.hint else ""
         return (
             f"<div style='border-left:5px solid {colour};padding:4px 12px'>"
-            f"<b style='color:{colour}'>{html.escape(self.headline)}</b>"
+            f"<b>{html.escape(self.headline)}</b>"
             f"{'<table>' + rows + '</table>' if rows else ''}{hint}</div>"
         )

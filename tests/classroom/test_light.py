@@ -200,4 +200,4 @@ def test_what_needs_torch_says_so_where_there_is_none():
 def test_the_experiment_in_front_of_a_section_is_left_out():
     text = "What came out.\n\n## 2 · Next\n\nAn idea.\n\n### Exercise 1 · It (1 point)"
     assert light_pages._task(text) == text.partition("\n\n")[2]
-    assert light_pages._task("An idea.\n\n### Exercise 1") == "An idea.\n\n### Exercise 1"
+    assert light_pages._task("An idea.\n\n### Exercise 1") == "An idea.\n\n## Exercise 1"

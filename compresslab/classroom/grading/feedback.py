@@ -31,7 +31,9 @@ from compresslab.classroom.grading.written import WrittenAnswer
 from compresslab.data.files import write_whole
 from compresslab.notice import marked
 
-STATES = {"passed": "#008A64", "partly": "#B07000", "not done": "#6F6F6F", "missing": "#6F6F6F"}
+STATES = {"passed": "#007A58", "partly": "#8F6400", "not done": "#6F6F6F", "missing": "#6F6F6F"}
+OTHERWISE = "#B84C00"
+"""Of words on white."""
 STUCK = 0.5
 """Share of the points below which a learner who has handed something in is named as stuck."""
 
@@ -97,7 +99,7 @@ def _exercise_row(mark: Mark) -> str:
     hint = next((m.hint for m in exercise.mistakes if m.name == mark.mistake), "")
     said = [escaped(mark.message)] if mark.message else []
     said += [f"<b>Hint.</b> {marked(hint)}"] if hint else []
-    colour = STATES.get(mark.status, "#C65200")
+    colour = STATES.get(mark.status, OTHERWISE)
     state = f"<span style='color:{colour}'>{escaped(mark.status)}</span>"
     return (
         f"<tr><td>{escaped(exercise.title)}</td><td class='n'>{mark.points:g} of {mark.out_of:g}</td>"
