@@ -23,6 +23,7 @@ PAGES = (
     "architectures",
     "articles",
     "benchmarks",
+    "cluster",
     "findings",
     "glossary",
     "hints",
