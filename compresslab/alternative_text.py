@@ -14,8 +14,6 @@ draws alike, also one that is not trusted.
 Left out: what a figure is to show, which the text around it says.
 """
 
-import base64
-import html
 import io
 from collections.abc import Iterator, Sequence
 
@@ -29,6 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
 from compresslab.language import translated
+from compresslab.markup import picture
 from compresslab.notice import in_notebook
 
 LISTED = 10
@@ -56,8 +55,7 @@ def as_html(figure: Figure) -> str:
     figure.savefig(
         buffer, format="png", dpi=figure.dpi, bbox_inches="tight", facecolor=figure.get_facecolor()
     )
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{html.escape(description(figure))}" src="data:image/png;base64,{data}">'
+    return picture(buffer.getvalue(), description(figure))
 
 
 def description(figure: Figure) -> str:

@@ -3,7 +3,6 @@
 A point is on the Pareto front if no other is at least as good in both directions and better in one.
 """
 
-import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from compresslab import alternative_text, shown_words
+from compresslab import alternative_text, markup, shown_words
 from compresslab.language import translated
 from compresslab.measure import Measurement
 
@@ -135,28 +134,8 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        # Words wrap, numbers do not: what a reader came for is in the last column, and must not be cut off.
-        text = "text-align:left;max-width:34ch;white-space:normal"
-        number = "text-align:right;white-space:nowrap"
-        heading = "text-align:right;max-width:14ch;white-space:normal"
-
-        # A screen reader says a number with its row's name and its column's: both are headings.
-        def line(cells: Sequence[str], head: bool) -> str:
-            tags = ["th scope=col"] * len(cells) if head else ["th scope=row"] + ["td"] * len(cells)
-            styles = [text] * self.text_columns + [heading if head else number] * len(cells)
-            plain = "" if head else "font-weight:normal;"
-            return "".join(
-                f'<{tag} style="{plain}{style};padding:2px 10px;vertical-align:baseline">'
-                f"{html.escape(str(cell))}</{tag[:2]}>"
-                for cell, tag, style in zip(cells, tags, styles, strict=False)
-            )
-
         headings, rows, caption = self._shown
-        body = "".join(f"<tr>{line(row, head=False)}</tr>" for row in rows)
-        caption = html.escape(caption)
-        below = f"<div style='max-width:80ch;opacity:0.8'>{caption}</div>" if caption else ""
-        head = f"<thead><tr>{line(headings, head=True)}</tr></thead>"
-        return f"<table>{head}<tbody>{body}</tbody></table>{below}"
+        return markup.table(headings, rows, caption, self.text_columns)
 
 
 COLUMNS: dict[str, Callable[[Measurement], str]] = {

@@ -958,6 +958,70 @@ Table(
 )
 
 # %% [markdown]
+# ### Exercise 8 · Two bits without training (open, 3 points, about 30 lines)
+#
+# An *open* exercise has no right answer: what you hand back is measured, here and again while grading, on images that your code does not see. Three trained perceptrons are to have weights of **two bits**, without a step of training. A layer [m, n] becomes four arrays: codes 0 to 3 (uint8 [m, n]), for each row a scale and an offset (float32 [m]), and a bias (float32 [m]). The network that is measured has the weights
+#
+# $$\hat w_{ij} = s_i\,q_{ij} + o_i,$$
+#
+# with floats everywhere else. Bronze is clearly above the grid from the smallest to the largest weight of each row, silver above clipped ranges with corrected biases. Gold is what a walk through the columns reached that lets each column make up for the errors of those before it (GPTQ, lab 11), with scales fitted to the codes afterwards.
+#
+# You are given weights and biases (ReLU between the layers) and 1,000 training images [n, 256] without labels. You have 20 seconds of processor time.
+
+
+# %% nbgrader={"grade": false, "grade_id": "ptq-two_bits", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def two_bits(weights, biases, images):
+    """Tuples of float32 arrays, images -> for each layer codes, scales, offsets, bias."""
+
+    ### BEGIN SOLUTION
+    def ranges(w):
+        """For each row the scale and offset of least squared error."""
+        best, found = np.full(len(w), np.inf), np.zeros((2, len(w)))
+        for below in np.linspace(1, 0.3, 15):
+            for above in np.linspace(1, 0.3, 15):
+                low, high = below * w.min(axis=1), above * w.max(axis=1)
+                tried = np.stack([np.maximum((high - low) / 3, 1e-12), low])
+                q = np.clip(np.rint((w - low[:, None]) / tried[0][:, None]), 0, 3)
+                error = np.square(q * tried[0][:, None] + low[:, None] - w).sum(axis=1)
+                better = error < best
+                best, found = np.where(better, error, best), np.where(better, tried, found)
+        return found
+
+    layers, x, exact = [], images, images
+    for w, b in zip(weights, biases, strict=True):
+        moment = (x.T @ x / len(x)).astype(float)
+        moment += 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
+        factor = np.linalg.cholesky(np.linalg.inv(moment)).T
+        scale, offset = ranges(w)
+        for _ in range(2):
+            left, codes = w.astype(float), np.zeros(w.shape, np.uint8)
+            for j in range(w.shape[1]):
+                codes[:, j] = np.clip(np.rint((left[:, j] - offset) / scale), 0, 3)
+                error = (left[:, j] - codes[:, j] * scale - offset) / factor[j, j]
+                left[:, j:] -= np.outer(error, factor[j, j:])
+            fitted = []
+            for row, q in zip(w, codes, strict=True):
+                basis = np.stack([q, np.ones(len(q))])
+                grams = basis @ moment @ basis.T, basis @ moment @ row
+                fitted.append(np.linalg.lstsq(*grams, rcond=None)[0])
+            scale, offset = np.array(fitted).T
+        scale, offset = scale.astype(np.float32), offset.astype(np.float32)
+        rounded = codes * scale[:, None] + offset[:, None]
+        wanted = exact @ w.T + b
+        bias = (wanted - x @ rounded.T).mean(axis=0).astype(np.float32)
+        layers.append((codes, scale, offset, bias))
+        x, exact = np.maximum(x @ rounded.T + bias, 0), np.maximum(wanted, 0)
+    return tuple(layers)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "ptq-two_bits-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(two_bits, "ptq.two_bits")
+
+# %%
+two_bits = adopt(two_bits, "ptq.two_bits")
+
+# %% [markdown]
 # ## The fourth need: energy
 #
 # Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. In eight bits both parts shrink. A cast to 16 bits (半精度) halves the file and asks for nothing else; whether it is quicker, the processor decides: see what it multiplies by itself.

@@ -17,6 +17,7 @@ LAYERS = [
         "language",
         "notice",
         "shown_words",
+        "markup",
         "alternative_text",
         "progress_bar",
         "data",

@@ -34,7 +34,7 @@ def _in_order(*modules: ModuleType) -> tuple[Exercise, ...]:
 LABS: dict[str, tuple[Exercise, ...]] = {
     "00_measure_first": _in_order(measuring, builds.measuring),
     "01_numbers": _in_order(numbers, builds.numbers),
-    "02_post_training_quantization": _in_order(ptq, builds.ptq),
+    "02_post_training_quantization": _in_order(ptq, builds.ptq, opens.ptq),
     "03_quantization_aware_training": _in_order(qat, builds.qat),
     "04_pruning": _in_order(pruning, builds.pruning, opens.pruning),
     "05_lottery_tickets": _in_order(tickets, builds.tickets),
