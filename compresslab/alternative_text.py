@@ -1,7 +1,9 @@
-"""A figure in words, for whom does not see it: `description(figure)`, and pictures that carry it.
+"""A figure in words, for readers who do not see it: `description(figure)`, and pictures that carry it.
 
-    Plot "Error by bits". Across: bits a weight. Upwards: points lost (logarithmic).
-    Line "min-max", 4 points (bits a weight: points lost): 2: 31.2; 3: 5.1; 4: 1.2; 8: 0.1.
+    Plot "Error by bits".
+    Across: bits a weight.
+    Upwards: points lost (logarithmic).
+    Line "min-max", 4 points: 2: 31.2; 3: 5.1; 4: 1.2; 8: 0.1.
 
 The words are read off what was drawn: titles, axes, every line, bar and cloud with its numbers, and what is
 written in it. Up to `LISTED` points all stand there; of more, the ends and the extremes. So no lab has to
@@ -30,6 +32,7 @@ from compresslab.language import translated
 from compresslab.markup import picture
 from compresslab.notice import in_notebook
 
+UNKNOWN = "A figure that could not be put into words."
 LISTED = 10
 """Points of a line, or bars, that are all named."""
 FEW = 3
@@ -55,7 +58,11 @@ def as_html(figure: Figure) -> str:
     figure.savefig(
         buffer, format="png", dpi=figure.dpi, bbox_inches="tight", facecolor=figure.get_facecolor()
     )
-    return picture(buffer.getvalue(), description(figure))
+    try:
+        words = description(figure)
+    except Exception:  # whatever a learner has drawn, it must be shown
+        words = translated(UNKNOWN)
+    return picture(buffer.getvalue(), words)
 
 
 def description(figure: Figure) -> str:
@@ -110,7 +117,7 @@ def _lines(axes: Axes, named: dict[Line2D, str]) -> Iterator[str]:
         if _moves(axes, line) == (True, False) and not _label(line.get_label())
     ]
     if len(upright) > FEW:
-        at = [float(line.get_xdata()[0]) for line in upright]
+        at = [float(line.get_xdata(orig=False)[0]) for line in upright]
         yield translated(f"{len(at)} upright lines between {min(at):.3g} and {max(at):.3g}.")
         shown = [line for line in shown if line not in upright]
     for line in shown:
@@ -124,7 +131,8 @@ def _moves(axes: Axes, line: Line2D) -> tuple[bool, bool]:
 
 def _line(axes: Axes, line: Line2D, label: str) -> str:
     name = _label(label)
-    x, y = _numbers(line.get_xdata()), _numbers(line.get_ydata())
+    # As drawn: names and dates have their places on the axis as numbers.
+    x, y = (_numbers(values) for values in (line.get_xdata(orig=False), line.get_ydata(orig=False)))
     in_x, in_y = _moves(axes, line)
     if not in_x and in_y:
         return translated(f"A level line{name} at {y[0]:.3g}.")
@@ -132,7 +140,9 @@ def _line(axes: Axes, line: Line2D, label: str) -> str:
         return translated(f"An upright line{name} at {x[0]:.3g}.")
     if not in_x:
         return translated(f"A mark{name}.")
-    return translated(f"Line{name}, {len(x)} points: ") + _points(_ticks(axes, x), y)
+    return translated(f"Line{name}, {len(x)} points: ") + _points(
+        _ticks(axes, x), y, _ticks(axes, y, across=False)
+    )
 
 
 def _bars(axes: Axes, bars: BarContainer) -> str:
@@ -178,9 +188,10 @@ def _pictures(axes: Axes) -> Iterator[str]:
 
 
 # ---- numbers and names ---------------------------------------------------------------------------
-def _points(names: Sequence[str], values: np.ndarray) -> str:
-    """Such as "2: 31.2; 3: 5.1", or the ends and the extremes of many."""
-    pairs = [f"{name}: {value:.3g}" for name, value in zip(names, values, strict=True)]
+def _points(names: Sequence[str], values: np.ndarray, said: Sequence[str] = ()) -> str:
+    """Such as "2: 31.2; 3: 5.1", or the ends and the extremes of many; `said` has the values as words."""
+    said = said or [f"{value:.3g}" for value in values]
+    pairs = [f"{name}: {value}" for name, value in zip(names, said, strict=True)]
     if len(pairs) <= LISTED:
         return "; ".join(pairs) + "."
     if not np.isfinite(values).any():

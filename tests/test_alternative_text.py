@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbclient import NotebookClient
 
-from compresslab.alternative_text import LISTED, as_html, description
+from compresslab.alternative_text import LISTED, UNKNOWN, as_html, description
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +50,48 @@ def test_every_number_of_a_short_line_is_said_and_the_extremes_of_a_long_one(val
 def test_bars_are_said_by_their_names_in_either_direction(axes, draw):
     getattr(axes, draw)(["VGG-like", "ResNet-8"], [12.5, -3], label="int8")
     assert '2 bars "int8": VGG-like: 12.5; ResNet-8: -3.' in description(axes.figure)
+
+
+def test_names_and_dates_on_an_axis_are_said(axes):
+    axes.plot([700.0, 8.0], ["GPT-3", "phone"], "o")
+    assert "Line, 2 points: 700: GPT-3; 8: phone." in description(axes.figure)
+    other = axes.figure.add_subplot()
+    other.plot(np.array(["2026-01-01", "2026-01-02"], "datetime64[D]"), [1, 2])
+    assert "2 points" in description(other.figure)
+
+
+def test_what_cannot_be_put_into_words_is_shown_all_the_same(axes, monkeypatch):
+    monkeypatch.setattr("compresslab.alternative_text._of_axes", lambda axes: 1 / 0)
+    assert f'alt="{UNKNOWN}" src="data:image/png;base64,' in as_html(axes.figure)
+
+
+KINDS = {
+    "boxplot": lambda a: a.boxplot([[1, 2, 3], [2, 3, 4]]),
+    "contour": lambda a: a.contourf(np.eye(4)),
+    "hexbin": lambda a: a.hexbin(np.arange(9.0), np.arange(9.0)),
+    "masked": lambda a: a.plot(np.ma.masked_less(np.arange(5.0), 2)),
+    "pie": lambda a: a.pie([1, 2]),
+    "quiver": lambda a: a.quiver([0], [0], [1], [1]),
+    "stem": lambda a: a.stem([1, 2, 3]),
+    "table": lambda a: a.table([["1"]]),
+    "twin": lambda a: a.twinx().plot([1, 2]),
+    "violin": lambda a: a.violinplot([[1, 2, 3]]),
+}
+
+
+@pytest.mark.parametrize("draw", KINDS.values(), ids=KINDS)
+def test_any_kind_of_plot_has_words(axes, draw):
+    draw(axes)
+    assert "plot" in description(axes.figure)
+
+
+@pytest.mark.parametrize("projection", ["3d", "polar"])
+def test_other_axes_have_words_too(projection):
+    figure, axes = plt.subplots(subplot_kw={"projection": projection})
+    axes.plot([0, 1, 2], [1, 2, 3])
+    axes.scatter([0, 1], [1, 2])
+    assert "points" in description(figure)
+    plt.close(figure)
 
 
 def test_error_bars_bounds_clouds_steps_areas_and_notes_are_said(axes):
@@ -126,7 +168,13 @@ def test_a_notebook_shows_a_figure_once_with_its_description():
 @pytest.mark.parametrize("path", sorted((ROOT / "solutions").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_picture_of_an_executed_lab_has_its_words(path):
     notebook = nbformat.read(path, as_version=4)
-    shown = [o.get("data", {}) for c in notebook.cells for o in c.get("outputs", ())]
+    outputs = [o for c in notebook.cells for o in c.get("outputs", ())]
+    assert not [o.evalue for o in outputs if o.output_type == "error"]
+    shown = [o.get("data", {}) for o in outputs]
     assert not any("image/png" in data for data in shown)
+    assert not any(
+        "<Figure" in data.get("text/plain", "") and "text/html" not in data for data in shown
+    )
+    assert not any(UNKNOWN in data.get("text/html", "") for data in shown)
     pages = "".join(data.get("text/html", "") for data in shown)
     assert not re.findall(r"<img(?![^>]* alt=\"[^\"]{20,}\")", pages)

@@ -248,6 +248,10 @@ def execute(lab: Lab, folder: Path) -> NotebookNode:
     for position, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
             clean(cell)
+            # What fails while it is being shown stops no cell.
+            failed = [o.evalue for o in cell.outputs if o.output_type == "error"]
+            if failed:
+                raise ReleaseError(f"{lab.name}, cell {position + 1}: {failed[0]}")
             if cell.metadata.get("nbgrader", {}).get("grade") and "✔" not in _texts(cell):
                 raise ReleaseError(
                     f"{lab.name}, cell {position + 1}: the model answer fails its check"
