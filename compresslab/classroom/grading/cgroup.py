@@ -64,6 +64,12 @@ class Group:
         """How often a process or thread was refused so far."""
         return sum(int(line.split()[1]) for line in self._read("pids", "pids.events").splitlines())
 
+    def killed(self) -> int:
+        """How many processes the kernel killed so far because the group's bytes were used up."""
+        name = "memory.oom_control" if self.version == 1 else "memory.events"
+        lines = [line.split() for line in self._read("memory", name).splitlines()]
+        return sum(int(line[1]) for line in lines if line[0] == "oom_kill")
+
     def end(self) -> None:
         """Kill what is still in the group, and remove it."""
         end = time.monotonic() + 5

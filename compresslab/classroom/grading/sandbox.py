@@ -218,8 +218,10 @@ class Sandbox:
             self.stop()
             return "lost", []
         ended = str(why.get("ended"))
-        if ended == "ended" and self.group is not None and self.group.refused() > before:
-            ended = "refused"
+        if ended == "ended" and self.group is not None:
+            refused, killed = self.group.refused(), self.group.killed()
+            # The kernel kills one case, or the process that starts them and then says nothing more.
+            ended = "memory" if killed > before[1] else "refused" if refused > before[0] else ended
         if why.get("spent"):  # the next answer gets a sandbox that holds nothing of this one's
             self.stop()
         return ended, _parse(said, len(inputs), limits)
@@ -231,10 +233,10 @@ class Sandbox:
         except SandboxError:
             self.start()
 
-    def _bound(self, limits: Limits) -> int:
-        """Tell the kernel the limits of the next answer; how many processes it has refused so far."""
+    def _bound(self, limits: Limits) -> tuple[int, int]:
+        """Tell the kernel the next answer's limits; how many processes it refused and killed so far."""
         if self.group is None:
-            return 0
+            return 0, 0
         # A little above what the worker stops at, which says better what happened.
         bounds = limits.processes + 8, limits.memory * 3 // 2 + 3 * 2**29
         try:
@@ -243,9 +245,9 @@ class Sandbox:
             self.stop()
             self._start_at_last()
             if self.group is None:
-                return 0
+                return 0, 0
             self.group.limit(*bounds)
-        return self.group.refused()
+        return self.group.refused(), self.group.killed()
 
     def read(self, seconds: float, largest: int = protocol.LARGEST) -> bytes | None:
         """The next frame; None if it does not come in time, is larger than that, or is none."""

@@ -1,7 +1,9 @@
 """Control groups: made where they may be, counted in, and gone afterwards; elsewhere there is none."""
 
 import os
+import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -40,6 +42,27 @@ def test_the_kernel_refuses_one_process_too_many(group):
     done = subprocess.run(group.entering(["/bin/bash", "-c", script]), capture_output=True)
     assert done.returncode != 0
     assert group.refused() > before
+
+
+def test_the_kernel_says_when_it_killed_for_bytes(group):
+    group.limit(50, 2**26)
+    assert group.killed() == 0
+    script = [sys.executable, "-c", "b = b'1' * 2**28"]
+    done = subprocess.run(group.entering(script), capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert group.killed() == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "text"),
+    [
+        (1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
+        (2, "memory.events", "low 0\nhigh 0\nmax 41\noom 4\noom_kill 3\noom_group_kill 0\n"),
+    ],
+)
+def test_both_versions_say_how_many_were_killed(tmp_path, version, name, text):
+    (tmp_path / name).write_text(text)
+    assert Group({"memory": tmp_path}, version).killed() == 3
 
 
 # ---- version 2, as files: not every machine has it ------------------------------------------------

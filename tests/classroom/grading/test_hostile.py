@@ -355,24 +355,37 @@ def counted():
     group.end()
 
 
-def test_memory_that_belongs_to_no_process_is_counted(graded, counted):
-    segments = """
-        import ctypes
-        library = ctypes.CDLL(None)
-        library.shmat.restype = ctypes.c_void_p
-        library.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-        for _ in range(300):
-            number = library.shmget(0, 20 * 2**20, 0o1600)
-            place = library.shmat(number, None, 0)
-            ctypes.memset(place, 1, 20 * 2**20)
-            library.shmdt(ctypes.c_void_p(place))
-        raise RuntimeError("all of it")
-        """
+SEGMENTS = """
+import ctypes
+library = ctypes.CDLL(None)
+library.shmat.restype = ctypes.c_void_p
+library.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+for _ in range(300):
+    number = library.shmget(0, 20 * 2**20, 0o1600)
+    place = library.shmat(number, None, 0)
+    ctypes.memset(place, 1, 20 * 2**20)
+    library.shmdt(ctypes.c_void_p(place))
+"""
+
+
+@pytest.mark.parametrize("where", ["in a case", "beside the function"])
+def test_memory_that_belongs_to_no_process_is_counted(graded, counted, where):
+    end = 'raise RuntimeError("all of it")'
+    answer = body(SEGMENTS + end) if where == "in a case" else SEGMENTS + body(end)
     limits = Limits(wall=60, cpu=40, memory=2**29, processes=30)
-    mark = graded(body(textwrap.dedent(segments)), limits=limits)
+    mark = graded(answer, limits=limits)
     assert mark.points == 0
     assert "all of it" not in mark.message
     assert "memory" in mark.message or "brought the sandbox down" in mark.message
+
+
+def test_it_is_said_whichever_of_its_processes_the_kernel_kills(graded, counted):
+    # The kernel kills the largest: here the process that starts the cases, not the case that goes on.
+    large = "import numpy as np\nlarge = [np.ones(2**25)]\n"
+    end = 'raise RuntimeError("all of it")'
+    limits = Limits(wall=60, cpu=40, memory=2**29, processes=30)
+    mark = graded(large + body("large.clear()\n" + SEGMENTS + end), limits=limits)
+    assert "took too much memory" in mark.message
 
 
 def test_threads_are_counted_too(graded, counted):
