@@ -19,6 +19,7 @@ Runs are independent: two by two here, one core each, or on a cluster (`--schedu
 """
 
 import ast
+import contextlib
 import csv
 import datetime
 import functools
@@ -186,17 +187,41 @@ def run(name: str, setting: Setting) -> dict[str, object]:
     }
 
 
-def run_apart(name: str, setting: Setting, core: int | None = None) -> dict[str, object]:
-    """`run` in a process of its own, which holds no state of an earlier lab, bound to one core if given."""
+@contextlib.contextmanager
+def own_core(wanted: bool) -> Iterator[int | None]:
+    """A core that no other run holds for as long as the block lasts; None if none is wanted,
+    or none is free.
+
+    A lock on a file tells: whichever process takes the next run takes the core that is free then.
+    """  # noqa: D205
+    if not wanted:
+        yield None
+        return
+    import fcntl  # of Unix only
+
+    with contextlib.ExitStack() as held:
+        for core in sorted(os.sched_getaffinity(0)):
+            path = Path(tempfile.gettempdir()) / f"compresslab-core-{core}"
+            file = held.enter_context(path.open("w"))
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield core
+                return
+        yield None
+
+
+def run_apart(name: str, setting: Setting, bound: bool = False) -> dict[str, object]:
+    """`run` in a process of its own, which holds no earlier state, on a core of its own if bound."""
     code = (
         "import json, sys; from benchmarks.claims import Setting, run; "
         f"print(json.dumps(run({name!r}, Setting(**{asdict(setting)!r}))))"
     )
     command = [sys.executable, "-c", code]
-    bind = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=bind
-    )
+    with own_core(bound) as core:
+        bind = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=bind
+        )
     if done.returncode:
         raise RuntimeError(f"lab {name}, {setting}: {done.stderr[-2000:]}")
     # Asked here: bound to one core, the run sees no others.
@@ -477,13 +502,12 @@ def _replicate(
     waiting = list(todo(names, runs, "" if fresh else machine()))
     typer.echo(f"{len(waiting)} runs to do")
     # One core for each of several runs at once: their Python threads would fight for the same ones.
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    bound = scheduler is None and 1 < workers <= len(cores)
+    bound = hasattr(os, "sched_getaffinity") and scheduler is None and workers > 1
     with open_executor(workers, scheduler) as executor:
         pending: dict[Future, tuple[str, Setting]] = {}
-        for index, (name, setting) in enumerate(waiting):
-            core = cores[index % workers] if bound and setting.threads == 1 else None
-            pending[executor.submit(run_apart, name, setting, core)] = name, setting
+        for name, setting in waiting:
+            own = bound and setting.threads == 1
+            pending[executor.submit(run_apart, name, setting, own)] = name, setting
         for done in as_completed(pending):
             name, setting = pending[done]
             try:

@@ -1,6 +1,7 @@
 """Replication of findings: what counts as the same run, what stands, what a page says."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -308,3 +309,14 @@ def test_every_finding_without_a_clock_was_replicated_and_never_failed(name):
 
 def test_findings_lie_in_the_package():
     assert Path(claims.FINDINGS).parent.name == "compresslab"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="binds to cores on Linux only")
+def test_runs_at_once_hold_cores_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    with claims.own_core(True) as one:
+        with claims.own_core(True) as two, claims.own_core(True) as three:
+            assert (one, two, three) == (3, 5, None)
+        with claims.own_core(True) as again, claims.own_core(False) as unwanted:
+            assert (again, unwanted) == (5, None)
