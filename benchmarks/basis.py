@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compresslab.classroom.release import read_solution
+from compresslab.syntax import dump
 
 LOOKING = (
     "len",
@@ -85,6 +86,24 @@ class _Experiments(ast.NodeTransformer):
         """As above."""
 
 
+class _Scopes(ast.NodeTransformer):
+    """Comprehensions as generators, with the same names.
+
+    From Python 3.12 on, a comprehension shares the scope around it, and its variables look like that one's.
+    """
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    def visit_SetComp(self, node: ast.SetComp) -> ast.GeneratorExp:
+        return self.visit_ListComp(node)
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+
+
 @dataclass(frozen=True)
 class _Statement:
     """One statement at the top of a lab: what it is, binds and reads."""
@@ -103,12 +122,12 @@ def _statement(node: ast.stmt) -> _Statement | None:
     kept = _Experiments().visit(ast.parse(ast.unparse(node)).body[0])
     if kept is None:
         return None
-    nodes = list(ast.walk(kept))
+    nodes, text = list(ast.walk(kept)), dump(kept)
     defines = isinstance(kept, ast.FunctionDef | ast.ClassDef)
     changes = not defines and any(_acts(n) for n in nodes)
-    binds, reads = _names(symtable.symtable(ast.unparse(kept), "lab", "exec"))
+    binds, reads = _names(symtable.symtable(ast.unparse(_Scopes().visit(kept)), "lab", "exec"))
     reads |= {n.target.id for n in nodes if _augments(n)}
-    return _Statement(ast.dump(kept), frozenset(binds), frozenset(reads), defines, changes)
+    return _Statement(text, frozenset(binds), frozenset(reads), defines, changes)
 
 
 def _names(table: symtable.SymbolTable) -> tuple[set[str], set[str]]:

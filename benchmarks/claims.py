@@ -38,6 +38,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import filelock
 import typer
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -49,6 +50,7 @@ from compresslab.data.files import write_whole
 from compresslab.experiment import THREADS
 from compresslab.longer.stored import machine
 from compresslab.seeds import VARIABLE as SEED
+from compresslab.syntax import dump
 
 ROOT = Path(__file__).parents[1]
 SOLUTIONS = ROOT / "solutions"
@@ -131,7 +133,7 @@ def asked(path: Path) -> tuple[Asked, ...]:
     """
     found = []
     for node, basis, guarded in claims_of(code_of(path)):
-        first, margin = node.args[0], ast.dump(node.args[1])
+        first, margin = node.args[0], dump(node.args[1])
         parts = first.values if isinstance(first, ast.JoinedStr) else [first]
         text = "".join(re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in parts)
         always = not guarded and not any(k.arg == "asked" for k in node.keywords)
@@ -194,20 +196,12 @@ def own_core(wanted: bool) -> Iterator[int | None]:
 
     A lock on a file tells: whichever process takes the next run takes the core that is free then.
     """  # noqa: D205
-    if not wanted:
-        yield None
-        return
-    import fcntl  # of Unix only
-
-    with contextlib.ExitStack() as held:
-        for core in sorted(os.sched_getaffinity(0)):
-            path = Path(tempfile.gettempdir()) / f"compresslab-core-{core}"
-            file = held.enter_context(path.open("w"))
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield core
-                return
-        yield None
+    for core in sorted(os.sched_getaffinity(0)) if wanted else []:
+        path = Path(tempfile.gettempdir()) / f"compresslab-core-{core}.lock"
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(path, timeout=0):
+            yield core
+            return
+    yield None
 
 
 def run_apart(name: str, setting: Setting, bound: bool = False) -> dict[str, object]:

@@ -14,6 +14,7 @@ LAYERS = [
         "kernels",
         "numerics",
         "seeds",
+        "syntax",
         "language",
         "notice",
         "shown_words",

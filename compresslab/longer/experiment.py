@@ -19,6 +19,7 @@ from torch import nn
 
 from compresslab.data import Examples
 from compresslab.experiment import built, fit_all
+from compresslab.syntax import dump
 
 Rows = dict[str, dict[str, float]]
 SMALL = 96
@@ -76,7 +77,7 @@ def _text(node: ast.stmt, name: str) -> str:
     """A statement as text; of an import, only where this name comes from."""
     if isinstance(node, ast.ImportFrom):
         return f"{node.module}: " + next(a.name for a in node.names if name in (a.name, a.asname))
-    return ast.dump(node)
+    return dump(node)
 
 
 def _parsed(module: ModuleType) -> list[ast.stmt]:

