@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Findings stop a notebook here; torch's own threads would fight for the cores of two tests at once.
 NOTEBOOKS := OMP_NUM_THREADS=1 COMPRESSLAB_STRICT=1 COMPRESSLAB_PROGRESS="$(CURDIR)/.pytest_cache/progress.json"
 
-.PHONY: lab test quick browser lint format release site bench litert lite clean
+.PHONY: lab test quick browser lint format release site slides bench litert lite clean
 
 lab: $(VENV)/.course
 	$(BIN)/compresslab lab
@@ -47,6 +47,11 @@ release: $(VENV)/.authors
 site: $(VENV)/.site
 	$(BIN)/python docs/site/assemble.py build/site $(ANSWERS)
 	$(BIN)/python -m sphinx -b html -W --keep-going -q build/site site
+
+# Slides of every lab, to be shown without a network: site/slides/index.html.
+slides: $(VENV)/.site
+	$(BIN)/python docs/slides/write.py build/slides
+	$(BIN)/python -m sphinx -b revealjs -c docs/slides -W --keep-going -q build/slides site/slides
 
 bench: $(VENV)/.authors
 	$(BIN)/python -m benchmarks --page

@@ -22,11 +22,13 @@ from collections.abc import Iterator, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryFormatter
 from matplotlib.collections import Collection, PathCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from compresslab.language import translated
 from compresslab.markup import picture
@@ -37,6 +39,8 @@ LISTED = 10
 """Points of a line, or bars, that are all named."""
 FEW = 3
 """Upright lines without a name that are said one by one."""
+GIVEN = (StrCategoryFormatter, FixedFormatter, FuncFormatter)
+"""What writes the words of an axis that were given, where others write its numbers."""
 
 
 def carry() -> None:
@@ -95,8 +99,7 @@ def _of_axes(axes: Axes) -> Iterator[str]:
                 yield translated(f"Upwards: {label}.")
     for bars in (c for c in axes.containers if isinstance(c, BarContainer)):
         yield _bars(axes, bars)
-    named = {c.lines[0]: c.get_label() for c in axes.containers if isinstance(c, ErrorbarContainer)}
-    yield from _lines(axes, named)
+    yield from _lines(axes, [c for c in axes.containers if isinstance(c, ErrorbarContainer)])
     for collection in axes.collections:
         yield from _collection(collection)
     for patch in axes.patches:
@@ -109,8 +112,11 @@ def _of_axes(axes: Axes) -> Iterator[str]:
 
 
 # ---- what a plot holds ---------------------------------------------------------------------------
-def _lines(axes: Axes, named: dict[Line2D, str]) -> Iterator[str]:
+def _lines(axes: Axes, containers: Sequence[ErrorbarContainer]) -> Iterator[str]:
+    own = {c.lines[0]: c for c in containers}
+    caps = {cap for c in containers for cap in c.lines[1]}
     shown = [line for line in axes.lines if line.get_visible() and len(line.get_xdata())]
+    shown = [line for line in shown if line not in caps]
     upright = [
         line
         for line in shown
@@ -121,7 +127,23 @@ def _lines(axes: Axes, named: dict[Line2D, str]) -> Iterator[str]:
         yield translated(f"{len(at)} upright lines between {min(at):.3g} and {max(at):.3g}.")
         shown = [line for line in shown if line not in upright]
     for line in shown:
-        yield _line(axes, line, named.get(line, line.get_label()))
+        label = own[line].get_label() if line in own else line.get_label()
+        yield " ".join([_line(axes, line, label), *(_spread(own[line]) if line in own else ())])
+    for alone in (c for c in containers if c.lines[0] is None):
+        yield from _spread(alone)
+
+
+def _spread(container: ErrorbarContainer) -> Iterator[str]:
+    """How long error bars are, to one side: those along the axis first."""
+    along = [part for part, has in ((0, container.has_xerr), (1, container.has_yerr)) if has]
+    for part, bars in zip(along, container.lines[2], strict=True):
+        halves = np.array([np.ptp(np.asarray(ends)[:, part]) / 2 for ends in bars.get_segments()])
+        if np.isfinite(halves).any():
+            low, high = (f"{end:.2g}" for end in (np.nanmin(halves), np.nanmax(halves)))
+            if low == high:
+                yield translated(f"Error bars of ±{low}.")
+            else:
+                yield translated(f"Error bars of ±{low} to ±{high}.")
 
 
 def _moves(axes: Axes, line: Line2D) -> tuple[bool, bool]:
@@ -207,7 +229,10 @@ def _ticks(axes: Axes, places: np.ndarray, across: bool = True) -> list[str]:
     at = axis.get_ticklocs()
     words = [_shown(text.get_text()) for text in axis.get_ticklabels()]
     named = dict(zip(np.round(at, 6), words, strict=False)) if axis.get_scale() == "linear" else {}
-    worded = any(w and not _is_number(w) for w in words)
+    # Names may look like numbers: those of layers are "1", "3", "5" at the places 0, 1, 2.
+    worded = isinstance(axis.get_major_formatter(), GIVEN) or any(
+        w and not _is_number(w) for w in words
+    )
     return [(worded and named.get(np.round(p, 6))) or f"{p:.3g}" for p in places]
 
 

@@ -117,6 +117,32 @@ def test_error_bars_bounds_clouds_steps_areas_and_notes_are_said(axes):
         assert line in said
 
 
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [([0.5, 0.5], "±0.5."), ([0.5, 2], "±0.5 to ±2."), ([[0, 0], [1, 3]], "±0.5 to ±1.5.")],
+)
+@pytest.mark.parametrize("mark", ["o", "none"])
+def test_error_bars_are_said_by_their_length_and_their_caps_not_at_all(axes, mark, errors, said):
+    axes.errorbar([1, 2], [3, 4], yerr=errors, capsize=3, fmt=mark)
+    text = description(axes.figure)
+    assert f"Error bars of {said}" in text
+    assert text.count("Line") == (mark != "none")
+
+
+def test_each_direction_of_error_bars_is_said(axes):
+    axes.errorbar([1, 2], [3, 4], yerr=0.5, xerr=[0.1, 0.3], fmt="o")
+    assert "Error bars of ±0.1 to ±0.3. Error bars of ±0.5." in description(axes.figure)
+
+
+@pytest.mark.parametrize("given", ["names", "ticks"])
+def test_names_that_look_like_numbers_are_names(axes, given):
+    names = ["1", "3", "5"]
+    axes.bar(names if given == "names" else range(3), [92.4, 87, 45])
+    if given == "ticks":
+        axes.set_xticks(range(3), names)
+    assert "3 bars: 1: 92.4; 3: 87; 5: 45." in description(axes.figure)
+
+
 def test_many_upright_lines_are_said_once(axes):
     for place in range(9):
         axes.axvline(place)
