@@ -67,7 +67,7 @@ def test_a_lesson_where_nothing_can_be_written_and_there_is_no_home_and_no_netwo
             "/proc",
         ),
         *("--unshare-net", "--die-with-parent", "--clearenv"),
-        *("--ro-bind", sys.prefix, sys.prefix, "--ro-bind", str(ROOT), str(ROOT)),
+        *(p for f in (sys.base_prefix, sys.prefix, str(ROOT)) for p in ("--ro-bind", f, f)),
         *("--setenv", "HOME", "/nowhere", "--setenv", "PATH", os.environ["PATH"]),
         *("--setenv", "LANG", "C.UTF-8", "--setenv", "OMP_NUM_THREADS", "1"),
         *("--chdir", str(ROOT)),

@@ -214,14 +214,18 @@ class Sandbox:
             why = json.loads(ended) if said is not None else None
         except (OSError, ValueError, RecursionError):
             why, said = None, None
-        if said is None or type(why) is not dict or why.get("task") != task["id"]:
-            self.stop()
-            return "lost", []
-        ended = str(why.get("ended"))
-        if ended == "ended" and self.group is not None:
+        known = said is not None and type(why) is dict and why.get("task") == task["id"]
+        ended = str(why.get("ended")) if known else "lost"
+        if ended in ("ended", "lost") and self.group is not None:
             refused, killed = self.group.refused(), self.group.killed()
-            # The kernel kills one case, or the process that starts them and then says nothing more.
-            ended = "memory" if killed > before[1] else "refused" if refused > before[0] else ended
+            # The kernel kills one case, or the process that starts them, or the worker.
+            if killed > before[1]:
+                ended = "memory"
+            elif ended == "ended" and refused > before[0]:
+                ended = "refused"
+        if not known:
+            self.stop()
+            return ended, []
         if why.get("spent"):  # the next answer gets a sandbox that holds nothing of this one's
             self.stop()
         return ended, _parse(said, len(inputs), limits)

@@ -497,7 +497,8 @@ def test_files_of_one_answer_are_gone_for_the_next(graded):
     mark = graded(
         body(
             "import os, sys\n"
-            "left = [p for p in os.listdir('/tmp') if not sys.prefix.startswith('/tmp/' + p)]\n"
+            "python = (sys.prefix, sys.base_prefix)\n"
+            "left = [p for p in os.listdir('/tmp') if not any(f.startswith('/tmp/' + p) for f in python)]\n"
             "raise RuntimeError(repr(left))"
         )
     )

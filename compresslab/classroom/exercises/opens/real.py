@@ -190,7 +190,8 @@ CHOOSE_BITS = Exercise(
     medals=Medals(
         bronze=34.0,
         silver=38.0,
-        gold=41.0,
+        # The text is the standard library's own: under Python 3.13 every good way ends 2 points lower.
+        gold=40.0,
         measure=measured,
         unit="% of the float model's certainty, mean of three budgets",
         plain=_same,
