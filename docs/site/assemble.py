@@ -23,6 +23,7 @@ PAGES = (
     "architectures",
     "articles",
     "benchmarks",
+    "classroom",
     "cluster",
     "findings",
     "glossary",

@@ -304,6 +304,8 @@ def main() -> None:
     from absent import Finder
 
     sys.meta_path.insert(0, Finder(folder))
+    # Here, once: what a fork imports, the next one imports again.
+    import numba  # noqa: F401
     import numpy  # noqa: F401
     import torch
     from leftovers import emptied, kill_all

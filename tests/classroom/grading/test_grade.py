@@ -19,6 +19,7 @@ from compresslab.classroom import compare
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import folder as grading
 from compresslab.classroom.grading import grade as marking
+from compresslab.classroom.grading import submission
 from compresslab.classroom.grading.cases import ENOUGH_DRAWN, cases_of
 from compresslab.classroom.grading.grade import exercises_of, grade_notebook
 from compresslab.classroom.grading.mark import points_of
@@ -463,3 +464,27 @@ def test_the_command_refuses_what_cannot_be(class_folder, tmp_path, options):
     result = CliRunner().invoke(app, [*arguments, "--allow-unsandboxed"])
     assert result.exit_code == 2
     assert "lab must begin with a number" in result.output
+
+
+@pytest.mark.parametrize(
+    ("source", "is_one"),
+    [
+        (
+            "def f(x, n=1):\n    'Words.'\n    # your code here\n    raise NotImplementedError('not yet')",
+            True,
+        ),
+        ("def f(*, n=None):\n    raise NotImplementedError", True),
+        ("def g(x):\n    raise NotImplementedError", False),
+        ("def f(x):\n    pass", False),
+        ("def f(x):\n    return 1\n    raise NotImplementedError", False),
+        ("def f(x):\n    raise ValueError", False),
+        ("@solve\ndef f(x):\n    raise NotImplementedError", False),
+        ("def f(x, n=solve()):\n    raise NotImplementedError", False),
+        ("def f(x):\n    raise NotImplementedError\nf = max", False),
+        ("async def f(x):\n    raise NotImplementedError", False),
+        ("def f(x", False),
+        ("", False),
+    ],
+)
+def test_only_a_cell_whose_doing_is_known_is_not_run(source, is_one):
+    assert submission.as_handed_out(source, "f") is is_one
