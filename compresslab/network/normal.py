@@ -24,6 +24,9 @@ a rule that is wrong is an error here, never another answer later.
 Left out: whatever has no rule stays as it is, for the reader to refuse by name.
 """
 
+import contextlib
+import io
+
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
@@ -61,11 +64,13 @@ def normal_form(model: nn.Module, example: torch.Tensor | None = None) -> fx.Gra
 
     Raises:
         TracingError: if neither can follow the forward.
-        ValueError: for a dropout that is active in evaluation, layers that compute their weights, or a form
-            that answers otherwise than the network.
+        ValueError: for an example that the network does not take, a dropout that is active in evaluation,
+            layers that compute their weights, or a form that answers otherwise than the network.
     """
     model = plain_copy(model).eval()
-    example = None if example is None else _three(example)
+    if example is not None:
+        example = _three(example)
+        wanted = _answers(model, example)
     try:
         traced = trace(model)
         _with_shapes(traced, example)
@@ -74,9 +79,6 @@ def normal_form(model: nn.Module, example: torch.Tensor | None = None) -> fx.Gra
             raise
         traced = _exported(model, example, error)
         _with_shapes(traced, example)
-    if example is not None:
-        with torch.no_grad():
-            wanted = flat_outputs(model(example))
     _write(Writer(traced))
     if example is not None:
         _prove(traced, example, wanted)
@@ -88,10 +90,24 @@ def _with_shapes(traced: fx.GraphModule, example: torch.Tensor | None) -> None:
     if example is None:
         return
     try:
-        with torch.no_grad():
+        # What fails is said below; ShapeProp prints it as well.
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             ShapeProp(traced).propagate(example)
     except Exception as error:  # an input that is None, say, and is used all the same
-        raise TracingError(f"the graph does not run on the example: {error}") from error
+        first = error.__cause__ or error
+        raise TracingError(f"the graph does not run on the example: {first}") from error
+
+
+def _answers(model: nn.Module, example: torch.Tensor) -> torch.Tensor:
+    """What the network answers, as rows."""
+    try:
+        with torch.no_grad():
+            output = model(example)
+    except Exception as error:  # whatever a network of somebody else's raises
+        raise ValueError(
+            f"example must be a batch that the network takes; on three like it, it fails: {error}"
+        ) from error
+    return flat_outputs(output)
 
 
 def _three(example: torch.Tensor) -> torch.Tensor:

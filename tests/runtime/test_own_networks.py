@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.handwritten import HANDWRITTEN, conv_norm
+from compresslab import models
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import normal_form
 from compresslab.runtime import export, peers, storage
@@ -199,6 +200,31 @@ def test_a_network_that_answers_by_the_size_of_the_batch_is_refused():
 
     with pytest.raises((TracingError, ValueError)):
         quantize_post_training(Counting(), QuantConfig(), IMAGES)
+
+
+READER = models.Encoder(words=50, classes=3, length=12, width=16, layers=1, heads=2)
+SEER = nn.Sequential(conv_norm(1, 4), nn.Flatten(), nn.Linear(256, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "example", "said"),
+    [
+        (SEER, torch.zeros(1, 2, 8, 8), "to have 1 channels, but got 2"),
+        (SEER, torch.zeros(1, 1, 9, 9), "cannot be multiplied"),
+        (SEER, torch.zeros(1, 1, 8, 8).double(), "type"),
+        (READER, torch.ones(2, 3, dtype=torch.long), r"tokens must be \[n, 12\], got \[3, 3\]"),
+        (READER, torch.full((2, 12), 50), "index out of range"),
+        (READER, torch.ones(2, 12), "Long, Int; but got"),
+        (nn.Bilinear(3, 3, 2), torch.ones(2, 3), "missing 1 required positional argument"),
+    ],
+    ids=["channels", "size", "dtype", "length", "vocabulary", "float words", "inputs"],
+)
+def test_an_example_that_does_not_fit_is_said_in_the_networks_own_words(
+    network, example, said, capfd
+):
+    with pytest.raises(ValueError, match=f"example must be a batch that the network takes.*{said}"):
+        normal_form(network, example)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_several_obstacles_are_named_in_one_error():
