@@ -104,6 +104,20 @@ def test_a_number_is_rounded_as_torch_rounds_it(number, text):
     assert int(number.get_attribute("data-half")) == half_of(float(text.replace("Infinity", "inf")))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("-Infinity", "-Infinity stays -Infinity: with eight ones in its exponent it is no finite"),
+        ("3.4e38", "3.4e+38 becomes Infinity in bfloat16: there is no such large number."),
+        ("2", "2 becomes 2 in bfloat16: off by 0.00 thousandths of it."),
+    ],
+)
+def test_what_no_finite_number_becomes_is_said_as_what_it_is(number, text, said):
+    number.locator("input").fill(text)
+    number.locator("input").press("Enter")
+    assert number.get_by_role("status").inner_text().startswith(said)
+
+
 def test_every_bit_can_be_turned_by_keyboard_and_says_what_it_is(number):
     pattern = int(torch.tensor([0.1]).view(torch.int32))
     for place in (0, 15, 16, 22, 23):
@@ -130,5 +144,8 @@ def test_no_number_changes_nothing_and_not_a_number_stays_none(number):
         bit = number.locator(f'button[data-place="{place}"]')
         if bit.inner_text() == "0":
             bit.click()
+    assert number.get_by_role("status").inner_text() == (
+        "NaN stays NaN: with eight ones in its exponent it is no finite number."
+    )
     half = int(number.get_attribute("data-half"))
     assert math.isnan(float(torch.tensor([half << 16]).to(torch.int32).view(torch.float32)))

@@ -41,6 +41,7 @@ class BitWords:
     bit: str = "bit number %place% (%field%) is %value%"
     status: str = "%single% becomes %half% in bfloat16: off by %lost% thousandths of it."
     beyond: str = "%single% becomes %half% in bfloat16: there is no such large number."
+    special: str = "%single% stays %half%: with eight ones in its exponent it is no finite number."
 
 
 def spoken(words: GridWords | BitWords) -> dict[str, str]:
