@@ -191,17 +191,23 @@ def run(name: str, setting: Setting) -> dict[str, object]:
 
 @contextlib.contextmanager
 def own_core(wanted: bool) -> Iterator[int | None]:
-    """A core that no other run holds for as long as the block lasts; None if none is wanted,
-    or none is free.
+    """A core that no other bound run holds for as long as the block lasts; None if none is wanted, or free.
 
     A lock on a file tells: whichever process takes the next run takes the core that is free then.
-    """  # noqa: D205
+    """
+    held = None
     for core in sorted(os.sched_getaffinity(0)) if wanted else []:
-        path = Path(tempfile.gettempdir()) / f"compresslab-core-{core}.lock"
-        with contextlib.suppress(filelock.Timeout), filelock.FileLock(path, timeout=0):
-            yield core
-            return
-    yield None
+        name = f"compresslab-{os.getuid()}-core-{core}.lock"
+        lock = filelock.FileLock(Path(tempfile.gettempdir()) / name, timeout=0)
+        with contextlib.suppress(filelock.Timeout, OSError):
+            lock.acquire()
+            held = lock
+            break
+    try:
+        yield core if held else None
+    finally:
+        if held:
+            held.release()
 
 
 def run_apart(name: str, setting: Setting, bound: bool = False) -> dict[str, object]:

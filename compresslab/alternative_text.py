@@ -16,6 +16,7 @@ draws alike, also one that is not trusted.
 Left out: what a figure is to show, which the text around it says.
 """
 
+import functools
 import io
 from collections.abc import Iterator, Sequence
 
@@ -28,7 +29,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
-from matplotlib.ticker import FixedFormatter, FuncFormatter
+from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter
 
 from compresslab.language import translated
 from compresslab.markup import picture
@@ -39,8 +40,6 @@ LISTED = 10
 """Points of a line, or bars, that are all named."""
 FEW = 3
 """Upright lines without a name that are said one by one."""
-GIVEN = (StrCategoryFormatter, FixedFormatter, FuncFormatter)
-"""What writes the words of an axis that were given, where others write its numbers."""
 
 
 def carry() -> None:
@@ -134,16 +133,29 @@ def _lines(axes: Axes, containers: Sequence[ErrorbarContainer]) -> Iterator[str]
 
 
 def _spread(container: ErrorbarContainer) -> Iterator[str]:
-    """How long error bars are, to one side: those along the axis first."""
+    """How long error bars are, those along the axis first: to either side of their points, or altogether."""
+    name = _label(container.get_label()) if container.lines[0] is None else ""
     along = [part for part, has in ((0, container.has_xerr), (1, container.has_yerr)) if has]
     for part, bars in zip(along, container.lines[2], strict=True):
-        halves = np.array([np.ptp(np.asarray(ends)[:, part]) / 2 for ends in bars.get_segments()])
-        if np.isfinite(halves).any():
-            low, high = (f"{end:.2g}" for end in (np.nanmin(halves), np.nanmax(halves)))
-            if low == high:
-                yield translated(f"Error bars of ±{low}.")
-            else:
-                yield translated(f"Error bars of ±{low} to ±{high}.")
+        # What has no number has no ends.
+        ends = {i: s[:, part] for i, s in enumerate(bars.get_segments()) if len(s) == 2}
+        lengths = {i: np.ptp(pair) for i, pair in ends.items() if np.ptp(pair)}
+        if not lengths:
+            continue
+        middles = np.array([ends[i].mean() for i in lengths])
+        if container.lines[0] is not None:
+            points = _numbers(container.lines[0].get_data(orig=False)[part])[[*lengths]]
+        else:
+            points = np.full_like(middles, np.nan)
+        even = np.allclose(middles, points, rtol=1e-6, atol=1e-6 * max(lengths.values()))
+        sizes = [length / 2 if even else length for length in lengths.values()]
+        low, high = (f"{end:.2g}" for end in (min(sizes), max(sizes)))
+        if even and low == high:
+            yield translated(f"Error bars of ±{low}.")
+        elif even:
+            yield translated(f"Error bars of ±{low} to ±{high}.")
+        else:
+            yield translated(f"Error bars{name}, {low} to {high} long.")
 
 
 def _moves(axes: Axes, line: Line2D) -> tuple[bool, bool]:
@@ -230,10 +242,15 @@ def _ticks(axes: Axes, places: np.ndarray, across: bool = True) -> list[str]:
     words = [_shown(text.get_text()) for text in axis.get_ticklabels()]
     named = dict(zip(np.round(at, 6), words, strict=False)) if axis.get_scale() == "linear" else {}
     # Names may look like numbers: those of layers are "1", "3", "5" at the places 0, 1, 2.
-    worded = isinstance(axis.get_major_formatter(), GIVEN) or any(
-        w and not _is_number(w) for w in words
-    )
+    worded = _given(axis.get_major_formatter()) or any(w and not _is_number(w) for w in words)
     return [(worded and named.get(np.round(p, 6))) or f"{p:.3g}" for p in places]
+
+
+def _given(formatter: Formatter) -> bool:
+    """Whether an axis says the words that it was given, and does not write its numbers in some way."""
+    if isinstance(formatter, FuncFormatter):  # `set_xticks(places, words)` makes one of a table
+        return isinstance(formatter.func, functools.partial)
+    return isinstance(formatter, StrCategoryFormatter | FixedFormatter)
 
 
 def _is_number(text: str) -> bool:

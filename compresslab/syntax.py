@@ -34,5 +34,6 @@ def _text(value: object) -> str:
 def _is_said(node: ast.AST, name: str, part: object) -> bool:
     if name in LATER:
         return bool(part)
-    # A constant's value may be None; any other None is something that is not given.
-    return part is not None or (isinstance(node, ast.Constant) and name == "value")
+    # The value of a constant, also in a pattern, may be None; any other None is something that is not given.
+    constant = isinstance(node, ast.Constant | ast.MatchSingleton)
+    return part is not None or (constant and name == "value")

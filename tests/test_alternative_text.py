@@ -1,6 +1,7 @@
 """A figure in words: its numbers are those drawn, and every notebook's pictures carry them."""
 
 import html
+import math
 import os
 import re
 from pathlib import Path
@@ -119,14 +120,39 @@ def test_error_bars_bounds_clouds_steps_areas_and_notes_are_said(axes):
 
 @pytest.mark.parametrize(
     ("errors", "said"),
-    [([0.5, 0.5], "±0.5."), ([0.5, 2], "±0.5 to ±2."), ([[0, 0], [1, 3]], "±0.5 to ±1.5.")],
+    [
+        ([0.5, 0.5, 0.5], "Error bars of ±0.5."),
+        ([0.5, 2, 0], "Error bars of ±0.5 to ±2."),
+        ([0.5, math.nan, 2], "Error bars of ±0.5 to ±2."),
+        ([[0, 0, 1], [1, 3, 1]], "Error bars, 1 to 3 long."),
+    ],
 )
-@pytest.mark.parametrize("mark", ["o", "none"])
-def test_error_bars_are_said_by_their_length_and_their_caps_not_at_all(axes, mark, errors, said):
-    axes.errorbar([1, 2], [3, 4], yerr=errors, capsize=3, fmt=mark)
+def test_error_bars_are_said_by_their_length_and_their_caps_not_at_all(axes, errors, said):
+    axes.errorbar([1, 2, 3], [3, 4, 5], yerr=errors, capsize=3)
     text = description(axes.figure)
-    assert f"Error bars of {said}" in text
-    assert text.count("Line") == (mark != "none")
+    assert said in text
+    assert text.count("Line") == 1
+
+
+@pytest.mark.parametrize("errors", [0, math.nan])
+def test_error_bars_without_a_length_are_not_said(axes, errors):
+    axes.errorbar([1, 2, 3], [3, math.nan, 5], yerr=errors, capsize=3)
+    assert "Error bars" not in description(axes.figure)
+
+
+def test_error_bars_alone_and_those_to_one_side_are_said_by_their_whole_length(axes):
+    axes.errorbar([1, 2], [3, 4], yerr=[0.5, 1], fmt="none", label="seeds")
+    axes.errorbar([1, 2], [3, 4], yerr=0.25, uplims=True)
+    text = description(axes.figure)
+    assert 'Error bars "seeds", 1 to 2 long.' in text
+    assert "Error bars, 0.25 to 0.25 long." in text
+
+
+def test_numbers_that_are_written_shorter_on_the_axis_are_said_in_full(axes):
+    axes.plot([2.5, 7.5], [1, 2])
+    axes.set_xticks([2.5, 7.5])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
+    assert "2.5: 1; 7.5: 2." in description(axes.figure)
 
 
 def test_each_direction_of_error_bars_is_said(axes):

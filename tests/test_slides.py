@@ -33,12 +33,13 @@ def solution(number):
 
 
 @pytest.mark.parametrize("number", GUIDES)
-def test_every_question_of_a_shown_section_is_asked_before_its_pictures(folder, number):
+def test_every_question_of_the_lab_is_asked_with_its_choices(folder, number):
     text = (folder / f"{number}.md").read_text(encoding="utf-8")
     asked = [s for sec in write.shown(solution(number)) for s in sec.steps]
     questions = [step for step in asked if isinstance(step, write.Question)]
     code = "\n".join(c.source for c in solution(number).cells if c.cell_type == "code")
     assert len(questions) == len(re.findall(r"= predict\(", code)) > 0
+    assert all(len(q.choices) != 1 for q in questions)
     for question in questions:
         assert question.text in text
         assert all(f"- {choice}" in text for choice in question.choices)
@@ -59,7 +60,15 @@ def test_every_picture_is_a_file_with_its_words(folder, number):
 def test_findings_stand_there_with_the_runs_in_which_they_held(folder, number):
     text = (folder / f"{number}.md").read_text(encoding="utf-8")
     said = re.findall(r"^- (.+) \((\d+) of (\d+) runs\)$", text, re.MULTILINE)
-    assert said
+    assert len(said) == text.count(" runs)\n") > 0
+    assert len(said) == len(
+        [
+            step
+            for section in write.shown(solution(number))
+            for step in section.steps
+            if type(step) is str
+        ]
+    )
     recorded = {f.sentence: f for f in findings().values() if f.lab == number}
     for sentence, held, runs in said:
         assert (recorded[sentence].held, recorded[sentence].runs) == (int(held), int(runs))
@@ -78,7 +87,7 @@ def test_a_lab_of_somebody_elses_becomes_slides(tmp_path):
     Image.new("RGB", (4, 3)).save(buffer, "PNG")
     shown = new_output("display_data", {"text/html": picture(buffer.getvalue(), 'Bits & "bytes"')})
     code = (
-        "guess = predict('How many?', [1, 2])\nother = predict('How large?')\n"
+        "guess = predict('How many?', [1, *(-2, name)])\nother = predict('How large?')\n"
         "claim(f'A sentence put together {x}', x > 0)\nclaim('A sentence', x)"
     )
     notebook = new_notebook(
@@ -97,13 +106,13 @@ def test_a_lab_of_somebody_elses_becomes_slides(tmp_path):
     lines = write.slides("77", notebook, guide, tmp_path).split("\n\n")
     headings = [line for line in lines if line.startswith("#")]
     before, out, holds = (
-        f"## {w}: One thing" for w in ("Before you look", "What came out", "What holds")
+        f"## {w}: One thing" for w in ("Before you look", "What came out", "In our runs")
     )
     assert headings == [
         *("# Lab 77 · Own", "# One thing", before, before, out, holds),
         *("# To take home", "# To read"),
     ]
-    assert lines[lines.index("How many?") + 1 : lines.index("How large?") - 1] == ["- 1", "- 2"]
+    assert lines[lines.index("How many?") + 1 : lines.index("How large?") - 1] == ["- 1", "- -2"]
     assert '```{image} 77-01.png\n:alt: Bits & "bytes"\n```' in lines
     assert lines[lines.index(holds) + 1] == "- A sentence"
     assert "- Short." in lines

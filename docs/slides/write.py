@@ -3,17 +3,18 @@
     python docs/slides/write.py FOLDER
 
     the executed solution    questions to predict, figures with their text, what each section claims
-    compresslab/findings.csv   how often each of these held
+    compresslab/findings.csv how often each of these held
     docs/teaching/labs.toml    purpose, what to draw, where to stop and what to ask
         -> FOLDER/NN.md and its pictures; Sphinx (sphinx-revealjs) makes slides of them, without a network
 
-A slide of a section asks first, shows then, and says last what came out. What only the lecturer sees (key S)
-holds what to ask, what to draw and what goes wrong. Nothing is run, and nothing is written twice: a lab or a
-guide that is changed changes its slides.
+Slides follow the lab: where a cell asks, its question comes before its figures, and what held comes last.
+What only the lecturer sees (key S) holds what to ask, what to draw and what goes wrong. Nothing is run, and
+nothing is written twice: a lab or a guide that is changed changes its slides.
 """
 
 import ast
 import base64
+import contextlib
 import csv
 import re
 import sys
@@ -90,8 +91,19 @@ def _calls(source: str, name: str) -> Iterator[tuple[str, list]]:
             first, second = (*node.args, None, None)[:2]
             parts = first.values if isinstance(first, ast.JoinedStr) else [first]
             text = "".join(p.value if isinstance(p, ast.Constant) else BLANK for p in parts)
-            elements = second.elts if isinstance(second, ast.List) else []
-            yield text, [e.value for e in elements if isinstance(e, ast.Constant)]
+            listed = isinstance(second, ast.List | ast.Tuple)
+            yield text, _elements(second) if listed else []
+
+
+def _elements(node: ast.expr | None) -> list:
+    """The elements of a list that stand there; of one that is put together, those of its parts."""
+    if isinstance(node, ast.Starred):
+        return _elements(node.value)
+    if isinstance(node, ast.List | ast.Tuple):
+        return [value for element in node.elts for value in _elements(element)]
+    with contextlib.suppress(ValueError, TypeError):
+        return [] if node is None else [ast.literal_eval(node)]
+    return []
 
 
 def _questions(source: str) -> list[Question]:
@@ -160,7 +172,7 @@ def slides(number: str, notebook: nbformat.NotebookNode, guide: dict, folder: Pa
 def _findings(heading: str, sentences: list[str], rates: dict[str, str]) -> Iterator[str]:
     """Slides of findings, each with how often it held."""
     for start in range(0, len(sentences), MOST):
-        yield f"## What holds: {heading}"
+        yield f"## In our runs: {heading}"
         for sentence in sentences[start : start + MOST]:
             rate = f" ({rates[sentence]} runs)" if sentence in rates else ""
             yield f"- {sentence}{rate}"

@@ -64,11 +64,16 @@ class Group:
         """How often a process or thread was refused so far."""
         return sum(int(line.split()[1]) for line in self._read("pids", "pids.events").splitlines())
 
+    def full(self) -> int:
+        """How often the group's own limit of bytes stopped something so far."""
+        if self.version == 1:
+            return int(self._read("memory", "memory.failcnt"))
+        return _count(self._read("memory", "memory.events"), "max")
+
     def killed(self) -> int:
-        """How many processes the kernel killed so far because the group's bytes were used up."""
+        """How many of its processes the kernel has killed for want of memory so far, whoever used it up."""
         name = "memory.oom_control" if self.version == 1 else "memory.events"
-        lines = [line.split() for line in self._read("memory", name).splitlines()]
-        return sum(int(line[1]) for line in lines if line[0] == "oom_kill")
+        return _count(self._read("memory", name), "oom_kill")
 
     def end(self) -> None:
         """Kill what is still in the group, and remove it."""
@@ -88,6 +93,11 @@ class Group:
 
     def _write(self, controller: str, name: str, value: int) -> None:
         (self.folders[controller] / name).write_text(str(value), encoding="ascii")
+
+
+def _count(events: str, name: str) -> int:
+    """A line's number in a file of "name number" lines; 0 where an older kernel has no such line."""
+    return sum(int(line.split()[1]) for line in events.splitlines() if line.split()[0] == name)
 
 
 def open_group(mounts: Path = MOUNTS, own: Path = OWN) -> Group | None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from compresslab.classroom.complaints import complaint
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import LABS
-from compresslab.classroom.grading import protocol, submission
+from compresslab.classroom.grading import protocol, stub, submission
 from compresslab.classroom.grading.cases import cases_of, large_case
 from compresslab.classroom.grading.mark import Mark, message_of, name_of, points_of, status_of
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
@@ -188,7 +188,7 @@ def grade_exercise(
         return replace(blank, status="failed", message=printable("; ".join([*remarks, odd])))
     cases, drawn, expected = cases_of(exercise, seed)
     said: list[Said] = []
-    if submission.as_handed_out(found.answers[exercise.id], name_of(exercise)):
+    if stub.only_raises_not_done(found.answers[exercise.id], name_of(exercise)):
         outcomes, remark = [Outcome(error=NotImplementedError()) for _ in cases], ""
     else:
         ended, said = sandbox.run(_task(exercise, found), [c.args for c in cases], limits)

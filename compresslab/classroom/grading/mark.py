@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from compresslab.classroom.exercise import Exercise
-from compresslab.classroom.grading import submission
+from compresslab.classroom.grading import stub, submission
 from compresslab.classroom.result import CheckResult, Outcome
 
 
@@ -61,9 +61,7 @@ def status_of(
     if not all(isinstance(o.error, NotImplementedError) for o in outcomes):
         return result.status
     # What the answer calls may not be done, in the library or in another cell: that is an error of its own.
-    return (
-        "not done" if submission.is_stub(found.answers[exercise.id], name_of(exercise)) else "error"
-    )
+    return "not done" if stub.is_stub(found.answers[exercise.id], name_of(exercise)) else "error"
 
 
 def name_of(exercise: Exercise) -> str:

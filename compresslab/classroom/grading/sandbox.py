@@ -76,6 +76,15 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What a control group has counted: processes refused, processes killed, its limit of bytes met."""
+
+    refused: int = 0
+    killed: int = 0
+    full: int = 0
+
+
+@dataclass(frozen=True)
 class Said:
     """One thing that came out: a case's number (-1: before any), a status, words, the value's bytes."""
 
@@ -217,11 +226,12 @@ class Sandbox:
         known = said is not None and type(why) is dict and why.get("task") == task["id"]
         ended = str(why.get("ended")) if known else "lost"
         if ended in ("ended", "lost") and self.group is not None:
-            refused, killed = self.group.refused(), self.group.killed()
-            # The kernel kills one case, or the process that starts them, or the worker.
-            if killed > before[1]:
+            now = self._counted()
+            # The kernel kills one case, the process that starts them, or the worker. Where the machine had no
+            # memory left, and not the answer, it is nobody's fault.
+            if now.killed > before.killed and now.full > before.full:
                 ended = "memory"
-            elif ended == "ended" and refused > before[0]:
+            elif ended == "ended" and now.refused > before.refused:
                 ended = "refused"
         if not known:
             self.stop()
@@ -237,10 +247,16 @@ class Sandbox:
         except SandboxError:
             self.start()
 
-    def _bound(self, limits: Limits) -> tuple[int, int]:
-        """Tell the kernel the next answer's limits; how many processes it refused and killed so far."""
+    def _counted(self) -> Counted:
+        """What the kernel has counted so far."""
         if self.group is None:
-            return 0, 0
+            return Counted()
+        return Counted(self.group.refused(), self.group.killed(), self.group.full())
+
+    def _bound(self, limits: Limits) -> Counted:
+        """Tell the kernel the next answer's limits; what it has counted before."""
+        if self.group is None:
+            return Counted()
         # A little above what the worker stops at, which says better what happened.
         bounds = limits.processes + 8, limits.memory * 3 // 2 + 3 * 2**29
         try:
@@ -249,9 +265,9 @@ class Sandbox:
             self.stop()
             self._start_at_last()
             if self.group is None:
-                return 0, 0
+                return Counted()
             self.group.limit(*bounds)
-        return self.group.refused(), self.group.killed()
+        return self._counted()
 
     def read(self, seconds: float, largest: int = protocol.LARGEST) -> bytes | None:
         """The next frame; None if it does not come in time, is larger than that, or is none."""

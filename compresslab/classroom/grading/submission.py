@@ -20,6 +20,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import of_grade_id
+from compresslab.classroom.grading.stub import functions, is_stub, parsed
 
 LARGEST = 20 * 2**20
 LONGEST_SOURCE = 100_000
@@ -134,13 +135,13 @@ def _read_cell(cell: object) -> _Cell | None:
     source = _source(cell)
     if source is None:
         return None
-    tree = _tree(source)
+    tree = parsed(source)
     return _Cell(
         source,
         cell["cell_type"] == "code",
         _answered(cell),
         _of_id(cell.get("id")),
-        {} if tree is None else _functions(tree),
+        {} if tree is None else functions(tree),
         _imports(source, tree),
     )
 
@@ -181,30 +182,6 @@ def joined(sources: Sequence[str], grade_id: str) -> str:
     return "\n".join(kept or sources[:1])
 
 
-def is_stub(source: str, name: str) -> bool:
-    """Whether a function of that name is there, and is as it was handed out: nothing but "not done yet"."""
-    tree = _tree(source)
-    return tree is not None and _functions(tree).get(name) is False
-
-
-def as_handed_out(source: str, name: str) -> bool:
-    """Whether a cell is one function of that name, and what it does, to say "not done yet", known unrun."""
-    tree = _tree(source)
-    if tree is None or [type(node) for node in tree.body] != [ast.FunctionDef]:
-        return False
-    function = tree.body[0]
-    # These are run where the function is defined, and a decorator may put another in its place.
-    first = [*function.decorator_list, *function.args.defaults, *function.args.kw_defaults]
-    *words, last = function.body
-    return (
-        function.name == name
-        and all(isinstance(node, ast.Constant) for node in first if node is not None)
-        and all(isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) for n in words)
-        and isinstance(last, ast.Raise)
-        and _raises_not_implemented(last)
-    )
-
-
 LONGEST_OPEN, LONGEST_LITERAL = 8_000, 400
 BEHIND = {
     "_getframe",
@@ -226,7 +203,7 @@ def suspect(source: str, exercise: Exercise) -> str:
 
     An open task is to find its numbers, not to bring them: long texts and long lists in it are refused.
     """
-    tree = _tree(source)
+    tree = parsed(source)
     nodes = list(ast.walk(tree)) if tree is not None else []
     # A sentence that stands by itself is a description.
     told = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
@@ -257,26 +234,6 @@ def _length(node: ast.AST) -> int:
     return len(node.elts) if isinstance(node, ast.List | ast.Tuple | ast.Set) else 0
 
 
-def _functions(tree: ast.Module) -> dict[str, bool]:
-    """The functions that are defined at the top, and whether each is more than a stub."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {n.name: not _empty(n.body) for n in tree.body if isinstance(n, kinds)}
-
-
-def _empty(body: list[ast.stmt]) -> bool:
-    return all(
-        isinstance(node, ast.Pass)
-        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-        or (isinstance(node, ast.Raise) and _raises_not_implemented(node))
-        for node in body
-    )
-
-
-def _raises_not_implemented(node: ast.Raise) -> bool:
-    error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-    return isinstance(error, ast.Name) and error.id == "NotImplementedError"
-
-
 def _cells(notebook: object) -> list:
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
     if not isinstance(cells, list):
@@ -292,13 +249,6 @@ def _source(cell: object) -> str | None:
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
     return source if isinstance(source, str) and len(source) < LONGEST_SOURCE else None
-
-
-def _tree(source: str) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def _answered(cell: dict) -> str:
@@ -327,7 +277,7 @@ class _Budget:
 
     def without_magic(self, source: str) -> tuple[str, str]:
         """Source that Python takes, and what is to be said of it."""
-        if _tree(source) is not None:
+        if parsed(source) is not None:
             return source, ""
         self.left -= 1
         lines = source.splitlines()
@@ -344,7 +294,7 @@ def without_magic(source: str) -> tuple[str, bool]:
 
     They become calls of `get_ipython()`, which does nothing while grading.
     """
-    if _tree(source) is not None:
+    if parsed(source) is not None:
         return source, False
     body = re.sub(r"^\s*%%[^\n]*\n", "", source)
     with contextlib.suppress(SyntaxError, ValueError, IndexError, RuntimeError):
@@ -359,13 +309,13 @@ def _imports(source: str, tree: ast.Module | None) -> tuple[str, ...]:
     if tree is not None:
         return tuple(ast.unparse(node) for node in tree.body if isinstance(node, kinds))
     lines = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
-    parsed = [tree for line in lines[:MOST_IMPORTS] if (tree := _tree(line)) is not None]
-    return tuple(ast.unparse(n) for t in parsed for n in t.body if isinstance(n, kinds))
+    trees = [tree for line in lines[:MOST_IMPORTS] if (tree := parsed(line)) is not None]
+    return tuple(ast.unparse(n) for t in trees for n in t.body if isinstance(n, kinds))
 
 
 def needed(imports: tuple[str, ...], answer: str) -> list[str]:
     """The imports that bind a name which the answer mentions; all of them if it cannot be parsed."""
-    tree = _tree(answer)
+    tree = parsed(answer)
     if tree is None:
         return list(imports)
     mentioned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
@@ -398,7 +348,7 @@ def used_answers(found: Submission, id: str) -> list[str]:
 
 def _foreign_names(source: str) -> set[str]:
     """Names that are read, and bound nowhere in the source."""
-    tree = _tree(source)
+    tree = parsed(source)
     if tree is None:
         return set()
     nodes = list(ast.walk(tree))

@@ -19,7 +19,7 @@ from compresslab.classroom import compare
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import folder as grading
 from compresslab.classroom.grading import grade as marking
-from compresslab.classroom.grading import submission
+from compresslab.classroom.grading import stub
 from compresslab.classroom.grading.cases import ENOUGH_DRAWN, cases_of
 from compresslab.classroom.grading.grade import exercises_of, grade_notebook
 from compresslab.classroom.grading.mark import points_of
@@ -244,7 +244,8 @@ def test_a_class_is_graded_into_csv_and_json(class_folder, tmp_path):
 
 @needs_walls
 def test_one_sandbox_serves_several_learners_and_a_broken_one_is_given_up():
-    paths = [ROOT / "labs" / "12_capstone.ipynb"] * 2
+    # Of answers: untouched cells need no sandbox.
+    paths = [ROOT / "solutions" / "12_capstone.ipynb"] * 2
     sandboxes = set()
     for path in paths:
         grade_notebook(path, "x", "12", seed=1)
@@ -466,6 +467,12 @@ def test_the_command_refuses_what_cannot_be(class_folder, tmp_path, options):
     assert "lab must begin with a number" in result.output
 
 
+def test_an_untouched_lab_needs_no_sandbox(monkeypatch):
+    monkeypatch.setattr(marking.Sandbox, "run", lambda *_: pytest.fail("it was run"))
+    marks = grade_notebook(ROOT / "labs" / "00_measure_first.ipynb", "x", "00", seed=1)
+    assert {(mark.status, mark.points) for mark in marks} == {("not done", 0.0)}
+
+
 @pytest.mark.parametrize(
     ("source", "is_one"),
     [
@@ -481,10 +488,14 @@ def test_the_command_refuses_what_cannot_be(class_folder, tmp_path, options):
         ("@solve\ndef f(x):\n    raise NotImplementedError", False),
         ("def f(x, n=solve()):\n    raise NotImplementedError", False),
         ("def f(x):\n    raise NotImplementedError\nf = max", False),
+        ("def f(x):\n    raise NotImplementedError((yield x))", False),
+        ("def f(x):\n    raise NotImplementedError from 3", False),
+        ("def f(x: solve()):\n    raise NotImplementedError", False),
+        ("def f(x) -> solve():\n    raise NotImplementedError", False),
         ("async def f(x):\n    raise NotImplementedError", False),
         ("def f(x", False),
         ("", False),
     ],
 )
 def test_only_a_cell_whose_doing_is_known_is_not_run(source, is_one):
-    assert submission.as_handed_out(source, "f") is is_one
+    assert stub.only_raises_not_done(source, "f") is is_one
