@@ -2,8 +2,8 @@
 
     python docs/slides/write.py FOLDER
 
-    the executed solution    questions to predict, figures with their text, what each section claims
-    compresslab/findings.csv how often each of these held
+    the executed solution      questions to predict, figures with their text, what each section claims
+    compresslab/findings.csv   how often each of these held
     docs/teaching/labs.toml    purpose, what to draw, where to stop and what to ask
         -> FOLDER/NN.md and its pictures; Sphinx (sphinx-revealjs) makes slides of them, without a network
 
@@ -15,7 +15,6 @@ nothing is written twice: a lab or a guide that is changed changes its slides.
 import ast
 import base64
 import contextlib
-import csv
 import re
 import sys
 import tomllib
@@ -26,6 +25,8 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
+
+from compresslab.claims import findings
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = ("Written question", "Recap", "What the papers say", "Longer than a lab")
@@ -125,9 +126,7 @@ def _pictures(output: nbformat.NotebookNode) -> Iterator[Picture]:
 # ---- as Markdown ---------------------------------------------------------------------------------
 def held(lab: str) -> dict[str, str]:
     """How often each finding of a lab held, such as "20 of 20", by its sentence."""
-    with (ROOT / "compresslab" / "findings.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["lab"] == lab]
-    return {row["sentence"]: f"{row['held']} of {row['runs']}" for row in rows}
+    return {f.sentence: f"{f.held} of {f.runs}" for f in findings().values() if f.lab == lab}
 
 
 def slides(number: str, notebook: nbformat.NotebookNode, guide: dict, folder: Path) -> str:

@@ -1,8 +1,9 @@
 """Cells that were not worked on: a function whose body says nothing but "not done yet".
 
-is_stub(source, name)               the function is there and empty, whatever stands beside it
-only_raises_not_done(source, name)  the cell is that function alone, and can do nothing but raise: what a
-run of it would say is known without one
+    is_stub                 the function is there and empty, whatever stands beside it
+    only_raises_not_done    the cell is that function alone, and can do nothing but raise
+
+What a run of the second would say is known, so it is not run.
 """
 
 import ast

@@ -190,7 +190,7 @@ CHOOSE_BITS = Exercise(
     medals=Medals(
         bronze=34.0,
         silver=38.0,
-        # The text is the standard library's own: under Python 3.13 every good way ends 2 points lower.
+        # The text is the standard library's own: under Python 3.13 every good way ends lower.
         gold=40.0,
         measure=measured,
         unit="% of the float model's certainty, mean of three budgets",
