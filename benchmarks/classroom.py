@@ -13,8 +13,11 @@ Reported are submissions a minute, the largest memory of a grading process, and 
 than they had to be. `--kill N` kills the run N times at random moments and starts it again: the marks must be
 the same as of a run that was left alone.
 
-`--page` adds what came out to docs/results/classroom.json, one entry for each lab, number of workers and
-machine, and writes docs/classroom.md.
+`--cluster` grades on a Dask cluster instead, a scheduler and that many worker processes on this machine's
+loopback, and `--kill-workers N` kills N of them while they grade; nothing starts them again.
+
+`--page` adds what came out to docs/results/classroom.json, one entry for each lab, number of workers, kind of
+executor and machine, and writes docs/classroom.md.
 """
 
 import datetime
@@ -25,7 +28,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +39,7 @@ import nbformat
 import psutil
 import typer
 
+from benchmarks.cluster import cluster, end
 from compresslab.classroom.grading.grade import exercises_of, lab_name
 from compresslab.classroom.release import read_solution
 from compresslab.data.files import write_whole
@@ -129,15 +135,32 @@ def wrong_marks(results: dict, made: dict[str, dict[str, str]]) -> list[str]:
 
 
 def grade(
-    folder: Path, lab: str, out: Path, workers: int, kill_after: float = float("inf")
+    folder: Path,
+    lab: str,
+    out: Path,
+    workers: int,
+    kill_after: float = float("inf"),
+    scheduler: str | None = None,
+    others: Sequence[subprocess.Popen] = (),
 ) -> tuple[bool, int]:
-    """Run the command; whether it ended by itself, and the largest memory of one of its processes."""
+    """Run the command; whether it ended by itself, and the largest memory of one of its processes.
+
+    Args:
+        folder: the submissions.
+        lab: the lab's name.
+        out: where the marks go.
+        workers: processes, where there is no scheduler.
+        kill_after: seconds after which it is ended.
+        scheduler: a Dask scheduler's address.
+        others: processes whose memory counts as well.
+    """
     command = [sys.executable, "-m", "compresslab.cli", "grade", str(folder), "--lab", lab]
-    command += ["--out", str(out), "--workers", str(workers), "--seed", "11"]
+    command += ["--out", str(out), "--seed", "11"]
+    command += ["--scheduler", scheduler] if scheduler else ["--workers", str(workers)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
         end, most = time.monotonic() + kill_after, 0
         while process.poll() is None and time.monotonic() < end:
-            most = max(most, _largest(process.pid))
+            most = max(most, *(_largest(p.pid) for p in (process, *others)))
             time.sleep(0.2)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -179,10 +202,19 @@ class Graded:
     """Whether the marks were the same after that."""
     machine: str
     date: str
+    cluster: bool = False
+    """Whether the workers were those of a Dask cluster."""
+    workers_killed: int = 0
+    """Workers that were killed while they graded, and not started again."""
 
-    def place(self) -> tuple[str, int, str]:
+    def place(self) -> tuple[str, int, bool, str]:
         """What one entry is kept for."""
-        return self.lab, self.workers, self.machine
+        return self.lab, self.workers, self.cluster, self.machine
+
+    def executor(self) -> str:
+        """The workers, in words."""
+        killed = f", {self.workers_killed} of them killed" if self.workers_killed else ""
+        return f"{self.workers}{' of a Dask cluster' if self.cluster else ''}{killed}"
 
 
 HEADINGS = (
@@ -195,7 +227,7 @@ HEADINGS = (
 def write_page(entries: list[Graded], page: Path = PAGE) -> None:
     """docs/classroom.md, from what is kept."""
     rows = [
-        f"{e.lab} | {e.learners} | {e.answers}, {e.hostile} | {e.workers} | {e.a_minute:.0f} | "
+        f"{e.lab} | {e.learners} | {e.answers}, {e.hostile} | {e.executor()} | {e.a_minute:.0f} | "
         f"{e.largest / 2**20:.0f} | {e.undeserved} | {e.marked_down} | {e.other} | "
         f"{f'{e.killed} times: ' + ('the same marks' if e.same else 'other marks') if e.killed else ''} | "
         f"{e.machine} | {e.date}"
@@ -240,18 +272,31 @@ def main(
         float, typer.Option(help="the fraction of answers that attack", min=0, max=1)
     ] = 0.01,
     seed: Annotated[int, typer.Option(help="of the class")] = 1,
+    on_cluster: Annotated[
+        bool, typer.Option("--cluster", help="on a Dask cluster of so many workers, on loopback")
+    ] = False,
+    kill_workers: Annotated[
+        int, typer.Option(help="workers of the cluster that are killed while they grade", min=0)
+    ] = 0,
     page: Annotated[bool, typer.Option(help="keep it, and write docs/classroom.md")] = False,
 ) -> None:
     """Make a class, grade it, and hold the marks against what is known of each answer."""
     lab = lab_name(lab)
+    if kill_workers and (not on_cluster or kill_workers >= workers):
+        raise typer.BadParameter(
+            "--kill-workers needs --cluster, and one worker that is left alone"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / "class", Path(scratch) / "marks.csv"
         made = make_class(folder, lab, learners, seed, hostile)
-        start = time.perf_counter()
-        ended, most = grade(folder, lab, out, workers)
+        if on_cluster:
+            ended, most, seconds = _on_cluster(folder, lab, out, workers, kill_workers)
+        else:
+            start = time.perf_counter()
+            ended, most = grade(folder, lab, out, workers)
+            seconds = time.perf_counter() - start
         if not ended:
             raise typer.Exit(1)
-        seconds = time.perf_counter() - start
         results = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
         wrong = wrong_marks(results, made)
         for line in wrong[:20]:
@@ -274,12 +319,39 @@ def main(
         same=same,
         machine=machine(),
         date=datetime.date.today().isoformat(),
+        cluster=on_cluster,
+        workers_killed=kill_workers,
     )
     typer.echo("\n".join(f"{name}: {value}" for name, value in asdict(entry).items()))
     if page:
         keep(entry)
     if wrong or not same:
         raise typer.Exit(1)
+
+
+def _on_cluster(
+    folder: Path, lab: str, out: Path, workers: int, kill: int
+) -> tuple[bool, int, float]:
+    """As `grade`, and the seconds; some of the workers are killed, one after another."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        cluster(workers, Path(scratch)) as (where, all_of),
+    ):
+        # From when each grades: a worker that is killed before that takes no submission along.
+        timers = [threading.Timer(30.0 + 20 * i, end, [p]) for i, p in enumerate(all_of[:kill])]
+        for timer in timers:
+            timer.start()
+        start = time.perf_counter()
+        try:
+            ended, most = grade(folder, lab, out, workers, scheduler=where, others=all_of)
+        finally:
+            for timer in timers:
+                timer.cancel()
+        seconds = time.perf_counter() - start
+        gone = sum(p.poll() is not None for p in all_of)
+        if gone != kill:
+            raise RuntimeError(f"{gone} workers ended, not the {kill} that were to be killed")
+        return ended, most, seconds
 
 
 def _killed(

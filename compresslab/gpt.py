@@ -119,7 +119,7 @@ class GPT(nn.Module):
         """Empty caches for `n` sequences of up to `length` tokens (all that it can look at), one a layer."""
         heads = self.layers[0].attention.heads
         shape = (n, heads, length or self.length, self.words.embedding_dim // heads)
-        dtype = self.words.weight.dtype
+        dtype = self.norm.weight.dtype
         room = [torch.zeros(shape, dtype=dtype) for _ in range(2 * len(self.layers))]
         return [Cache(*pair) for pair in zip(room[::2], room[1::2], strict=True)]
 
@@ -184,6 +184,7 @@ def perplexity(model: nn.Module, passages: object, batch_size: int = 16) -> floa
         raise ValueError("passages must hold at least one, got 0")
     total = 0.0
     for x, y in zip(passages.x.split(batch_size), passages.y.split(batch_size), strict=True):
-        losses = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum")
-        total += float(losses)
-    return float(torch.tensor(total / passages.y.numel()).exp())
+        # In half precision a sum of thousands would be rounded to one of 256 numbers between powers of two.
+        logits = model(x).flatten(0, 1).double()
+        total += float(F.cross_entropy(logits, y.flatten(), reduction="sum"))
+    return float(torch.tensor(total / passages.y.numel(), dtype=torch.float64).exp())

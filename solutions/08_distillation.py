@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from compresslab.baselines import baseline_of
 from compresslab.lab import (
     Batch,
     Examples,
@@ -889,12 +890,38 @@ train_student = adopt(train_student, "distill.train_student")
 # %%
 import compresslab as cl
 
+by_teacher = cl.measure(teacher, data, "teacher")
+by_labels = cl.measure(students["hard labels"], data, "student, hard labels")
 cl.table(
-    cl.measure(teacher, data, "teacher"),
+    by_teacher,
     cl.measure(copy.deepcopy(teacher).half(), data, "float16, a cast"),
     cl.measure(copy.deepcopy(teacher).bfloat16(), data, "bfloat16, a cast"),
-    cl.measure(students["hard labels"], data, "student, hard labels"),
+    by_labels,
     cl.measure(students[f"teacher, T = {chosen}"], data, "student, taught"),
+)
+
+# %% [markdown]
+# What did each of them cost until it was there? A step of training multiplies about three times as often as an answer does: once forward, once back to the inputs, once for the gradients of the weights. A taught student's bill includes its teacher's training, and the teacher's answers for its images, once.
+
+# %%
+schooling = baseline_of("teacher")
+training = 3 * by_teacher.macs * schooling.epochs * schooling.first
+answering, learning = by_teacher.macs * len(few), 3 * by_labels.macs * EPOCHS * len(few)
+whole = training + answering + learning
+claim(
+    "With its teacher's training on the bill, the taught student costs more than ten times the multiplications of the one on labels",
+    whole / learning - 10,
+    "times",
+)
+Table(
+    ["multiplications", "student, hard labels", "student, taught"],
+    [
+        ["the teacher's training", "-", in_units(training)],
+        ["the teacher's answers", "-", in_units(answering)],
+        ["the student's training", in_units(learning), in_units(learning)],
+        ["all", in_units(learning), f"{in_units(whole)}, {whole / learning:.0f} times as many"],
+    ],
+    "one student; the teacher is paid once, however many students it has",
 )
 
 # %% [markdown]

@@ -88,6 +88,15 @@ def test_perplexity_is_the_geometric_mean_of_one_over_the_odds():
     assert abs(gpt.perplexity(network, Passages(x, y), 2) - want) < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_perplexity_is_summed_finely_whatever_the_network_computes_in(dtype):
+    network, x = model().to(dtype), tokens(40)
+    y = x.flip(0)
+    odds = network(x).double().softmax(2).gather(2, y[..., None])[..., 0]
+    want = float((1 / odds).log().mean().exp())
+    assert abs(gpt.perplexity(network, Passages(x, y), 40) / want - 1) < 1e-9
+
+
 def test_it_learns_what_repeats():
     seed_everything(0)
     network = gpt.GPT(10, 8, width=16, layers=1, heads=2)

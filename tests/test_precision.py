@@ -8,9 +8,12 @@ from torch import nn
 
 import compresslab as cl
 from compresslab.data import Examples, load
+from compresslab.gpt import GPT, generate
 from compresslab.measure import count_layers, energy_microjoules, measure, race_networks
-from compresslab.models import VGGLike
+from compresslab.models import BiLSTM, Encoder, VGGLike
 from compresslab.precision import as_taken
+from compresslab.real.encoder import SentenceEncoder
+from compresslab.real.llama import Llama
 from compresslab.stages import Prune
 from compresslab.training import evaluate, fit, logits
 
@@ -109,3 +112,43 @@ def test_labels_and_order_are_not_touched(network, glyphs):
     before = part.x.clone()
     evaluate(copy.deepcopy(network).half(), part)
     assert torch.equal(part.x, before)
+
+
+def _language_models():
+    torch.manual_seed(0)
+    words = torch.randint(3, 40, (2, 12))
+    return {
+        "GPT": (GPT(40, 16, width=32, layers=2, heads=4), words),
+        "Llama": (Llama(40, 16, 32, 2, 4, 2, 64), words),
+        "SentenceEncoder": (SentenceEncoder(40, 32, 2, 4, 64, 16), words),
+        "Encoder": (Encoder(40, 5, 12, width=32, layers=2, heads=4), words),
+        "BiLSTM": (BiLSTM(40, 5, width=16, hidden=16), words),
+    }
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", _language_models())
+def test_networks_of_words_answer_in_any_format_as_in_floats(name, kind):
+    network, words = _language_models()[name]
+    network.eval()
+    with torch.no_grad():
+        wanted = network(words)
+        found = copy.deepcopy(network).to(kind)(words)
+    near = {torch.float16: 0.02, torch.bfloat16: 0.1, torch.float64: 1e-5}[kind]
+    assert found.dtype == kind
+    assert (found.double() - wanted).norm() < near * wanted.norm()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["GPT", "Llama"])
+def test_a_language_model_writes_in_any_format_with_its_cache(name, kind):
+    network, words = _language_models()[name]
+    network = network.to(kind).eval()
+    with torch.no_grad():
+        caches = network.caches(2)
+        first, then = network(words[:, :7], caches), network(words[:, 7:], caches)
+        whole = network(words)
+    assert caches[0].keys.dtype == kind
+    near = {torch.float16: 0.01, torch.bfloat16: 0.08, torch.float64: 1e-12}[kind]
+    assert (torch.cat([first, then], 1) - whole).norm() < near * whole.norm()
+    assert len(generate(network, words[:1, :3].flatten(), 5)) >= 5

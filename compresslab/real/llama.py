@@ -87,7 +87,8 @@ def rotate(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """Each pair (2i, 2i + 1) of [..., positions, size] turned by its angle."""
     even, odd = x[..., ::2], x[..., 1::2]
     cosine, sine = turns
-    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
+    turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1)
+    return turned.flatten(-2).to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -175,7 +176,8 @@ class Llama(nn.Module):
         """Empty caches for `n` sequences of up to `length` tokens (all that it can look at), one a layer."""
         attention = self.layers[0].attention
         shape = (n, attention.kv_heads, length or self.length, attention.size)
-        return [Cache(torch.empty(shape), torch.empty(shape)) for _ in self.layers]
+        room = torch.empty((2 * len(self.layers), *shape), dtype=self.norm.weight.dtype)
+        return [Cache(*pair) for pair in zip(room[::2], room[1::2], strict=True)]
 
 
 def smollm2(path: Path | None = None) -> Llama:

@@ -113,6 +113,7 @@ def test_where_nothing_is_there_is_an_error(tmp_path):
         found(tmp_path / "marks.csv", tmp_path)
 
 
+@pytest.mark.attack("files")
 def test_links_are_not_followed(tmp_path):
     put(tmp_path / "secret", "12_capstone.ipynb")
     (tmp_path / "in" / "ann").mkdir(parents=True)
@@ -156,6 +157,7 @@ ADA_CANVAS = {"lovelaceada_4711": "second", "turing_4712": "alan"}
     "files,wanted", [(MOODLE, ADA_MOODLE), (CANVAS, ADA_CANVAS), (BLACKBOARD, BY_NAME)]
 )
 @pytest.mark.parametrize("form", ["folder", "zip", "zip with a folder around"])
+@pytest.mark.honest("downloads")
 def test_a_platforms_download_is_read_as_it_comes(tmp_path, files, wanted, form):
     place = tmp_path / "in"
     if form == "folder":
@@ -171,11 +173,13 @@ def test_a_platforms_download_is_read_as_it_comes(tmp_path, files, wanted, form)
     assert texts(place, tmp_path) == wanted
 
 
+@pytest.mark.honest("downloads")
 def test_gradescopes_export_is_read_as_it_comes(tmp_path):
     (tmp_path / "export.zip").write_bytes(zipped(GRADESCOPE))
     assert texts(tmp_path / "export.zip", tmp_path) == BY_NUMBER
 
 
+@pytest.mark.honest("downloads")
 def test_of_two_attempts_the_last_is_graded_and_that_is_told(tmp_path):
     place = tmp_path / "in"
     put(place, *CANVAS)
@@ -183,6 +187,7 @@ def test_of_two_attempts_the_last_is_graded_and_that_is_told(tmp_path):
     assert remark == "of several attempts the last was graded"
 
 
+@pytest.mark.honest("downloads")
 def test_a_learners_own_zip_files_are_opened(tmp_path):
     inner = zipped({"12_capstone.ipynb": "deep"})
     put(tmp_path / "in", "bob/11_x.ipynb")
@@ -232,6 +237,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content,told", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.attack("files")
 def test_a_hostile_zip_file_is_a_submission_that_is_missing(tmp_path, content, told):
     eve = handed_in(tmp_path, content)
     assert not eve.path.exists()
@@ -241,12 +247,14 @@ def test_a_hostile_zip_file_is_a_submission_that_is_missing(tmp_path, content, t
 
 
 @pytest.mark.parametrize("name", ["/etc/12_capstone.ipynb", "C:\\x\\12_capstone.ipynb"])
+@pytest.mark.attack("files")
 def test_absolute_names_are_names_of_ours(tmp_path, name):
     eve = handed_in(tmp_path, zipped({name: "x"}))
     assert eve.path.parent == tmp_path / "unpacked"
     assert eve.path.read_text() == "x"
 
 
+@pytest.mark.attack("files")
 def test_a_wrong_size_in_the_header_is_not_believed(tmp_path):
     content = bytearray(zipped({"12_capstone.ipynb": b"\0" * (30 * 2**20)}))
     place = content.index(b"PK\x01\x02") + 24

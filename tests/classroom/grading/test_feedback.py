@@ -84,6 +84,7 @@ def test_a_learner_sees_points_what_happened_and_the_hint(results):
 
 
 @pytest.mark.parametrize("learner", ["Ada Lovelace_4711", f"bob{EVIL}", "carol"])
+@pytest.mark.attack("pages")
 def test_no_page_holds_anything_but_text(results, learner):
     page = feedback.learner_page(results, learner)
     read(page)
@@ -110,6 +111,7 @@ def test_names_become_files_of_their_own():
     assert all("/" not in f and not f.startswith(".") and len(f) < 120 for f in files)
 
 
+@pytest.mark.attack("pages")
 def test_tables_have_the_platforms_form_and_no_formulas(results, tmp_path):
     paths = feedback.write_feedback(results, tmp_path)
     assert len(paths) == 4 + 1 + 3 + 4

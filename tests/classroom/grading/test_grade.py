@@ -37,6 +37,7 @@ needs_walls = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
 # ---- points --------------------------------------------------------------------------------------
 @needs_walls
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+@pytest.mark.honest("models")
 def test_model_answers_get_full_marks(path):
     marks = grade_notebook(path, "model", path.stem, seed=20_261_121)
     assert [m.exercise for m in marks] == [e.id for e in exercises_of(path.stem)]
@@ -44,6 +45,7 @@ def test_model_answers_get_full_marks(path):
 
 
 @needs_walls
+@pytest.mark.attack("judge")
 def test_a_lab_as_it_is_handed_out_gets_nothing():
     marks = grade_notebook(ROOT / "labs" / "12_capstone.ipynb", "lazy", "12", seed=1)
     assert {m.status for m in marks} == {"not done"}
@@ -80,6 +82,7 @@ def earned(e, seed, function):
 
 
 @pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
+@pytest.mark.attack("judge")
 def test_an_answer_that_does_nothing_earns_nothing(e):
     for name, function in NOTHING.items():
         assert earned(e, 3, function) == 0, name
@@ -98,12 +101,14 @@ ONE_LINERS = {
 
 
 @pytest.mark.parametrize("id,function", ONE_LINERS.items())
+@pytest.mark.attack("judge")
 def test_a_guess_that_fits_the_fixed_cases_earns_nothing(id, function):
     e = EXERCISES[id]
     cases, drawn, _ = cases_of(e, seed=7)
     assert points_of(e.points, which_are_right(e, cases, function), drawn) == 0
 
 
+@pytest.mark.attack("limits")
 def test_two_small_arrays_do_not_fill_the_judges_memory():
     e = EXERCISES["low_rank.svd_factors"]
     case = e.cases(np.random.default_rng(1))[-1]
@@ -128,6 +133,7 @@ def test_judging_has_a_clock():
 
 
 @pytest.mark.parametrize("e", NOT_OPEN, ids=lambda e: e.id)
+@pytest.mark.attack("judge")
 def test_a_table_of_the_cases_that_a_learner_is_shown_earns_nothing(e):
     shown = list(e.cases(np.random.default_rng(CHECK_SEED)))
     reference = e.driven(e.reference)
@@ -147,6 +153,7 @@ def test_a_table_of_the_cases_that_a_learner_is_shown_earns_nothing(e):
 
 
 @pytest.mark.parametrize("e", NOT_OPEN, ids=lambda e: e.id)
+@pytest.mark.attack("mistakes")
 def test_no_known_mistake_gets_full_marks_whatever_the_seed(e):
     for seed in (11, 12):
         cases, _, _ = cases_of(e, seed)
@@ -331,6 +338,7 @@ def test_a_worker_that_dies_once_costs_nothing_and_twice_is_told(class_folder, t
 
 
 @needs_walls
+@pytest.mark.attack("files")
 def test_odd_names_and_pipes_end_no_batch(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -64,17 +64,20 @@ def graded(sandbox, tmp_path):
 
 
 # ---- cells ---------------------------------------------------------------------------------------
+@pytest.mark.honest("right")
 def test_an_answer_below_the_stub_is_found_by_its_name(graded):
     mark = graded(code(STUB, ID), code(RIGHT))
     assert mark.points == mark.out_of
     assert "found in another cell, by the function's name" in mark.message
 
 
+@pytest.mark.honest("right")
 def test_a_copy_of_the_stub_below_the_answer_takes_nothing_away(graded):
     mark = graded(code(RIGHT, ID), code(STUB, ID))
     assert (mark.points, mark.message) == (mark.out_of, "")
 
 
+@pytest.mark.honest("right")
 def test_lost_metadata_are_made_up_for_by_the_cells_id(graded):
     mark = graded(code(RIGHT, name="combine-code_lengths"))
     assert mark.points == mark.out_of
@@ -82,18 +85,21 @@ def test_lost_metadata_are_made_up_for_by_the_cells_id(graded):
 
 
 @pytest.mark.parametrize("kind", ["code", "markdown", "raw"])
+@pytest.mark.honest("right")
 def test_lost_metadata_are_made_up_for_by_the_functions_name(graded, kind):
     mark = graded(code(RIGHT, kind=kind))
     assert mark.points == mark.out_of
     assert "by the function's name" in mark.message
 
 
+@pytest.mark.honest("right")
 def test_of_several_drafts_the_last_counts(graded):
     draft = "def code_lengths(counts):\n    return counts\n"
     assert graded(code(draft), code(RIGHT)).points == 3
     assert graded(code(RIGHT), code(draft)).points == 0
 
 
+@pytest.mark.honest("right")
 def test_the_cell_that_was_handed_out_counts_before_any_other(graded):
     draft = "def code_lengths(counts):\n    return counts\n"
     assert graded(code(RIGHT, ID), code(draft)).points == 3
@@ -106,6 +112,7 @@ def test_a_specification_in_text_is_no_answer(graded):
     assert (mark.points, mark.status) == (0, "not done")
 
 
+@pytest.mark.honest("right")
 def test_a_helper_in_a_split_cell_is_run(graded):
     helper = (
         "def heapified(counts):\n    return [(int(n), [s]) for s, n in enumerate(counts) if n]\n"
@@ -117,6 +124,7 @@ def test_a_helper_in_a_split_cell_is_run(graded):
 
 
 # ---- what an answer leans on ---------------------------------------------------------------------
+@pytest.mark.honest("right")
 def test_a_line_above_the_function_that_needs_the_notebook_costs_nothing(graded):
     mark = graded(code("print(network.shape)\nname = input()\n" + RIGHT, ID))
     assert mark.points == mark.out_of
@@ -137,6 +145,7 @@ def soft_targets(logits, temperature):
 """
 
 
+@pytest.mark.honest("right")
 def test_an_answer_may_call_an_earlier_one(graded, monkeypatch):
     lengths = RIGHT.replace("def code_lengths", "def lengths_of") + (
         "\ndef code_lengths(counts):\n    return lengths_of(counts) + 0 * int(soft_targets("
@@ -155,6 +164,7 @@ def test_an_earlier_one_that_is_not_done_is_an_error_and_is_named(graded):
     assert "distill.soft_targets" in mark.message
 
 
+@pytest.mark.honest("right")
 def test_an_error_of_another_library_is_not_taken_for_a_stub(graded):
     mark = graded(
         code("def code_lengths(counts):\n    raise NotImplementedError\n    return 1", ID)
@@ -162,6 +172,7 @@ def test_an_error_of_another_library_is_not_taken_for_a_stub(graded):
     assert mark.status == "error"
 
 
+@pytest.mark.honest("right")
 def test_annotations_with_what_the_library_has_are_allowed(graded):
     answer = (
         "from compresslab.numerics import entropy\n"
@@ -184,6 +195,7 @@ HELPERS = {
 
 
 @pytest.mark.parametrize("helper", HELPERS.values(), ids=HELPERS.keys())
+@pytest.mark.honest("right")
 def test_helpers_may_be_compiled(graded, helper):
     using = RIGHT.replace("return bits", "return twice(bits) // 2")
     mark = graded(code(helper + using, ID))
@@ -217,6 +229,7 @@ SLOW = {
 
 @pytest.mark.parametrize("source", SLOW.values(), ids=SLOW.keys())
 @pytest.mark.parametrize("id", [ID, None])
+@pytest.mark.attack("files")
 def test_no_cell_keeps_the_reader_busy(tmp_path, source, id):
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps({"cells": [code(source, id)] * 20}))

@@ -54,6 +54,7 @@ def body(code):
     return "def code_lengths(counts):\n" + textwrap.indent(textwrap.dedent(code), "    ")
 
 
+@pytest.mark.honest("right")
 def test_a_right_answer_gets_full_marks(graded):
     mark = graded(RIGHT)
     assert (mark.points, mark.out_of, mark.message) == (3, 3, "")
@@ -113,6 +114,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("code,told", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.attack("limits")
 def test_it_earns_nothing_and_the_report_says_what_happened(graded, code, told):
     import re
 
@@ -124,6 +126,7 @@ def test_it_earns_nothing_and_the_report_says_what_happened(graded, code, told):
     assert re.search(told, mark.message), mark.message
 
 
+@pytest.mark.attack("limits")
 def test_a_flood_of_files_ends_with_the_room(graded, tmp_path):
     mark = graded(
         body(
@@ -246,10 +249,12 @@ LIES = {
 
 
 @pytest.mark.parametrize("answer", LIES.values(), ids=LIES.keys())
+@pytest.mark.attack("judge")
 def test_lies_earn_nothing(graded, answer):
     assert graded(answer.replace("ROOT", str(ROOT))).points == 0
 
 
+@pytest.mark.attack("walls")
 def test_what_lies_outside_is_not_there(graded, tmp_path):
     (tmp_path / "other.ipynb").write_text("another learner's answer")
     outside = [
@@ -272,6 +277,7 @@ def test_what_lies_outside_is_not_there(graded, tmp_path):
         assert name not in message
 
 
+@pytest.mark.attack("walls")
 def test_nothing_outside_is_written(graded, tmp_path):
     target = tmp_path / "gradebook.db"
     target.write_text("marks")
@@ -294,6 +300,7 @@ def test_nothing_outside_is_written(graded, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in real} == before
 
 
+@pytest.mark.attack("walls")
 def test_settings_of_the_machine_cannot_be_written(graded):
     # Asked, never tried: as root some of these files would be those of the whole machine.
     places = [
@@ -309,6 +316,7 @@ def test_settings_of_the_machine_cannot_be_written(graded):
     assert "RuntimeError: []" in graded(body(textwrap.dedent(ask))).message
 
 
+@pytest.mark.attack("limits")
 def test_what_many_processes_hold_together_is_limited(graded):
     many = """
         import os, time
@@ -335,6 +343,7 @@ LEFTOVERS = {
 
 
 @pytest.mark.parametrize("code", LEFTOVERS.values(), ids=LEFTOVERS.keys())
+@pytest.mark.attack("walls")
 def test_what_one_answer_leaves_the_next_does_not_find(graded, code):
     look = """
         import os
@@ -369,6 +378,7 @@ for _ in range(300):
 
 
 @pytest.mark.parametrize("where", ["in a case", "beside the function"])
+@pytest.mark.attack("limits")
 def test_memory_that_belongs_to_no_process_is_counted(graded, counted, where):
     end = 'raise RuntimeError("all of it")'
     answer = body(SEGMENTS + end) if where == "in a case" else SEGMENTS + body(end)
@@ -379,6 +389,7 @@ def test_memory_that_belongs_to_no_process_is_counted(graded, counted, where):
     assert "memory" in mark.message or "brought the sandbox down" in mark.message
 
 
+@pytest.mark.attack("limits")
 def test_it_is_said_whichever_of_its_processes_the_kernel_kills(graded, counted):
     # The kernel kills the largest: here the process that starts the cases, not the case that goes on.
     large = "import numpy as np\nlarge = [np.ones(2**25)]\n"
@@ -388,6 +399,7 @@ def test_it_is_said_whichever_of_its_processes_the_kernel_kills(graded, counted)
     assert "took too much memory" in mark.message
 
 
+@pytest.mark.attack("limits")
 def test_threads_are_counted_too(graded, counted):
     many = """
         import threading, time
@@ -402,6 +414,7 @@ def test_threads_are_counted_too(graded, counted):
     assert "processes and threads, which were refused" in mark.message
 
 
+@pytest.mark.attack("limits")
 def test_a_stopped_worker_does_not_lift_the_limits(graded, counted):
     stop = """
         import os, signal, time
@@ -422,12 +435,14 @@ def test_a_stopped_worker_does_not_lift_the_limits(graded, counted):
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\x1b[31mred\\x00", "=cmd()\\n\\r\\t"])
+@pytest.mark.attack("pages")
 def test_messages_can_be_printed_and_stored(graded, text):
     mark = graded(body(f"raise ValueError('{text}')"))
     assert mark.message.isprintable()
     mark.message.encode("utf-8")
 
 
+@pytest.mark.attack("walls")
 def test_loopback_is_another_one(graded):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
@@ -457,6 +472,7 @@ def _accept(server):
         return None
 
 
+@pytest.mark.attack("walls")
 def test_state_is_not_carried_from_one_case_to_the_next(graded):
     mark = graded(
         """
@@ -479,6 +495,7 @@ def test_inputs_that_are_changed_are_told(graded):
     assert "changed its input" in mark.message
 
 
+@pytest.mark.attack("limits")
 def test_what_outlives_the_answer_is_ended(graded):
     left = """
         import os, time
@@ -492,6 +509,7 @@ def test_what_outlives_the_answer_is_ended(graded):
     assert mark.status == "passed"
 
 
+@pytest.mark.attack("walls")
 def test_files_of_one_answer_are_gone_for_the_next(graded):
     graded(body("open('/tmp/left', 'w').write('answers'); import os; os.makedirs('/tmp/a/b')"))
     mark = graded(
@@ -534,6 +552,7 @@ def test_an_answer_that_was_never_begun_is_not_done(graded):
     assert graded(body("raise NotImplementedError('not done yet')")).status == "not done"
 
 
+@pytest.mark.honest("right")
 def test_unusual_but_right_answers_get_full_marks(graded):
     unusual = """
         from collections import Counter
@@ -586,6 +605,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("before", HONEST.values(), ids=HONEST.keys())
+@pytest.mark.honest("right")
 def test_honest_answers_in_odd_company_get_full_marks(graded, before):
     answer = textwrap.dedent(before)
     plain, _ = without_magic(answer if "def code_lengths" in answer else answer + RIGHT)

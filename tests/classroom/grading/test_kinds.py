@@ -52,11 +52,13 @@ def test_a_right_answer_that_loops_over_millions_earns_half(tmp_path):
     )
 
 
+@pytest.mark.honest("right")
 def test_a_quick_one_earns_all(tmp_path):
     mark = graded(tmp_path, "10", "binary.pack_signs", QUICK)
     assert (mark.points, mark.status, mark.message) == (2, "passed", "")
 
 
+@pytest.mark.attack("judge")
 def test_a_short_cut_for_large_arrays_earns_nothing(tmp_path):
     shortcut = SLOW.replace(
         "    for m in range", "    if x.size > 10_000:\n        return words\n    for m in range"
@@ -66,11 +68,13 @@ def test_a_short_cut_for_large_arrays_earns_nothing(tmp_path):
     assert "six million numbers" in mark.message
 
 
+@pytest.mark.attack("judge")
 def test_a_clock_that_stands_still_helps_nobody(tmp_path):
     stopped = "import time\ntime.perf_counter = time.process_time = lambda: 0.0\n" + SLOW
     assert graded(tmp_path, "10", "binary.pack_signs", stopped).points == 1
 
 
+@pytest.mark.attack("judge")
 def test_a_loop_in_fewer_lines_is_counted_all_the_same(tmp_path):
     """On a quick machine two seconds of processor time are enough for it."""
     looped = """
@@ -83,6 +87,7 @@ def test_a_loop_in_fewer_lines_is_counted_all_the_same(tmp_path):
     assert (mark.points, mark.mistake) == (mark.out_of / 2, "slow"), mark.message
 
 
+@pytest.mark.attack("judge")
 def test_an_answer_that_takes_the_count_away_is_held_to_processor_time(tmp_path):
     """It is one try in many, and then the loop must be quicker than it is."""
     untraced = SLOW.replace(
@@ -117,6 +122,7 @@ def lora_layer(layer, rank, alpha):
 """
 
 
+@pytest.mark.honest("right")
 def test_a_build_earns_all_of_its_stages(tmp_path):
     mark = graded(tmp_path, "06", "low_rank.lora_layer", LORA)
     assert (mark.points, mark.status) == (4, "passed")
@@ -129,6 +135,7 @@ def test_a_build_earns_the_stages_before_its_mistake_and_is_told_which(tmp_path)
     assert "stage 4 of 4: merges" in mark.message
 
 
+@pytest.mark.attack("judge")
 def test_the_layer_itself_earns_nothing(tmp_path):
     mark = graded(
         tmp_path,
@@ -139,6 +146,7 @@ def test_the_layer_itself_earns_nothing(tmp_path):
     assert mark.points == 0
 
 
+@pytest.mark.attack("judge")
 def test_comparisons_that_an_answer_replaces_are_not_those_that_judge(tmp_path):
     lying = """
     import sys
@@ -151,6 +159,7 @@ def test_comparisons_that_an_answer_replaces_are_not_those_that_judge(tmp_path):
     assert graded(tmp_path, "06", "low_rank.lora_layer", lying).points == 0
 
 
+@pytest.mark.attack("judge")
 def test_a_file_that_is_not_in_the_bytes_is_not_read(tmp_path):
     remembered = """
     KEPT = []
@@ -167,6 +176,7 @@ def test_a_file_that_is_not_in_the_bytes_is_not_read(tmp_path):
 
 
 # ---- open ------------------------------------------------------------------------------------------
+@pytest.mark.honest("right")
 def test_an_open_exercise_is_measured_from_what_comes_back(tmp_path):
     source = inspect.getsource(distillation._student) + (
         "\n\ndef train_student(images, logits, labels, room):\n"
@@ -178,6 +188,7 @@ def test_an_open_exercise_is_measured_from_what_comes_back(tmp_path):
     assert mark.message.endswith("% of the validation images")
 
 
+@pytest.mark.attack("judge")
 def test_random_weights_win_no_medal(tmp_path):
     source = """
     def train_student(images, logits, labels, room):
@@ -202,6 +213,7 @@ def test_random_weights_win_no_medal(tmp_path):
         ("np.zeros((25, 256), np.float32),", "must have 26 outputs"),
     ],
 )
+@pytest.mark.attack("judge")
 def test_what_breaks_the_rules_is_named(tmp_path, body, said):
     source = f"""
     def train_student(images, logits, labels, room):
@@ -214,6 +226,7 @@ def test_what_breaks_the_rules_is_named(tmp_path, body, said):
 
 
 # ---- found by attack -------------------------------------------------------------------------------
+@pytest.mark.attack("limits")
 def test_a_relay_of_processes_has_no_more_time_than_one(tmp_path):
     relay = SLOW.replace(
         "            if x[m, k] >= 0:",
@@ -238,6 +251,7 @@ def test_a_relay_of_processes_has_no_more_time_than_one(tmp_path):
         "look = getattr(__import__('sys'), '_getframe')",
     ],
 )
+@pytest.mark.attack("judge")
 def test_what_looks_behind_the_harness_is_for_a_person_to_look_at(tmp_path, way):
     source = way + "\ndef tensor_file(bits):\n    return (lambda x: b'0'), (lambda c: 0)\n"
     mark = graded(tmp_path, "01", "numbers.tensor_file", source)
@@ -245,6 +259,7 @@ def test_what_looks_behind_the_harness_is_for_a_person_to_look_at(tmp_path, way)
     assert "look at it by hand" in mark.message
 
 
+@pytest.mark.attack("judge")
 def test_a_harness_cannot_be_replaced_by_the_answer(tmp_path):
     source = """
     import sys
@@ -275,6 +290,7 @@ def test_a_harness_cannot_be_replaced_by_the_answer(tmp_path):
 @pytest.mark.parametrize(
     "data", ["'" + "a" * 500 + "'", "[" + "0.5, " * 500 + "]", str(2**4000), "'a'\n#" + "b" * 9000]
 )
+@pytest.mark.attack("judge")
 def test_an_open_task_does_not_bring_its_numbers(tmp_path, data):
     source = (
         f"DATA = {data}\ndef train_student(images, logits, labels, room):\n    return DATA, DATA\n"
@@ -284,6 +300,7 @@ def test_an_open_task_does_not_bring_its_numbers(tmp_path, data):
     assert "look at it by hand" in mark.message
 
 
+@pytest.mark.honest("right")
 def test_a_block_whose_layers_are_made_in_another_order_is_right(tmp_path):
     source = """
     def inverted_residual(inputs, outputs, stride, expansion):
@@ -312,6 +329,7 @@ def test_a_block_whose_layers_are_made_in_another_order_is_right(tmp_path):
     assert graded(tmp_path, "07", "slim.inverted_residual", linear).points < 4
 
 
+@pytest.mark.honest("right")
 def test_a_weight_that_is_kept_transposed_is_right(tmp_path):
     source = """
     def quantized_layer(layer, bits):

@@ -128,6 +128,7 @@ def test_no_renaming_of_variables_changes_a_tree(names):
 @pytest.mark.parametrize(
     "source", ["", "def f(:", "x = " + "(" * 5000, "a" * 10**6, "1" + "+1" * 50_000, "\0", "\ud800"]
 )
+@pytest.mark.attack("files")
 def test_hostile_code_is_no_code(source):
     assert alike(class_of(ada=source, bob=source), given=[source]) == []
 
@@ -138,6 +139,7 @@ def test_a_threshold_out_of_range_is_named(threshold):
         alike({}, [], threshold)
 
 
+@pytest.mark.attack("pages")
 def test_the_page_shows_both_escaped_and_accuses_nobody():
     evil = MINE.replace("True", "'<script>alert(1)</script>'")
     answers = class_of(**{"ada<img src=x>": evil, "bob": evil})

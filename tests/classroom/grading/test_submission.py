@@ -26,6 +26,7 @@ def read(path):
     return submission.read(path, "ada", WANTED)
 
 
+@pytest.mark.honest("right")
 def test_answers_are_found_by_their_ids_in_any_order(tmp_path):
     found = read(
         notebook(
@@ -43,6 +44,7 @@ def test_answers_are_found_by_their_ids_in_any_order(tmp_path):
 
 
 @pytest.mark.parametrize("id", ["combine.gap", "other.thing", "", 5, None, ["combine.gaps"]])
+@pytest.mark.attack("judge")
 def test_an_edited_id_is_no_answer(tmp_path, id):
     found = read(notebook(tmp_path, cell("x = 1"), cell("def gaps(): pass", id)))
     assert found.answers == {}
@@ -87,12 +89,14 @@ def test_imports_of_every_cell_count_also_behind_one_that_installs(tmp_path):
     assert found.imports == ("import numpy as np", "import heapq, heapq")
 
 
+@pytest.mark.honest("right")
 def test_a_byte_order_mark_does_no_harm(tmp_path):
     path = notebook(tmp_path, cell("def gaps(): pass", "combine.gaps"))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert set(read(path).answers) == {"combine.gaps"}
 
 
+@pytest.mark.attack("files")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "n.ipynb")
     assert read(tmp_path / "n.ipynb").remarks[0] == "the notebook cannot be read: it is no file"
@@ -109,6 +113,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.attack("files")
 def test_a_broken_notebook_is_one_without_answers(tmp_path, text):
     path = tmp_path / "n.ipynb"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -134,6 +139,7 @@ def test_odd_cells_are_passed_over(tmp_path, odd):
     assert set(found.answers) == {"combine.gaps"}
 
 
+@pytest.mark.attack("files")
 def test_a_huge_notebook_is_not_read(tmp_path):
     path = tmp_path / "n.ipynb"
     with path.open("wb") as file:
@@ -141,6 +147,7 @@ def test_a_huge_notebook_is_not_read(tmp_path):
     assert read(path).remarks[0].endswith("it has 200 MB, allowed are 20")
 
 
+@pytest.mark.attack("files")
 def test_a_link_is_not_followed(tmp_path):
     secret = tmp_path / "secret.ipynb"
     secret.write_text(json.dumps({"cells": [cell("def gaps(): pass", "combine.gaps")]}))
