@@ -50,11 +50,15 @@ def with_bounds(function: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Case:
-    """The arguments of one call, what is special about them, and the stage of a build that it belongs to."""
+    """The arguments of one call, what is special about them, and the stage of a build that it belongs to.
+
+    `hidden` is what an open exercise is measured against, and no answer gets.
+    """
 
     label: str
     args: tuple
     stage: str = ""
+    hidden: tuple = ()
 
 
 @dataclass(frozen=True)

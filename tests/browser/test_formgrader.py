@@ -1,4 +1,4 @@
-"""nbgrader's formgrader over what our grader has graded: a written answer is read, marked, and the mark stays."""
+"""nbgrader's formgrader over what our grader has graded: a written answer is read, the mark stays."""
 
 import os
 import subprocess

@@ -8,33 +8,37 @@
     FOLDER/submission_4711/12_capstone.ipynb                             Gradescope
     any of these as a zip file, and zip files in them
 
-Hidden folders, checkpoints, recycle bins and `__MACOSX` are passed over. Of a learner's notebooks the one
-counts that is named like the lab, of several the one nearest to the top, of several attempts the last.
-
-A zip file may be hostile: nothing is unpacked but notebooks, under names of ours, and of a limited number
-and size, which is counted while it is read and not believed. Left out: other archives (tar, rar, 7z).
+A notebook that a browser has saved as `.ipynb.txt` or `.ipynb.json` is one. Hidden folders, checkpoints,
+recycle bins and `__MACOSX` are passed over. Of a learner's notebooks the one counts that is named like the lab,
+of several the one nearest to the top, of several attempts the last. Learners whose archive is of another kind
+(tar, rar, 7z) get a row that says so. How zip files are opened: see `unpack`.
 """
 
-import hashlib
-import io
+import itertools
 import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from compresslab.classroom.grading.sandbox import printable
-from compresslab.classroom.grading.submission import LARGEST
-from compresslab.data.files import write_whole
+from compresslab.classroom.grading.unpack import (
+    ARCHIVES,
+    LARGEST_ZIP,
+    MOST_OF_CLASS,
+    NOT_OPENED,
+    Tree,
+    Unpacker,
+    insert,
+    is_hidden,
+    kind_of,
+    parts_of,
+)
 
-MOST_MEMBERS, DEEPEST, MOST_UNPACKED = 20_000, 2, 4 * 2**30
-LARGEST_ZIP = 64 * 2**20
-"""Bytes of a learner's zip file; the class's may be of any size."""
 MOODLE = re.compile(r"(?P<who>.+_\d+)_assignsubmission_(?:file|onlinetext)_?(?P<rest>.*)")
 CANVAS = re.compile(r"(?P<who>[^_]+_(?:LATE_)?\d+)_(?P<number>\d+)_(?P<rest>.+)")
 BLACKBOARD = re.compile(
-    r".+_(?P<who>[^_]+)_attempt_(?P<when>\d{4}(?:-\d\d){5})_(?P<rest>.+)", re.IGNORECASE
+    r"(?P<title>.+)_(?P<who>[^_]+)_attempt_(?P<when>\d{4}(?:-\d\d){5})_(?P<rest>.+)", re.IGNORECASE
 )
 ATTEMPT = re.compile(r"attempt[ _-]*(\d+)", re.IGNORECASE)
 AGAIN = re.compile(r"-(\d+)$")
@@ -72,11 +76,16 @@ class _Class:
 
     notebooks: dict[str, list[_Candidate]] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
 
     def learner(self, who: str) -> str:
         who = printable(who, 200)
         self.notebooks.setdefault(who, [])
         return who
+
+    def seen(self, who: str, name: str) -> bool:
+        """Whether there was a submission of theirs before this one."""
+        return self.first.setdefault(who, name) != name
 
     def remark(self, who: str, text: str) -> None:
         self.remarks.setdefault(who, []).append(text)
@@ -85,7 +94,8 @@ class _Class:
 def submissions(place: Path, lab: str, unpacked: Path) -> dict[str, Found]:
     """The notebooks of a lab by learner, in the order of their names.
 
-    A learner with no notebook, or with several that could be meant, has a submission that is missing.
+    A learner with no notebook, with several that could be meant, or with two submissions (a folder, and a
+    notebook beside it) has a submission that is missing.
 
     Args:
         place: a folder, or a zip file of one.
@@ -94,9 +104,9 @@ def submissions(place: Path, lab: str, unpacked: Path) -> dict[str, Found]:
 
     Raises:
         FileNotFoundError: if there is no such folder or file, or nothing in it.
-        ValueError: if it is a file and no zip file, or a learner has a folder and a notebook beside it.
+        ValueError: if it is a file and no zip file.
     """
-    place, found, unpack = Path(place), _Class(), _Unpacker(unpacked)
+    place, found, unpack = Path(place), _Class(), Unpacker(unpacked)
     if place.is_dir():
         entries = [(path.name, path) for path in sorted(place.iterdir())]
     elif place.is_file():
@@ -105,65 +115,109 @@ def submissions(place: Path, lab: str, unpacked: Path) -> dict[str, Found]:
         entries = _top_of(unpack, place)
     else:
         raise FileNotFoundError(f"no folder {place}")
+    title = _title([name for name, _ in entries])
     for name, entry in entries:
-        if not _is_hidden(name):
-            _add(found, unpack, name, entry)
+        if not is_hidden(name) and not _is_ours(entry):
+            _add(found, unpack, name, entry, title)
     if not found.notebooks:
         raise FileNotFoundError(f"no notebook of lab {lab!r} in {place}")
     return {who: _chosen(who, found, lab, place) for who in sorted(found.notebooks)}
 
 
-Tree = dict[str, "Tree | Path"]
 Remark = Callable[[str], None]
 
 
-def _top_of(unpack: "_Unpacker", place: Path) -> list[tuple[str, Path | Tree]]:
-    """What lies in the class's zip file; a single folder around all of it is taken off."""
-    tree, problem = unpack.tree(place)
+def _top_of(unpack: Unpacker, place: Path) -> list[tuple[str, Path | Tree | str]]:
+    """What lies in the class's zip file; folders around all of it are taken off."""
+    try:
+        with zipfile.ZipFile(place) as archive:
+            names = [parts_of(member) for member in archive.infolist()]
+    except Exception as error:  # a broken file finds ways of its own to be broken
+        raise ValueError(f"{place} is no zip file that can be read ({error})") from error
+    outline: Tree = {}
+    for parts in names:
+        if parts and not any(map(is_hidden, parts)) and ".." not in parts:
+            insert(outline, parts[:-1], {parts[-1]: ""})
+    around = _around(outline)
+    tree, problem = unpack.tree(place, around=len(around), members=MOST_OF_CLASS)
     if problem:
         raise ValueError(f"{place}: {problem}")
-    if len(tree) == 1:
-        (inner,) = tree.values()
-        if isinstance(inner, dict) and (len(inner) > 1 or any(_is_platforms(n) for n in inner)):
-            tree = inner
+    for name in around:
+        inner = tree.get(name, {})
+        tree = inner if isinstance(inner, dict) else {}
     return sorted(tree.items())
+
+
+def _around(outline: Tree) -> list[str]:
+    """The names of folders that lie around a whole class."""
+    names: list[str] = []
+    while not _is_class(outline):
+        if len(outline) != 1 or len(names) > 3:
+            return []
+        ((name, inner),) = outline.items()
+        if not isinstance(inner, dict):
+            return []
+        names, outline = [*names, name], inner
+    return names
+
+
+def _is_class(outline: Tree) -> bool:
+    """Whether this is a folder of submissions, and not one learner's."""
+    if any(_is_platforms(name) for name in outline):
+        return True
+    notebooks = [n for n in outline if kind_of(n) == ".ipynb" and outline[n] == ""]
+    if any(re.match(r"\d\d_", name) for name in notebooks):
+        return False
+    folders = [n for n, inner in outline.items() if isinstance(inner, dict) or kind_of(n) == ".zip"]
+    return len(folders) + len(notebooks) > 1
 
 
 def _is_platforms(name: str) -> bool:
     return any(form.fullmatch(name) for form in (MOODLE, CANVAS, BLACKBOARD))
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def _is_ours(entry: "Path | Tree | str") -> bool:
+    """Whether this is the folder of records of a run whose results were put beside the submissions."""
+    return isinstance(entry, Path) and (entry / "run.json").is_file()
 
 
-def _kind(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def _add(found: _Class, unpack: "_Unpacker", name: str, entry: "Path | Tree") -> None:
+def _add(
+    found: _Class, unpack: Unpacker, name: str, entry: "Path | Tree | str", title: str
+) -> None:
     """One entry at the top: a learner's folder, notebook or zip file."""
-    is_folder = isinstance(entry, dict) or (entry.is_dir() and not entry.is_symlink())
-    if not is_folder and _kind(name) not in (".ipynb", ".zip"):
+    is_tree = isinstance(entry, dict) and kind_of(name) != ".zip"
+    is_folder = is_tree or (isinstance(entry, Path) and entry.is_dir() and not entry.is_symlink())
+    if not is_folder and kind_of(name) not in (".ipynb", ".zip", *ARCHIVES):
         return
-    who, rest, attempt = _who(name, is_folder)
+    who, rest, attempt = _who(name, is_folder, title)
     key = found.learner(who)
-    if not _is_platforms(name) and found.notebooks[key]:
-        raise ValueError(
-            f"two submissions of learner {key!r}: {found.notebooks[key][0].path} and {entry}"
-        )
+    if not _is_platforms(name) and found.seen(key, name):
+        found.remark(key, f"two submissions, {found.first[key]} and {name}: leave one of them")
+        found.notebooks[key].clear()
+        return
+    unpack.begin(key)
     parts = () if is_folder else (rest,)
     for candidate in _within(unpack, parts, entry, lambda text: found.remark(key, text)):
         number = max(attempt, candidate.attempt)
         found.notebooks[key].append(_Candidate(candidate.parts, candidate.path, number))
 
 
-def _who(name: str, is_folder: bool) -> tuple[str, str, int]:
+def _title(names: list[str]) -> str:
+    """What all names of a Blackboard download begin with: the assignment's title, and "_"; "" if unknown."""
+    begins = [m["title"] + "_" + m["who"] for m in map(BLACKBOARD.fullmatch, names) if m]
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*begins, strict=False))
+    common = "".join(letters[0] for letters in same)
+    return common[: common.rfind("_") + 1]
+
+
+def _who(name: str, is_folder: bool, title: str) -> tuple[str, str, int]:
     """The learner, the file's own name, and the number of the attempt."""
     blackboard = BLACKBOARD.fullmatch(name)
     if blackboard and not is_folder:
-        # Moments in order are numbers in order.
-        return blackboard["who"], blackboard["rest"], int(blackboard["when"].replace("-", ""))
+        # Moments in order are numbers in order. A user's name may hold a "_".
+        who = (blackboard["title"] + "_" + blackboard["who"]).removeprefix(title)
+        who = who if title else blackboard["who"]
+        return who, blackboard["rest"], int(blackboard["when"].replace("-", ""))
     canvas = CANVAS.fullmatch(name)
     if canvas and not is_folder:
         who = canvas["who"].replace("_LATE_", "_")
@@ -172,32 +226,45 @@ def _who(name: str, is_folder: bool) -> tuple[str, str, int]:
     moodle = MOODLE.fullmatch(name)
     if moodle:
         return moodle["who"], moodle["rest"] or name, 0
-    return (name if is_folder else PurePosixPath(name).stem), name, 0
+    return (name if is_folder else _without_kind(name)), name, 0
+
+
+def _without_kind(name: str) -> str:
+    """A file's name without what tells its kind, `.tar.gz` and `.ipynb.txt` included."""
+    path = PurePosixPath(name)
+    inner = PurePosixPath(path.stem)
+    return inner.stem if inner.suffix.lower() in (".ipynb", ".tar") else path.stem
 
 
 def _within(
-    unpack: "_Unpacker", parts: tuple[str, ...], entry: "Path | Tree", remark: "Remark"
+    unpack: Unpacker, parts: tuple[str, ...], entry: "Path | Tree | str", remark: "Remark"
 ) -> Iterator[_Candidate]:
     """The notebooks in an entry, zip files opened."""
-    if isinstance(entry, dict):
+    if isinstance(entry, str):
+        remark(entry)
+    elif isinstance(entry, dict):
         for name, inner in sorted(entry.items()):
-            if not _is_hidden(name):
-                yield from _within(unpack, (*parts, name), inner, remark)
-        return
-    if entry.is_dir():
+            if not is_hidden(name):
+                # What lies in a zip file lies where the zip file does.
+                within = (
+                    parts if isinstance(inner, dict) and kind_of(name) == ".zip" else (*parts, name)
+                )
+                yield from _within(unpack, within, inner, remark)
+    elif entry.is_dir():
         if not entry.is_symlink():
             for inner in sorted(entry.iterdir()):
-                if not _is_hidden(inner.name):
+                if not is_hidden(inner.name):
                     yield from _within(unpack, (*parts, inner.name), inner, remark)
-        return
-    kind = _kind(parts[-1])
-    if kind == ".ipynb":
+    elif kind_of(parts[-1]) == ".ipynb":
         yield _Candidate(parts, entry, _attempt(parts))
-    elif kind == ".zip" and not entry.is_symlink():
+    elif kind_of(parts[-1]) in ARCHIVES:
+        remark(f"{parts[-1]}: {NOT_OPENED}")
+    elif kind_of(parts[-1]) == ".zip" and not entry.is_symlink():
         tree, problem = unpack.tree(entry) if _small(entry) else ({}, "it is too large")
+        said = f"{parts[-1]}: "
         if problem:
-            remark(f"{parts[-1]}: {problem}")
-        yield from _within(unpack, parts[:-1], tree, remark)
+            remark(said + problem)
+        yield from _within(unpack, parts[:-1], tree, lambda text: remark(said + text))
 
 
 def _small(path: Path) -> bool:
@@ -217,6 +284,13 @@ def _chosen(who: str, found: _Class, lab: str, place: Path) -> Found:
         missing = f"one notebook of lab {lab} among {len(all_of_them)}.ipynb"
         return Found(place / who / missing, "; ".join(remarks))
     last = max(c.attempt for c in candidates)
+    later = [c for c in all_of_them if c.attempt > last]
+    if later:
+        name = max(later, key=lambda c: c.attempt).parts[-1]
+        remarks = [
+            *remarks,
+            f"{name} was handed in later, and is not named like the lab: is it meant?",
+        ]
     if len({c.attempt for c in candidates}) > 1:
         remarks = [*remarks, "of several attempts the last was graded"]
     candidates = [c for c in candidates if c.attempt == last]
@@ -237,79 +311,3 @@ def _named(stem: str, lab: str) -> int:
     if stem.startswith(lab):
         return 1
     return 2 if re.match(rf"{lab[:2]}(?!\d)", stem) else 3
-
-
-# ---- zip files -----------------------------------------------------------------------------------
-class _Unpacker:
-    """Takes the notebooks out of zip files, within limits that hold for all of them together."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.left, self.members = folder, MOST_UNPACKED, MOST_MEMBERS
-
-    def tree(self, source: Path | BinaryIO, depth: int = 0) -> tuple[Tree, str]:
-        """The notebooks of a zip file as a tree of names and paths, and what was wrong with it."""
-        tree: Tree = {}
-        problems = []
-        try:
-            with zipfile.ZipFile(source) as archive:
-                members = archive.infolist()
-                if len(members) > self.members:
-                    return {}, f"it holds more than {self.members} files"
-                self.members -= len(members)
-                for member in members:
-                    problem = self._take(tree, archive, member, depth)
-                    problems += [problem] if problem else []
-        except Exception as error:  # a hostile file finds ways of its own to be broken
-            return tree, f"it is no zip file that can be read ({type(error).__name__})"
-        return tree, problems[0] if problems else ""
-
-    def _take(
-        self, tree: Tree, archive: zipfile.ZipFile, member: zipfile.ZipInfo, depth: int
-    ) -> str:
-        """Put one member into the tree; what was wrong with it, or ""."""
-        names = [part for part in re.split(r"[/\\]", member.filename) if part not in ("", ".")]
-        if member.is_dir() or not names or any(map(_is_hidden, names)):
-            return "" if ".." not in names else f"{member.filename!r} leads out of it"
-        kind = _kind(names[-1])
-        if kind not in (".ipynb", ".zip"):
-            return ""
-        most = LARGEST if kind == ".ipynb" else LARGEST_ZIP
-        content, problem = self._content(archive, member, min(most, self.left))
-        if problem:
-            return problem
-        if kind == ".zip":
-            if depth >= DEEPEST:
-                return f"{names[-1]}: zip files are nested too deeply"
-            inner, problem = self.tree(io.BytesIO(content), depth + 1)
-            _insert(tree, names[:-1], inner)
-            return problem
-        _insert(tree, names[:-1], {names[-1]: self._kept(content)})
-        return ""
-
-    def _content(
-        self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int
-    ) -> tuple[bytes, str]:
-        if member.flag_bits & 1:
-            return b"", f"{member.filename}: it has a password"
-        try:
-            with archive.open(member) as file:
-                content = file.read(most + 1)
-        except Exception as error:  # as above
-            return b"", f"{member.filename}: it cannot be read ({type(error).__name__})"
-        if len(content) > most:
-            return b"", f"{member.filename}: it is larger than {most // 2**20} MB"
-        self.left -= len(content)
-        return content, ""
-
-    def _kept(self, content: bytes) -> Path:
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}.ipynb"
-        if not path.is_file():
-            write_whole(path, lambda temporary: temporary.write_bytes(content))
-        return path
-
-
-def _insert(tree: Tree, folders: list[str], what: Tree) -> None:
-    for name in folders:
-        inner = tree.setdefault(name, {})
-        tree = inner if isinstance(inner, dict) else {}
-    tree.update(what)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from compresslab.classroom.grading import collect, submission
+from compresslab.classroom.grading import bounds, collect, submission
 from compresslab.classroom.grading.grade import exercises_of, grade_submission, lab_name
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.sandbox import Limits, SandboxError, printable
@@ -48,6 +48,8 @@ COLUMNS = (
     "memory",
 )
 TRIES = 2
+READING_SECONDS = 30.0
+READING_MEMORY = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ def grade(job: Job) -> dict:
     exercises = exercises_of(job.lab)
     try:
         content = submission.content(Path(job.path))
-        found = submission.of_bytes(content, job.learner, {e.id for e in exercises})
+        with bounds.at_most(READING_SECONDS), bounds.no_more_than(READING_MEMORY):
+            found = submission.of_bytes(content, job.learner, {e.id for e in exercises})
+    except (TimeoutError, MemoryError):
+        content, why = b"", "the notebook takes too long or too much memory to be read"
+        found = submission.Submission(job.learner, remarks=(why,))
     except (OSError, ValueError):
         content = b""
         found = submission.read(Path(job.path), job.learner, set())  # says why

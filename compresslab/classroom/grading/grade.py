@@ -18,7 +18,6 @@ import builtins
 import contextlib
 import inspect
 import math
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from pathlib import Path
 from compresslab.classroom.complaints import complaint
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import LABS
-from compresslab.classroom.grading import protocol, stub, submission
+from compresslab.classroom.grading import bounds, compiled, protocol, stub, submission
 from compresslab.classroom.grading.cases import cases_of, large_case
 from compresslab.classroom.grading.mark import Mark, message_of, name_of, points_of, status_of
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
@@ -37,6 +36,7 @@ from compresslab.classroom.result import CheckResult, Outcome
 from compresslab.classroom.steps import MOST_LINES
 
 JUDGING_SECONDS = 60.0
+JUDGING_MEMORY = 3 * 2**30
 LARGE_ANSWER = 64 * 2**20
 ENDINGS = {
     "time": "it ran longer than {wall:g} seconds and was stopped",
@@ -141,7 +141,8 @@ def grade_safely(
 ) -> Mark:
     """`grade_exercise`; whatever goes wrong in the judging itself costs that exercise alone, and is told."""
     try:
-        with _at_most(2 * limits.wall + JUDGING_SECONDS):
+        seconds = 2 * limits.wall + JUDGING_SECONDS
+        with bounds.at_most(seconds), bounds.no_more_than(JUDGING_MEMORY):
             return grade_exercise(exercise, found, seed, sandbox, limits)
     except SandboxError:
         raise
@@ -149,25 +150,6 @@ def grade_safely(
         message = f"judging failed, look at it by hand: {type(error).__name__}: {error}"
         blank = Mark(found.learner, exercise.id, 0.0, exercise.points, status="lost")
         return replace(blank, message=printable(message))
-
-
-@contextlib.contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """End what takes longer by a TimeoutError, where signals can do that: in a process's main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise TimeoutError(f"it took longer than {seconds:g} seconds")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def grade_exercise(
@@ -198,8 +180,10 @@ def grade_exercise(
     right = _right(exercise, outcomes, expected)
     if exercise.kind == "warm-up":
         result = replace(result, points=points_of(exercise.points, right, drawn))
-    if exercise.compiled and result.points and not any(s.status == "compiled" for s in said):
-        result = not_compiled(exercise)
+    seen = any(s.status == "compiled" for s in said)
+    doubt = _doubt(exercise, found) if exercise.compiled and result.points and seen else ""
+    if exercise.compiled and result.points and (doubt or not seen):
+        result, remark = not_compiled(exercise), "; ".join(filter(None, [remark, doubt]))
     elif result.passed and exercise.large is not None:
         result, more = _raced(exercise, found, result, seed, sandbox, limits)
         said = [*said, *more]
@@ -267,6 +251,13 @@ def _raced(
     return CheckResult(exercise, "failed", facts), said
 
 
+def _doubt(exercise: Exercise, found: submission.Submission) -> str:
+    """Why it cannot be seen that an answer is compiled, which says so itself; "" if it can."""
+    task = _task(exercise, found)
+    source = "\n".join([*task["before"], task["answer"]])
+    return compiled.complaint(source, task["function"], task["imports"])
+
+
 def _names_exercise(remark: str) -> bool:
     return "." in remark.split(" ")[0].rstrip(":")
 
@@ -279,7 +270,7 @@ def _task(exercise: Exercise, found: submission.Submission) -> dict:
         "id": exercise.id,
         "answer": answer,
         "before": before,
-        "imports": submission.needed(found.imports, "\n".join([*before, answer])),
+        "imports": submission.needed(found.imports, *before, answer),
         "function": name_of(exercise),
         "compiled": exercise.compiled,
         "harness": inspect.getsource(harness) if harness else "",

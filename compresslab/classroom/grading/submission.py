@@ -313,12 +313,10 @@ def _imports(source: str, tree: ast.Module | None) -> tuple[str, ...]:
     return tuple(ast.unparse(n) for t in trees for n in t.body if isinstance(n, kinds))
 
 
-def needed(imports: tuple[str, ...], answer: str) -> list[str]:
-    """The imports that bind a name which the answer mentions; all of them if it cannot be parsed."""
-    tree = parsed(answer)
-    if tree is None:
-        return list(imports)
-    mentioned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+def needed(imports: tuple[str, ...], *answers: str) -> list[str]:
+    """The imports that bind a name which one of the answers mentions; what is no Python mentions none."""
+    trees = [tree for answer in answers if (tree := parsed(answer)) is not None]
+    mentioned = {n.id for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Name)}
     kept = []
     for statement in imports:
         names = {

@@ -96,10 +96,33 @@ def test_an_empty_folder_is_a_submission_that_is_missing(tmp_path):
     assert not chosen.path.exists()
 
 
-def test_a_learner_with_two_submissions_is_refused(tmp_path):
-    put(tmp_path / "in", "same/12_capstone.ipynb", "same.ipynb")
-    with pytest.raises(ValueError, match="two submissions of learner 'same'"):
-        found(tmp_path / "in", tmp_path)
+@pytest.mark.parametrize("other", ["same.ipynb", "same.zip", "same.rar"])
+def test_a_learner_with_two_submissions_is_missing_and_all_others_are_there(tmp_path, other):
+    put(tmp_path / "in", "same/12_capstone.ipynb", other, "ann.ipynb")
+    both = found(tmp_path / "in", tmp_path)
+    assert both["ann"].path.is_file()
+    assert not both["same"].path.exists()
+    assert both["same"].remark == f"two submissions, same and {other}: leave one of them"
+
+
+@pytest.mark.parametrize("name", ["bob.rar", "bob.7z", "bob.tar.gz", "bob/work.rar"])
+def test_an_archive_of_another_kind_is_a_row_that_says_so(tmp_path, name):
+    put(tmp_path / "in", name, "ann.ipynb")
+    bob = found(tmp_path / "in", tmp_path)["bob"]
+    assert not bob.path.exists()
+    assert "only zip files are" in bob.remark
+
+
+@pytest.mark.honest("downloads")
+@pytest.mark.parametrize("name", ["eva.ipynb.txt", "eva.ipynb.json", "eva/12_capstone.ipynb.txt"])
+def test_a_notebook_that_a_browser_renamed_is_one(tmp_path, name):
+    put(tmp_path / "in", name, text="eva")
+    assert texts(tmp_path / "in", tmp_path) == {"eva": "eva"}
+
+
+def test_results_that_were_put_beside_the_submissions_are_none(tmp_path):
+    put(tmp_path / "in", "ann/12_capstone.ipynb", "marks.csv", "marks.csv.records/run.json")
+    assert list(found(tmp_path / "in", tmp_path)) == ["ann"]
 
 
 def test_where_nothing_is_there_is_an_error(tmp_path):
@@ -185,6 +208,88 @@ def test_of_two_attempts_the_last_is_graded_and_that_is_told(tmp_path):
     put(place, *CANVAS)
     remark = found(place, tmp_path)["lovelaceada_4711"].remark
     assert remark == "of several attempts the last was graded"
+
+
+def test_an_attempt_that_came_later_under_another_name_is_told(tmp_path):
+    put(tmp_path / "in", "x_4711_90210_12_capstone.ipynb", "x_4711_90377_final.ipynb")
+    (chosen,) = found(tmp_path / "in", tmp_path).values()
+    assert "final.ipynb was handed in later" in chosen.remark
+
+
+N = "12_capstone.ipynb"
+ZIPS = {
+    "each a zip file": {"alice.zip": {N: "alice"}, "bob.zip": {N: "bob"}},
+    "Canvas": {"alice_4711_90210_w.zip": {N: "alice"}, "bob_4712_90211_w.zip": {N: "bob"}},
+    "Moodle": {
+        "alice_4711_assignsubmission_file_w.zip": {N: "alice"},
+        "bob_4712_assignsubmission_file_w.zip": {N: "bob"},
+    },
+    "Blackboard": {
+        "Lab 12_alice_attempt_2026-03-01-09-30-00_w.zip": {N: "alice"},
+        "Lab 12_bob_attempt_2026-03-01-09-30-00_w.zip": {N: "bob"},
+    },
+    "folders with zip files": {
+        "alice/1.zip": {f"w/{N}": "alice"},
+        "alice/2.zip": {"w/11_x.ipynb": "other"},
+        f"bob/{N}": "bob",
+    },
+    "folders around": {f"dl/subs/alice/{N}": "alice", "dl/subs/bob/w.zip": {N: "bob"}},
+}
+
+
+@pytest.mark.honest("downloads")
+@pytest.mark.parametrize("files", ZIPS.values(), ids=ZIPS)
+def test_zip_files_in_a_classs_zip_file_are_their_learners(tmp_path, files):
+    inner = {n: zipped(c) if isinstance(c, dict) else c for n, c in files.items()}
+    (tmp_path / "class.zip").write_bytes(zipped(inner))
+    read = texts(tmp_path / "class.zip", tmp_path)
+    assert {name.split("_")[0]: text for name, text in read.items()} == {
+        "alice": "alice",
+        "bob": "bob",
+    }
+
+
+@pytest.mark.honest("downloads")
+def test_a_single_learners_zip_file_is_one_learner(tmp_path):
+    inner = {f"alice/{N}": "alice", "alice/11_llm_weights.ipynb": "11"}
+    (tmp_path / "class.zip").write_bytes(zipped(inner))
+    assert texts(tmp_path / "class.zip", tmp_path) == {"alice": "alice"}
+
+
+@pytest.mark.honest("downloads")
+def test_names_of_users_may_hold_an_underscore(tmp_path):
+    names = [f"Lab 12_{who}_l_attempt_2026-03-01-09-30-00_{N}" for who in ("ada", "bob")]
+    put(tmp_path / "in", *names)
+    assert list(texts(tmp_path / "in", tmp_path)) == ["ada_l", "bob_l"]
+
+
+@pytest.mark.attack("files")
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_what_one_hands_in_takes_no_room_from_another(tmp_path, form):
+    many = zipped({N: "eve"} | {f"{i}.txt": "" for i in range(19_990)})
+    files = {"eve.zip": many} | {
+        f"{who}.zip": zipped({N: who} | {f"d/{i}.txt": "" for i in range(20)})
+        for who in ("adam", "frank", "zoe")
+    }
+    place = tmp_path / "in"
+    if form == "zip":
+        place = tmp_path / "class.zip"
+        place.write_bytes(zipped(files))
+    else:
+        place.mkdir()
+        for name, content in files.items():
+            (place / name).write_bytes(content)
+    assert texts(place, tmp_path) == {who: who for who in ("adam", "eve", "frank", "zoe")}
+
+
+@pytest.mark.attack("files")
+def test_a_broken_part_of_a_classs_zip_file_costs_its_learner_alone(tmp_path):
+    files = {f"ann/{N}": "ann", "eve.zip": nested(5), f"bob/{N}": b"\0" * (30 * 2**20)}
+    (tmp_path / "class.zip").write_bytes(zipped(files))
+    both = found(tmp_path / "class.zip", tmp_path)
+    assert both["ann"].path.read_text() == "ann"
+    assert "nested too deeply" in both["eve"].remark
+    assert "larger than 20 MB" in both["bob"].remark
 
 
 @pytest.mark.honest("downloads")

@@ -169,6 +169,7 @@ def test_only_imports_that_the_answer_uses_are_made():
         "import a.b",
         "from c import *",
     )
+    imports_of_g = ["import numpy as np", "from c import *"]
     answer = "def f(x):\n    return np.sum(x) + pi + a.b.c\n"
     assert submission.needed(imports, answer) == [
         "import numpy as np",
@@ -176,4 +177,5 @@ def test_only_imports_that_the_answer_uses_are_made():
         "import a.b",
         "from c import *",
     ]
-    assert submission.needed(imports, "def f(:") == list(imports)
+    assert submission.needed(imports, "def f(:") == ["from c import *"]
+    assert submission.needed(imports, "def f(:", "def g(): return np.pi") == imports_of_g

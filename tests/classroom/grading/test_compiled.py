@@ -1,0 +1,101 @@
+"""Whether an answer is compiled, as its text shows it; what it says of itself does not count."""
+
+import pytest
+
+from compresslab.classroom.exercises import exercise
+from compresslab.classroom.grading import compiled
+from compresslab.classroom.grading.grade import grade_exercise
+from compresslab.classroom.grading.sandbox import MISSING, Limits, Sandbox, bubblewrap
+from compresslab.classroom.grading.submission import Submission
+
+IMPORTS = ("import numpy as np", "from numba import njit")
+LOOP = """
+def quantize_loop(x, inverse, zero, low, high, codes):
+    for i in range(len(x)):
+        code = np.rint(x[i] * inverse) + zero
+        codes[i] = np.int8(min(max(code, low), high))
+"""
+ONE_LINE = """
+def quantize_loop(x, inverse, zero, low, high, codes):
+    codes[...] = np.clip(np.rint(x * inverse) + zero, low, high).astype(np.int8)
+"""
+SAYS_SO = """
+import json, posix
+line = json.dumps({"case": -1, "status": "compiled", "detail": "", "seconds": 0, "memory": 0}).encode()
+for number in range(3, 64):
+    try: posix.write(number, len(line).to_bytes(8, "little") + line + bytes(8))
+    except OSError: pass
+"""
+COMPILED = {
+    "a decorator": "@njit" + LOOP,
+    "with options": "@njit(cache=True, fastmath=False)" + LOOP,
+    "jit": "from numba import jit\n@jit(nopython=True)" + LOOP,
+    "another name": "from numba import njit as fast\n@fast" + LOOP,
+    "of the module": "import numba\n@numba.njit" + LOOP,
+    "of the module by another name": "import numba as nb\n@nb.njit()" + LOOP,
+    "everything": "from numba import *\n@njit" + LOOP,
+    "by a call": LOOP.replace("quantize_loop", "slow") + "quantize_loop = njit(slow)\n",
+    "by two calls": LOOP.replace("quantize_loop", "slow") + "quantize_loop = njit()(slow)\n",
+    "with a helper": "from numba import prange, types\n@njit\ndef twice(a):\n    return 2 * a\n@njit"
+    + LOOP,
+    "defined twice": ONE_LINE + "@njit" + LOOP,
+}
+NOT = {
+    "nothing": LOOP,
+    "a decorator of its own": "def njit(f): return f\n@njit" + LOOP,
+    "a name of its own": "njit = lambda f: f\n@njit" + LOOP,
+    "in a loop": "for njit in [lambda f: f]: pass\n@njit" + LOOP,
+    "in a clause": "try: raise ValueError\nexcept ValueError as njit: pass\n@njit" + LOOP,
+    "in a function": "def g():\n    global njit\n    njit = 1\n@njit" + LOOP,
+    "another module by that name": "import json as njit\n@njit" + LOOP,
+    "from another module": "from functools import cache as njit\n@njit" + LOOP,
+    "from anywhere": "from functools import *\n@njit" + LOOP,
+    "something else of Numba's": "from numba import vectorize as njit\n@njit" + LOOP,
+    "a part of the module": "import numba\nnumba.njit = lambda f: f\n@numba.njit" + LOOP,
+    "taken off again": "@njit" + LOOP + "quantize_loop = quantize_loop.py_func\n",
+    "defined anew": "@njit" + LOOP + ONE_LINE,
+    "a decorator above it": "def off(f): return f.py_func\n@off\n@njit" + LOOP,
+    "a class by that name": "class njit:\n    def __new__(cls, f): return f\n@njit" + LOOP,
+    "put in its place": "@njit" + LOOP + "globals()['quantize_loop'] = 1\n",
+    "by a set of the module": "import numba\nsetattr(numba, 'njit', 1)\n@numba.njit" + LOOP,
+    "in object mode": "from numba import objmode\n@njit" + LOOP,
+    "no Python": "@njit" + LOOP + "return (",
+}
+
+
+@pytest.mark.parametrize("source", COMPILED.values(), ids=COMPILED)
+def test_what_stands_under_numbas_compiler_is_seen(source):
+    assert compiled.complaint(source, "quantize_loop", IMPORTS) == ""
+
+
+@pytest.mark.parametrize("source", NOT.values(), ids=NOT)
+def test_what_does_not_is_told(source):
+    assert compiled.complaint(source, "quantize_loop", IMPORTS)
+
+
+@pytest.fixture(scope="module")
+def graded():
+    if bubblewrap() is None:
+        pytest.skip(MISSING)
+    with Sandbox() as sandbox:
+        yield lambda source: grade_exercise(
+            exercise("numbers.quantize_loop"),
+            Submission("ada", {"numbers.quantize_loop": source}, IMPORTS),
+            5,
+            sandbox,
+            Limits(wall=20, cpu=8),
+        )
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize("kind", ["a decorator", "of the module by another name", "by a call"])
+def test_a_compiled_answer_earns_all(graded, kind):
+    assert graded(COMPILED[kind]).points == 2
+
+
+@pytest.mark.attack("judge")
+@pytest.mark.parametrize("source", [LOOP, ONE_LINE], ids=["a loop", "a line of NumPy"])
+def test_an_answer_that_only_says_it_is_compiled_earns_nothing(graded, source):
+    mark = graded(SAYS_SO + source)
+    assert (mark.points, mark.mistake) == (0, "not compiled")
+    assert "does not stand under @njit" in mark.message
