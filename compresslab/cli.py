@@ -158,7 +158,9 @@ def written(
         asked = reading.questions(_course_folder("labs") / f"{name}.ipynb")
         rubrics = reading.read_rubrics(_course_folder("solutions") / "written.toml")
         found = collect.submissions(folder, name, out / "notebooks")
-        paths = reading.write_pages(reading.collect(found, asked), asked, out, rubrics)
+        others = sorted(_course_folder("labs").parent.glob(f"labs-*/{name}.ipynb"))
+        editions = [reading.questions(path) for path in others]
+        paths = reading.write_pages(reading.collect(found, asked, editions), asked, out, rubrics)
     except (OSError, ValueError) as error:
         typer.echo(f"not collected: {error}", err=True)
         raise typer.Exit(2) from error

@@ -33,6 +33,16 @@ class _Missing:
         """In an annotation: `Table[int]`."""
         return self
 
+    def __instancecheck__(self, _thing: object) -> bool:
+        """Nothing is of the library's kind."""
+        return False
+
+    __subclasscheck__ = __instancecheck__
+
+    def __mro_entries__(self, _bases: tuple) -> tuple:
+        """A class that would inherit from it inherits from nothing."""
+        return ()
+
     def __call__(self, *arguments: object, **named: object) -> NoReturn:
         raise RuntimeError(
             f"{self._name} is not available while grading: write the answer yourself"

@@ -9,9 +9,9 @@
     any of these as a zip file, and zip files in them
 
 A notebook that a browser has saved as `.ipynb.txt` or `.ipynb.json` is one. Hidden folders, checkpoints,
-recycle bins and `__MACOSX` are passed over. Of a learner's notebooks the one counts that is named like the lab,
-of several the one nearest to the top, of several attempts the last. Learners whose archive is of another kind
-(tar, rar, 7z) get a row that says so. How zip files are opened: see `unpack`.
+recycle bins and `__MACOSX` are passed over. Of a learner's notebooks the one counts that is named like the
+lab, of several the one nearest to the top, of several attempts the last. Learners whose archive is of another
+kind (tar, rar, 7z) get a row that says so. How zip files are opened: see `unpack`.
 """
 
 import itertools

@@ -108,9 +108,23 @@ def _exercise_row(mark: Mark) -> str:
 
 
 def _written_part(answer: WrittenAnswer) -> str:
-    mark = "not marked yet" if answer.points is None else f"{answer.points:g} of {answer.out_of:g}"
+    """The question, the answer, its mark or a place for it, and what the points are given for."""
+    given = "__" if answer.points is None else f"{answer.points:g}"
+    asked = f"<p>{escaped(_plain(answer.asked))}</p>" if answer.asked else ""
+    lines = "".join(f"<li>{escaped(line)}</li>" for line in answer.rubric)
+    rubric = f"<p>A quarter of the points each:</p><ol>{lines}</ol>" if lines else ""
     remark = f"<p>{escaped(answer.remark)}</p>" if answer.remark else ""
-    return f"<h2>Written question: {mark} points</h2><pre>{escaped(answer.text or 'no answer')}</pre>{remark}"
+    unmarked = " (not marked yet)" if answer.points is None else ""
+    return (
+        f"<h2>Written question: {given} of {answer.out_of:g} points{unmarked}</h2>{asked}"
+        f"<pre>{escaped(answer.text or 'no answer')}</pre>{remark}{rubric}"
+    )
+
+
+def _plain(question: str) -> str:
+    """The question without its heading and the place for the answer."""
+    lines = [line.strip() for line in question.splitlines()]
+    return " ".join(x for x in lines if x and not x.startswith(("#", "*Your answer")))
 
 
 # ---- the class -----------------------------------------------------------------------------------

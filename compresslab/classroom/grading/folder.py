@@ -22,7 +22,7 @@ import multiprocessing
 import os
 import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -121,13 +121,16 @@ def grade_folder(
 
     Raises:
         FileNotFoundError: if there is nothing to grade.
-        ValueError: if there is no such lab, or the records beside OUT are another lab's or broken.
+        ValueError: if there is no such lab, or the records beside OUT are another lab's, another class's or
+            broken.
         SandboxError: if there is no sandbox, and none is not allowed.
     """
     lab, out = lab_name(lab), Path(out)
     records = out.with_name(f"{out.name}.records")
+    _refuse_other_results(out)
     about = _run(records, lab, seed)
     found = collect.submissions(folder, lab, records / "notebooks")
+    _refuse_another_class(records, found)
     options = (lab, about["seed"], unsandboxed, limits or Limits())
     jobs = {who: Job(who, str(f.path), *options, f.remark) for who, f in found.items()}
     marks = {name: m for name, job in jobs.items() if (m := _known(records, job)) is not None}
@@ -230,6 +233,27 @@ def _stamp(job: Job, notebook: str) -> dict:
     }
 
 
+def _refuse_another_class(records: Path, found: Mapping[str, object]) -> None:
+    """Marks of learners of whom none is there any more would be gone from the table.
+
+    Raises:
+        ValueError: if there are such marks, and no others.
+    """
+    names = set()
+    for path in records.glob("*.json"):
+        try:
+            stamp = json.loads(path.read_text(encoding="utf-8")).get("stamp")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(stamp, dict) and isinstance(stamp.get("learner"), str):
+            names.add(stamp["learner"])
+    if names and not names & set(found):
+        raise ValueError(
+            f"{records} holds the marks of another class ({printable(min(names), 40)} and so on): give "
+            "another --out, or delete it"
+        )
+
+
 def _record(records: Path, learner: str) -> Path:
     # A name may hold anything that a folder's name can; two that differ in case are two.
     return records / f"{hashlib.sha256(os.fsencode(learner)).hexdigest()[:24]}.json"
@@ -260,6 +284,29 @@ def _remember(records: Path, job: Job, result: dict) -> None:
     _write_text(_record(records, job.learner), json.dumps(content, ensure_ascii=False))
 
 
+def _beside(out: Path) -> Path:
+    """Where the same goes as JSON. Never the CSV itself: "marks.11" and "marks.12" are two runs."""
+    return out.with_suffix(".json") if out.suffix == ".csv" else out.with_name(f"{out.name}.json")
+
+
+def _refuse_other_results(out: Path) -> None:
+    """What is there already must be of a run with this very name.
+
+    Raises:
+        ValueError: if writing would replace another run's results, or a file that is none.
+    """
+    beside, another = _beside(out), "give another --out, or delete it"
+    if out.is_file() and not out.read_bytes().startswith(COLUMNS[0].encode()):
+        raise ValueError(f"{out} is there and is no table of marks: {another}")
+    if beside.is_file():
+        try:
+            table = json.loads(beside.read_text(encoding="utf-8"))["run"].get("table", out.name)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{beside} is there and holds no marks: {another}") from error
+        if table != out.name:
+            raise ValueError(f"{beside} holds the marks of {table}, not of {out.name}: {another}")
+
+
 def _write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -275,10 +322,8 @@ def _write(marks: Sequence[Mark], out: Path, about: dict) -> None:
                 writer.writerow([harmless(row[column]) for column in COLUMNS])
 
     write_whole(out, table)
-    content = {"run": about, "marks": [mark.as_dict() for mark in marks]}
-    # Never the CSV itself, and never another run's: "marks.11" and "marks.12" are two.
-    beside = out.with_suffix(".json") if out.suffix == ".csv" else out.with_name(f"{out.name}.json")
-    _write_text(beside, json.dumps(content, indent=1, ensure_ascii=False))
+    content = {"run": about | {"table": out.name}, "marks": [mark.as_dict() for mark in marks]}
+    _write_text(_beside(out), json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def harmless(cell: object) -> object:

@@ -165,7 +165,7 @@ def grade_exercise(
         message = "; ".join(remarks) or "no answer cell"
         return replace(blank, status="missing", message=printable(message))
     if exercise.kind != "warm-up" and (
-        odd := submission.suspect(found.answers[exercise.id], exercise)
+        odd := submission.suspect(_all_of_it(exercise, found), exercise)
     ):
         return replace(blank, status="failed", message=printable("; ".join([*remarks, odd])))
     cases, drawn, expected = cases_of(exercise, seed)
@@ -262,9 +262,18 @@ def _names_exercise(remark: str) -> bool:
     return "." in remark.split(" ")[0].rstrip(":")
 
 
+def _all_of_it(exercise: Exercise, found: submission.Submission) -> str:
+    return "\n".join([*_before(exercise, found), found.answers[exercise.id]])
+
+
+def _before(exercise: Exercise, found: submission.Submission) -> list[str]:
+    """What runs before the answer because it is used there: other cells' statements, and other answers."""
+    others = [found.answers[other] for other in submission.used_answers(found, exercise.id)]
+    return [*submission.used_helpers(found, [*others, found.answers[exercise.id]]), *others]
+
+
 def _task(exercise: Exercise, found: submission.Submission) -> dict:
-    answer = found.answers[exercise.id]
-    before = [found.answers[other] for other in submission.used_answers(found, exercise.id)]
+    answer, before = found.answers[exercise.id], _before(exercise, found)
     harness = None if exercise.harness in AFTERWARDS else exercise.harness
     return {
         "id": exercise.id,

@@ -21,6 +21,8 @@ from compresslab.classroom.grading.written import WrittenAnswer
 
 Written = Mapping[str, Sequence[WrittenAnswer]]
 Rows = list[list[object]]
+LAST_MODIFIED = "Last modified (grade)"
+"""A column without which Moodle refuses a grading worksheet; "-": nobody has changed the grade since."""
 
 
 def totals(results: Results, written: Written) -> dict[str, tuple[float, float]]:
@@ -46,10 +48,10 @@ def canvas(results: Results, written: Written | None = None) -> Rows:
 
 def moodle(results: Results, written: Written | None = None) -> Rows:
     """Rows of a CSV for Moodle."""
-    rows: Rows = [["Identifier", "Full name", "Grade", "Maximum grade"]]
+    rows: Rows = [["Identifier", "Full name", "Grade", "Maximum grade", LAST_MODIFIED]]
     for learner, (points, out_of) in totals(results, written or {}).items():
         name, number = _who(learner)
-        rows.append([f"Participant {number}" if number else "", name, points, out_of])
+        rows.append([f"Participant {number}" if number else "", name, points, out_of, "-"])
     return rows
 
 

@@ -7,6 +7,7 @@ What a run of the second would say is known, so it is not run.
 """
 
 import ast
+from collections.abc import Iterator
 
 
 def parsed(source: str) -> ast.Module | None:
@@ -17,10 +18,45 @@ def parsed(source: str) -> ast.Module | None:
         return None
 
 
+WRAPPERS = ("njit", "jit", "vectorize", "guvectorize", "cache", "lru_cache", "partial")
+"""What makes a function of a function."""
+
+
 def functions(tree: ast.Module) -> dict[str, bool]:
-    """The functions that are defined at the top, and whether each is more than a stub."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {n.name: not _empty(n.body) for n in tree.body if isinstance(n, kinds)}
+    """The functions that are defined at the top, and whether each is more than a stub.
+
+    Also those in an `if`, `try` or `with`, and names that are bound to a `lambda` or to a function that was
+    compiled, cached or the like.
+    """
+    found = {}
+    for node in at_the_top(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found[node.name] = not _empty(node.body)
+        elif isinstance(node, ast.Assign) and _makes_function(node.value):
+            found |= {t.id: True for t in node.targets if isinstance(t, ast.Name)}
+    return found
+
+
+def at_the_top(tree: ast.Module) -> Iterator[ast.stmt]:
+    """The statements of a cell, those in `if`, `try` and `with` included."""
+    waiting = list(reversed(tree.body))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            inner = [*node.body, *getattr(node, "orelse", ()), *getattr(node, "finalbody", ())]
+            inner += [s for handler in getattr(node, "handlers", ()) for s in handler.body]
+            waiting += reversed(inner)
+
+
+def _makes_function(node: ast.expr) -> bool:
+    if isinstance(node, ast.Lambda):
+        return True
+    called = False
+    while isinstance(node, ast.Call):
+        node, called = node.func, True
+    name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+    return called and name in WRAPPERS
 
 
 def is_stub(source: str, name: str) -> bool:

@@ -7,25 +7,23 @@ found by its function's name, and the report says so.
 """
 
 import ast
-import contextlib
 import json
 import os
 import re
 import stat
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from IPython.core.inputtransformer2 import TransformerManager
-
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import of_grade_id
-from compresslab.classroom.grading.stub import functions, is_stub, parsed
+from compresslab.classroom.grading.magic import Budget
+from compresslab.classroom.grading.stub import at_the_top, functions, is_stub, parsed
 
 LARGEST = 20 * 2**20
 LONGEST_SOURCE = 100_000
-# Of cells with lines for IPython: as much as an answer has, and more.
-MOST_TRANSLATED, LONGEST_MAGIC, MOST_MAGIC, MOST_IMPORTS = 40, 10_000, 50, 200
+MOST_IMPORTS = 200
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,14 @@ class Submission:
         answers: source by exercise id.
         imports: the import statements of all code cells, one a line.
         remarks: what was odd about the notebook, in words for a teacher.
+        helpers: by name, the statements of other code cells that bind it: functions, classes, constants.
     """
 
     learner: str
     answers: dict[str, str] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    helpers: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: Path, learner: str, wanted: set[str]) -> Submission:
@@ -95,9 +95,11 @@ def of_cells(cells: list, learner: str, wanted: set[str]) -> Submission:
     An answer is the cell that was handed out for it. Where that is gone, or is as it was handed out, the
     answer is looked for by the cell's id, then by the function's name (in a cell that became text, too).
     """
-    found = [cell for cell in map(_read_cell, cells) if cell is not None]
+    budget, answers, remarks = Budget(), {}, []
+    names = {id.split(".")[1] for id in wanted}
+    read = (_read_cell(cell, names, budget) for cell in cells)
+    found = [cell for cell in read if cell is not None]
     imports = dict.fromkeys(line for cell in found if cell.code for line in cell.imports)
-    budget, answers, remarks = _Budget(), {}, []
     for id in sorted(wanted):
         chosen, remark = _chosen(found, id)
         if not chosen:
@@ -107,7 +109,8 @@ def of_cells(cells: list, learner: str, wanted: set[str]) -> Submission:
         answers[id] = "\n".join(source for source, _ in plain)
         remarks += [f"{id}{remark}"] if remark else []
         remarks += [f"{id}: {said}" for said in dict.fromkeys(said for _, said in plain) if said]
-    return Submission(learner, answers, tuple(imports), tuple(remarks))
+    helpers = {n: text for c in found if c.code and not c.answers for n, text in c.helpers.items()}
+    return Submission(learner, answers, tuple(imports), tuple(remarks), helpers)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ class _Cell:
         named: the exercise that its id says it answers, or "".
         functions: the functions that it defines, and whether each is more than a stub.
         imports: its import statements.
+        helpers: by name, the statements that bind it at the top.
+        fenced: whether it stood between the fences of a text, as examples do.
     """
 
     source: str
@@ -129,21 +134,52 @@ class _Cell:
     named: str
     functions: dict[str, bool]
     imports: tuple[str, ...]
+    helpers: dict[str, str]
+    fenced: bool
 
 
-def _read_cell(cell: object) -> _Cell | None:
+def _read_cell(cell: object, names: set[str], budget: Budget) -> _Cell | None:
+    """A cell; one that Python does not take and that may define one of these names is looked at closer."""
     source = _source(cell)
     if source is None:
         return None
-    tree = parsed(source)
+    code, tree, whole, fenced = cell["cell_type"] == "code", parsed(source), source, False
+    if tree is None and any(name in source for name in names):
+        source = source if code else _unfenced(source)
+        fenced = source != whole
+        source = source if parsed(source) else textwrap.dedent(source)
+        tree = parsed(budget.without_magic(source)[0])
     return _Cell(
         source,
-        cell["cell_type"] == "code",
+        code,
         _answered(cell),
         _of_id(cell.get("id")),
         {} if tree is None else functions(tree),
         _imports(source, tree),
+        {} if tree is None else _helpers(tree),
+        fenced,
     )
+
+
+FENCE = re.compile(r"^\s*(?:```|~~~)[^\n]*\n(.*?)^\s*(?:```|~~~)", re.MULTILINE | re.DOTALL)
+
+
+def _unfenced(text: str) -> str:
+    """The code between the fences of a Markdown cell; all of it if there are none."""
+    return "\n".join(FENCE.findall(text)) or text
+
+
+def _helpers(tree: ast.Module) -> dict[str, str]:
+    """By name, what binds it at the top: functions, classes, and plain assignments."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found[node.name] = ast.unparse(node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+            found |= dict.fromkeys(names, ast.unparse(node))
+    return found
 
 
 def _chosen(cells: list[_Cell], id: str) -> tuple[list[_Cell], str]:
@@ -154,12 +190,19 @@ def _chosen(cells: list[_Cell], id: str) -> tuple[list[_Cell], str]:
     done = [cell for cell in own if cell.functions.get(name, True)]
     if any(cell.functions.get(name) for cell in own) or (done and not _defines(cells, name)):
         many = f" has {len(done)} answer cells, run in order" if len(done) > 1 else ""
+        last = max(number for number, cell in enumerate(cells) if cell in own)
+        if any(c.code and not c.answers and c.functions.get(name) for c in cells[last + 1 :]):
+            many += (
+                ": a cell further down defines it once more; the one that was handed out was graded"
+            )
         return done, many
     by_id = [c for c in cells if c.code and c.named == id and c.functions.get(name, not own)]
     if by_id:
         return by_id[-1:], ": the cell had lost its metadata and was found by its id"
     for code, where in ((True, "another cell"), (False, "a cell that is text")):
         found = [c for c in cells if c.code == code and c.functions.get(name)]
+        # Beside a cell to answer in, code in a text is an example.
+        found = [c for c in found if not (own and c.fenced)]
         if found:
             return found[-1:], f": the answer was found in {where}, by the function's name"
     return done or own, ""
@@ -265,49 +308,12 @@ def _of_id(id: object) -> str:
     return exercise.id if exercise else ""
 
 
-# ---- lines that are IPython's --------------------------------------------------------------------
-MAGIC = re.compile(r"^\s*[%!;,/?]|\?\s*$|=\s*[%!]", re.MULTILINE)
-
-
-class _Budget:
-    """How much of a notebook is translated from IPython's language: its translator knows no limit of time."""
-
-    def __init__(self) -> None:
-        self.left = MOST_TRANSLATED
-
-    def without_magic(self, source: str) -> tuple[str, str]:
-        """Source that Python takes, and what is to be said of it."""
-        if parsed(source) is not None:
-            return source, ""
-        self.left -= 1
-        lines = source.splitlines()
-        if self.left < 0 or len(source) > LONGEST_MAGIC or max(map(len, lines), default=0) > 1000:
-            return source, "too long to look for lines of shell or magic"
-        if len(MAGIC.findall(source)) > MOST_MAGIC:
-            return source, "too many lines of shell or magic to look at"
-        plain, rewritten = without_magic(source)
-        return plain, "lines of shell or magic were not run" if rewritten else ""
-
-
-def without_magic(source: str) -> tuple[str, bool]:
-    """Source that Python takes, and whether lines for IPython (%time, !pip, name?) had to be rewritten.
-
-    They become calls of `get_ipython()`, which does nothing while grading.
-    """
-    if parsed(source) is not None:
-        return source, False
-    body = re.sub(r"^\s*%%[^\n]*\n", "", source)
-    with contextlib.suppress(SyntaxError, ValueError, IndexError, RuntimeError):
-        return TransformerManager().transform_cell(body), True
-    return source, False
-
-
 # ---- names ---------------------------------------------------------------------------------------
 def _imports(source: str, tree: ast.Module | None) -> tuple[str, ...]:
     """The import statements of a cell; of one that Python does not take, those that stand on a line alone."""
     kinds = (ast.Import, ast.ImportFrom)
     if tree is not None:
-        return tuple(ast.unparse(node) for node in tree.body if isinstance(node, kinds))
+        return tuple(ast.unparse(node) for node in at_the_top(tree) if isinstance(node, kinds))
     lines = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     trees = [tree for line in lines[:MOST_IMPORTS] if (tree := parsed(line)) is not None]
     return tuple(ast.unparse(n) for t in trees for n in t.body if isinstance(n, kinds))
@@ -341,6 +347,22 @@ def used_answers(found: Submission, id: str) -> list[str]:
                 order[other] = None
 
     visit(found.answers[id], (id,))
+    return list(order)
+
+
+def used_helpers(found: Submission, sources: Sequence[str]) -> list[str]:
+    """The statements of other cells that bind what these sources read, each after those that it reads."""
+    order: dict[str, None] = {}
+
+    def visit(source: str, above: frozenset[str]) -> None:
+        for name in sorted(_foreign_names(source) & found.helpers.keys()):
+            helper = found.helpers[name]
+            if helper not in order and helper not in above:
+                visit(helper, above | {helper})
+                order[helper] = None
+
+    for source in sources:
+        visit(source, frozenset())
     return list(order)
 
 

@@ -93,7 +93,7 @@ def _without_cache() -> None:
     """Numba's cache needs a file that the answer is in; here it is in none."""
     import numba
 
-    for name in ("jit", "njit", "vectorize", "guvectorize", "stencil"):
+    for name in ("jit", "njit", "vectorize", "guvectorize", "stencil", "cfunc"):
         compiler = getattr(numba, name)
         setattr(numba, name, _uncached(compiler))
 
@@ -119,12 +119,10 @@ def _execute(source: str, name: str, space: dict, out: BinaryIO | None) -> None:
     flags = __future__.annotations.compiler_flag if future else 0
     first, told = None, 0
     for statement in tree.body:
-        code = compile(
-            ast.Module([statement], []), "<answer>", "exec", flags=flags, dont_inherit=True
-        )
         try:
-            exec(code, space)
-        except Exception as error:
+            whole = ast.Module([statement], [])
+            exec(compile(whole, "<answer>", "exec", flags=flags, dont_inherit=True), space)
+        except (Exception, SystemExit) as error:
             first, told = first or error, told + 1
             if out is not None and told <= MOST_TOLD:
                 _say(out, -1, "import", f"line {statement.lineno}, not run: {_described(error)}")
@@ -173,7 +171,7 @@ def _prepare(task: dict, out: BinaryIO) -> tuple[Callable, Callable] | None:
             except Exception as error:
                 _say(out, -1, "import", f"{line}: {_described(error)}")
         for other in task["before"]:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 _execute(other, "", space, None)
         _execute(task["answer"], task["function"], space, out)
         function = space.get(task["function"])

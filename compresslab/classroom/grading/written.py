@@ -12,6 +12,7 @@ of HTML or Markdown is shown as it was typed. Left out: marking by machine.
 
 import csv
 import html
+import io
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,10 @@ class WrittenAnswer:
     points: float | None = None
     out_of: float = 0.0
     remark: str = ""
+    asked: str = ""
+    """The question's text."""
+    rubric: tuple[str, ...] = ()
+    """What a quarter of the points each is given for."""
 
 
 def questions(lab: Path) -> dict[str, tuple[str, float]]:
@@ -83,30 +88,76 @@ def questions(lab: Path) -> dict[str, tuple[str, float]]:
     Raises:
         ValueError: if the notebook cannot be read.
     """
-    return {id: (text, points) for id, text, points in _cells(submission.content(lab))}
+    cells = _read(submission.content(lab))
+    return {c.id: (c.text, c.points) for c in cells if c.handed_out and c.id.startswith(PREFIX)}
 
 
 def collect(
-    found: Mapping[str, Found], asked: Mapping[str, tuple[str, float]]
+    found: Mapping[str, Found],
+    asked: Mapping[str, tuple[str, float]],
+    editions: Sequence[Mapping[str, tuple[str, float]]] = (),
 ) -> list[WrittenAnswer]:
-    """Everybody's answers, question by question; a notebook that cannot be read gives empty ones."""
-    texts = {learner: _answers(place.path) for learner, place in found.items()}
+    """Everybody's answers, question by question; a notebook that cannot be read gives empty ones.
+
+    The answer stands in the cell that was handed out. Where that lost its metadata it is known by the
+    question's heading, where there are copies the last one with an answer counts, and where none has one, the
+    text below the question does.
+
+    Args:
+        found: the submissions.
+        asked: of `questions`.
+        editions: the same of the lab's editions in other languages.
+    """
+    worded = {
+        id: [text, *(e[id][0] for e in editions if id in e)] for id, (text, _) in asked.items()
+    }
+    texts = {learner: _answers(place.path, worded) for learner, place in found.items()}
     return [
-        WrittenAnswer(learner, id, _without(question, texts[learner].get(id, "")), None, out_of)
+        WrittenAnswer(learner, id, texts[learner].get(id, ""), None, out_of, asked=question)
         for id, (question, out_of) in asked.items()
         for learner in found
     ]
 
 
-def _answers(path: Path) -> dict[str, str]:
+def _answers(path: Path, worded: Mapping[str, Sequence[str]]) -> dict[str, str]:
     try:
-        return {id: text for id, text, _ in _cells(submission.content(path))}
+        cells = _read(submission.content(path))
     except (OSError, ValueError):
         return {}
+    return {id: _answer(cells, id, questions) for id, questions in worded.items()}
 
 
-def _cells(notebook: bytes) -> list[tuple[str, str, float]]:
-    """Id, text and points of the cells that hold written questions.
+def _answer(cells: Sequence["_Cell"], id: str, worded: Sequence[str]) -> str:
+    own = [n for n, c in enumerate(cells) if c.id == id or any(_begins(c.text, q) for q in worded)]
+    texts = (_without("\n".join(worded), cells[n].text) for n in own)
+    answered = [text for text in texts if text]
+    if answered or not own:
+        return answered[-1] if answered else ""
+    below = []
+    for cell in cells[own[-1] + 1 :]:
+        if cell.kind == "code" or cell.handed_out or cell.text.lstrip().startswith("#"):
+            break
+        below.append(cell.text.strip())
+    return "\n\n".join(below)
+
+
+def _begins(text: str, question: str) -> bool:
+    """Whether it begins with the question: its heading, and the line below."""
+    lines = [line.strip() for line in question.splitlines() if line.strip()][:2]
+    return [line.strip() for line in text.splitlines() if line.strip()][: len(lines)] == lines
+
+
+@dataclass(frozen=True)
+class _Cell:
+    id: str
+    kind: str
+    text: str
+    points: float
+    handed_out: bool
+
+
+def _read(notebook: bytes) -> list[_Cell]:
+    """The cells of a notebook, as far as they are any.
 
     Raises:
         ValueError: for bytes that are no notebook.
@@ -116,18 +167,23 @@ def _cells(notebook: bytes) -> list[tuple[str, str, float]]:
         kept = [cell for cell in cells if isinstance(cell, dict)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"the notebook cannot be read: {str(error)[:120]}") from error
-    found = []
-    for cell in kept:
-        about, source = cell.get("metadata"), cell.get("source", "")
-        about = about.get("nbgrader") if isinstance(about, dict) else None
-        id = about.get("grade_id") if isinstance(about, dict) else cell.get("id")
-        if isinstance(source, list):
-            source = "".join(part for part in source if isinstance(part, str))
-        if isinstance(id, str) and id.startswith(PREFIX) and isinstance(source, str):
-            points = about.get("points", 0) if isinstance(about, dict) else 0
-            points = float(points) if isinstance(points, int | float) else 0.0
-            found.append((id, source[:LONGEST], points))
-    return found
+    return [_cell(cell) for cell in kept]
+
+
+def _cell(cell: dict) -> _Cell:
+    about, source = cell.get("metadata"), cell.get("source", "")
+    about = about.get("nbgrader") if isinstance(about, dict) else None
+    about = about if isinstance(about, dict) else {}
+    id, points = about.get("grade_id", cell.get("id")), about.get("points", 0)
+    if isinstance(source, list):
+        source = "".join(part for part in source if isinstance(part, str))
+    return _Cell(
+        id if isinstance(id, str) else "",
+        str(cell.get("cell_type")),
+        source[:LONGEST] if isinstance(source, str) else "",
+        float(points) if isinstance(points, int | float) else 0.0,
+        bool(about.get("grade_id")),
+    )
 
 
 def _without(question: str, text: str) -> str:
@@ -157,11 +213,13 @@ def write_pages(
     Raises:
         ValueError: if the table that is there is broken.
     """
-    out = Path(out)
+    out, rubrics = Path(out), rubrics or {}
+    lines = {id: rubric.rubric for id, rubric in rubrics.items()}
+    answers = [replace(a, rubric=lines.get(a.question, ())) for a in answers]
     written = []
     for id, (question, points) in asked.items():
         of_it = [a for a in answers if a.question == id]
-        page = _page(id, question, points, (rubrics or {}).get(id), of_it)
+        page = _page(id, question, points, rubrics.get(id), of_it)
         path = out / f"{id}.html"
         write_whole(path, lambda place, page=page: place.write_text(page, encoding="utf-8"))
         written.append(path)
@@ -191,7 +249,8 @@ def read_folder(out: Path) -> dict[str, list[WrittenAnswer]]:
     found: dict[str, list[WrittenAnswer]] = {}
     for a in answers:
         mark = marks.get((a.learner, a.question), a)
-        found.setdefault(a.learner, []).append(replace(mark, text=a.text))
+        told = replace(mark, text=a.text, asked=a.asked, rubric=tuple(a.rubric))
+        found.setdefault(a.learner, []).append(told)
     return found
 
 
@@ -211,28 +270,57 @@ def read_marks(path: Path) -> dict[tuple[str, str], WrittenAnswer]:
     Raises:
         ValueError: for a table without the columns, or points that are no number or too many, with the row.
     """
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
-        found = {}
-        for number, row in enumerate(reader, 2):
+    text = _decoded(Path(path))
+    head = text.partition("\n")[0]
+    # What a spreadsheet writes depends on its language: comma, semicolon or tab.
+    mark = max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    missing = set(COLUMNS) - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
+    found = {}
+    for number, row in enumerate(reader, 2):
+        if any((cell or "").strip() for name, cell in row.items() if name is not None):
             answer = _of_row(path, number, row)
             found[answer.learner, answer.question] = answer
     return found
 
 
+def _decoded(path: Path) -> str:
+    """The text of a table, as we wrote it or as a spreadsheet has saved it since.
+
+    Raises:
+        ValueError: for bytes that are no text.
+    """
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encodings = ("utf-16",)
+    else:
+        encodings = ("utf-8-sig", "cp1252")
+    for encoding in encodings:
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise ValueError(f'{path} is no text in UTF-8: save it as "CSV UTF-8"')
+
+
 def _of_row(path: Path, number: int, row: Mapping[str, str]) -> WrittenAnswer:
     learner, remark = (_as_typed(row[name] or "") for name in ("learner", "remark"))
     try:
-        out_of = float(row["out_of"] or 0)
-        points = float(row["points"]) if (row["points"] or "").strip() else None
+        out_of = _number(row["out_of"]) or 0.0
+        points = _number(row["points"])
     except ValueError as error:
         raise ValueError(f"{path}, row {number}: {error}") from error
     if points is not None and not 0 <= points <= out_of:
         raise ValueError(f"{path}, row {number}: points must be 0 to {out_of:g}, got {points:g}")
     return WrittenAnswer(learner, row["question"] or "", "", points, out_of, remark)
+
+
+def _number(cell: str | None) -> float | None:
+    """A number with a point or a comma; None for an empty cell."""
+    text = (cell or "").strip()
+    return float(text.replace(",", ".")) if text else None
 
 
 def _as_typed(cell: str) -> str:

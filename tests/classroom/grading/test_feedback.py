@@ -213,6 +213,111 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     read(feedback.learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))
 
 
+def changed(tmp_path, asked, change, lab=None):
+    """What is read as the answer once the notebook was changed."""
+    notebook = json.loads((lab or ROOT / "labs" / f"{LAB}.ipynb").read_text(encoding="utf-8"))
+    ids = [c["metadata"].get("nbgrader", {}).get("grade_id", "") for c in notebook["cells"]]
+    place = next(n for n, id in enumerate(ids) if id.startswith("written-"))
+    change(notebook["cells"], place)
+    path = tmp_path / "changed.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    chinese = written.questions(ROOT / "labs-zh" / f"{LAB}.ipynb")
+    (answer,) = written.collect({"ada": Found(path)}, asked, [chinese])
+    return answer.text
+
+
+def answer_in(cell):
+    cell["source"] = "".join(cell["source"]) + "\n\nPrune first."
+
+
+def in_place(cells, n):
+    answer_in(cells[n])
+
+
+def without_metadata(cells, n):
+    answer_in(cells[n])
+    cells[n]["metadata"] = {}
+
+
+def without_id(cells, n):
+    without_metadata(cells, n)
+    cells[n].pop("id", None)
+
+
+def emptied(cells, n):
+    answer_in(cells[n])
+    cells[n]["metadata"]["nbgrader"] = {}
+
+
+def as_code(cells, n):
+    answer_in(cells[n])
+    cells[n]["cell_type"] = "code"
+
+
+def with_a_copy_below(cells, n):
+    cells.insert(n + 1, json.loads(json.dumps(cells[n])))
+    answer_in(cells[n])
+
+
+def with_a_copy_above(cells, n):
+    cells.insert(n, json.loads(json.dumps(cells[n])))
+    answer_in(cells[n + 1])
+
+
+def in_a_cell_below(cells, n):
+    cells.insert(n + 1, {"cell_type": "markdown", "metadata": {}, "source": "Prune first."})
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(in_place, without_metadata, without_id, emptied, as_code),
+        *(with_a_copy_below, with_a_copy_above, in_a_cell_below),
+    ],
+)
+@pytest.mark.parametrize("edition", ["labs", "labs-zh"])
+def test_a_written_answer_is_found_wherever_an_editor_has_left_it(tmp_path, asked, change, edition):
+    lab = ROOT / edition / f"{LAB}.ipynb"
+    assert changed(tmp_path, asked, change, lab) == "Prune first."
+
+
+@pytest.mark.parametrize("edition", ["labs", "labs-zh"])
+def test_a_question_that_nobody_has_answered_has_no_answer(tmp_path, asked, edition):
+    lab = ROOT / edition / f"{LAB}.ipynb"
+    assert changed(tmp_path, asked, lambda cells, n: None, lab) == ""
+
+
+def test_the_learner_sees_the_question_the_rubric_and_a_place_for_the_mark(
+    tmp_path, asked, results
+):
+    found = {"carol": handed_in(tmp_path, "carol", "\n\nPrune first.")}
+    rubrics = written.read_rubrics(ROOT / "solutions" / "written.toml")
+    written.write_pages(written.collect(found, asked), asked, tmp_path / "w", rubrics)
+    (answer,) = written.read_folder(tmp_path / "w")["carol"]
+    page = read(feedback.learner_page(results, "carol", [answer]))
+    assert "door locks" in page
+    assert "__ of 2 points" in page
+    assert all(line in page for line in rubrics[answer.question].rubric)
+
+
+SAVED = {
+    "as it was written": (",", "utf-8", "1.5"),
+    "semicolons": (";", "utf-8-sig", "1.5"),
+    "semicolons and a decimal comma": (";", "cp1252", "1,5"),
+    "as Unicode text": ("\t", "utf-16", "1.5"),
+}
+
+
+@pytest.mark.parametrize("mark,encoding,points", SAVED.values(), ids=SAVED)
+def test_marks_are_read_as_a_spreadsheet_has_saved_them(tmp_path, mark, encoding, points):
+    rows = [written.COLUMNS, ("Zoë", "q", points, "2", "why?"), ("", "", "", "", "")]
+    text = "\r\n".join(mark.join(row) for row in rows)
+    (tmp_path / "marks.csv").write_bytes(text.encode(encoding))
+    (answer,) = written.read_marks(tmp_path / "marks.csv").values()
+    assert (answer.learner, answer.points, answer.remark) == ("Zoë", 1.5, "why?")
+
+
 def test_every_written_question_has_its_rubric():
     rubrics = written.read_rubrics(ROOT / "solutions" / "written.toml")
     asked = {

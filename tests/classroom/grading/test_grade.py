@@ -405,6 +405,34 @@ def test_results_do_not_overwrite_one_another(class_folder, tmp_path):
     assert {p.name for p in tmp_path.glob("*.records")} == {f"{name}.records" for name in names}
 
 
+def table_of_marks(name, class_folder, tmp_path):
+    (tmp_path / name).write_text("learner,exercise\n")
+    text = json.dumps({"run": {"lab": "12_capstone", "seed": 3, "table": name}, "marks": []})
+    (tmp_path / "marks.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "before,out", [("marks.csv", "marks"), ("marks", "marks.csv"), ("marks.csv", "marks.json")]
+)
+def test_a_run_of_another_name_is_not_overwritten(class_folder, tmp_path, before, out):
+    table_of_marks(before, class_folder, tmp_path)
+    kept = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(ValueError, match=r"give another --out, or delete it"):
+        run(class_folder, tmp_path / out, Here())
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == kept
+
+
+def test_another_classs_results_are_not_overwritten(class_folder, tmp_path):
+    records = tmp_path / "marks.csv.records"
+    records.mkdir()
+    (records / "run.json").write_text(json.dumps({"lab": "12", "seed": 1}))
+    (records / "0.json").write_text(
+        json.dumps({"stamp": {"learner": "somebody else"}, "marks": []})
+    )
+    with pytest.raises(ValueError, match=r"marks of another class \(somebody else"):
+        run(class_folder, tmp_path / "marks.csv", Here())
+
+
 def test_another_labs_results_are_not_overwritten(class_folder, tmp_path):
     out = tmp_path / "marks.csv"
     records = tmp_path / "marks.csv.records"

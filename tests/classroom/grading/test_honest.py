@@ -92,6 +92,91 @@ def test_lost_metadata_are_made_up_for_by_the_functions_name(graded, kind):
     assert "by the function's name" in mark.message
 
 
+ELSEWHERE = {
+    "a line of magic below": [code(RIGHT + "\n%timeit code_lengths([1, 2])\n")],
+    "a line of magic above": [code("%%time\n" + RIGHT)],
+    "a line of shell above": [code("!pip install numba\n" + RIGHT)],
+    "the stub left, magic below the answer": [
+        code(STUB, ID),
+        code(RIGHT + "\n%timeit code_lengths([1, 2])\n"),
+    ],
+    "indented": [code(textwrap.indent(RIGHT, "    "))],
+    "in an if": [code("if True:\n" + textwrap.indent(RIGHT, "    "))],
+    "a lambda": [
+        code(RIGHT.replace("def code_lengths", "def mine")),
+        code("code_lengths = lambda counts: mine(counts)"),
+    ],
+    "cached": [
+        code("from functools import partial"),
+        code(RIGHT.replace("def code_lengths", "def mine")),
+        code("code_lengths = partial(mine)"),
+    ],
+    "between fences": [code(f"My answer:\n```python\n{RIGHT}\n```\nDone.", kind="markdown")],
+}
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize("cells", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_an_answer_without_metadata_is_found_in_any_company(graded, cells):
+    mark = graded(*cells)
+    assert mark.points == mark.out_of
+
+
+HELPED = {
+    "a function": (
+        "def merged(a, b):\n    return a + b\n",
+        RIGHT.replace("one + other))", "merged(one, other)))"),
+    ),
+    "a constant": (
+        "FIRST = 1\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = FIRST"),
+    ),
+    "one that needs another": (
+        "ONE = 1\ndef first():\n    return ONE\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = first()"),
+    ),
+    "an import in a try": (
+        "try:\n    import heapq\nexcept ImportError:\n    heapq = None\n",
+        RIGHT.replace("heap.sort()", "heapq.heapify(heap); heap.sort()"),
+    ),
+}
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize("helper,answer", HELPED.values(), ids=HELPED)
+def test_what_stands_in_a_cell_of_its_own_is_there(graded, helper, answer):
+    assert answer != RIGHT
+    mark = graded(code(helper), code(answer, ID))
+    assert mark.points == mark.out_of
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize(
+    "line", ["await sleep(0)", "return 3", "import sys; sys.exit()", "exit()", "raise SystemExit"]
+)
+def test_a_line_beside_the_function_that_cannot_run_costs_nothing(graded, line):
+    for answer in (f"{RIGHT}\n{line}\n", f"{line}\n{RIGHT}"):
+        mark = graded(code(answer, ID))
+        assert mark.points == mark.out_of
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize(
+    "use", ["isinstance(counts, Table)", "class Mine(Table): pass", "issubclass(int, Table)"]
+)
+def test_a_type_of_the_librarys_may_be_asked_for(graded, use):
+    answer = RIGHT.replace("    bits =", f"    {use}\n    bits =", 1)
+    assert answer != RIGHT
+    mark = graded(code("from compresslab.report import Table"), code(answer, ID))
+    assert mark.points == mark.out_of
+
+
+def test_a_draft_in_the_cell_that_was_handed_out_is_told(graded):
+    mark = graded(code("def code_lengths(counts):\n    return counts\n", ID), code(RIGHT))
+    assert mark.points == 0
+    assert "a cell further down defines it once more" in mark.message
+
+
 @pytest.mark.honest("right")
 def test_of_several_drafts_the_last_counts(graded):
     draft = "def code_lengths(counts):\n    return counts\n"

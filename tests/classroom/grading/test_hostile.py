@@ -10,8 +10,9 @@ import pytest
 from compresslab.classroom.exercises import exercise
 from compresslab.classroom.grading.cgroup import open_group
 from compresslab.classroom.grading.grade import grade_exercise
+from compresslab.classroom.grading.magic import without_magic
 from compresslab.classroom.grading.sandbox import MISSING, Limits, Sandbox, SandboxError, bubblewrap
-from compresslab.classroom.grading.submission import Submission, without_magic
+from compresslab.classroom.grading.submission import Submission
 
 pytestmark = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
 ROOT = Path(__file__).parents[3]
