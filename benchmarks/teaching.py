@@ -70,6 +70,21 @@ def _lab(name: str, guide: dict) -> Iterator[str]:
         rows.append(f"| {e.title}{kind} | {e.points} | {'; '.join(m.name for m in e.mistakes)} |")
     yield "\n".join(rows)
     yield f"**To read:** {guide['papers']}."
+    yield f"**All that it cites:** {references(text)}"
+
+
+def references(text: str) -> str:
+    """The references at the end of a lab, with links to papers that have a number at arXiv or a DOI.
+
+    Raises:
+        ValueError: if the lab has none.
+    """
+    found = re.search(r"^# \*\*References\.\*\* (.+(?:\n# \S.*)*)", text, re.MULTILINE)
+    if not found:
+        raise ValueError("a lab must end with **References.**")
+    plain = " ".join(line.removeprefix("# ").strip() for line in found[1].splitlines())
+    plain = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", plain)
+    return re.sub(r"doi:(10\.\d+/[^\s,;·]+[^\s,;·.])", r"[doi:\1](https://doi.org/\1)", plain)
 
 
 # ---- the test ------------------------------------------------------------------------------------

@@ -661,6 +661,37 @@ for name, made in networks.items():
 Table(["network", "parameters", "MACs", "MACs / parameter"], rows, "one image")
 
 # %% [markdown]
+# ### Exercise 7 · A clock that lies (open, 3 points, about 8 lines)
+#
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. Here it is four hundred
+# pairs of functions that were timed in turn: a call of the first, a call of the second, and again. The machine is simulated, so that the true times are known, and it does
+# what machines do: the first calls are slow, the frequency falls and rises for both alike, every time is a little off, and now and then something else runs in between, which
+# only adds. How many times faster is the first function of each pair? Counted are ratios within a hundredth of the true one. Bronze is clearly above the ratio of two
+# smallest times, gold is what looking for the densest place of the ratios reached.
+#
+# `one` and `other` are float64 [pairs, calls] in seconds; a column holds calls that followed one another.
+
+
+# %% nbgrader={"grade": false, "grade_id": "measuring-times_faster", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def times_faster(one, other):
+    """Seconds float64 [pairs, calls] twice -> float64 [pairs]: how many times faster the first one is."""
+    ### BEGIN SOLUTION
+    logs = np.log(other[:, 5:] / one[:, 5:])
+    middle = np.median(logs, axis=1, keepdims=True)
+    for width in (0.13, 0.08, 0.07):
+        near = np.exp(-(((logs - middle) / width) ** 2) / 2)
+        middle = (logs * near).sum(1, keepdims=True) / near.sum(1, keepdims=True)
+    return np.exp(middle[:, 0])
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "measuring-times_faster-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(times_faster, "measuring.times_faster")
+
+# %%
+times_faster = adopt(times_faster, "measuring.times_faster")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

@@ -971,6 +971,39 @@ Table(
 )
 
 # %% [markdown]
+# ### Exercise 9 · Sixteen levels (open, 3 points, about 12 lines)
+#
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. A code of four bits may
+# stand for any sixteen numbers. Every group of 64 weights of a language model is divided by its largest magnitude, each weight goes to the nearest of your levels, and is
+# multiplied by the magnitude again. Which levels leave the smallest squared error? Bronze is above evenly spaced ones, gold is what the best levels that we know reach.
+#
+# `groups` are float32 [groups, 64], as they are; the outcome is taken from other groups of the same model, in decibels.
+
+
+# %% nbgrader={"grade": false, "grade_id": "numbers-sixteen_levels", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def sixteen_levels(groups):
+    """Weights float32 [groups, 64] -> float32 [16]: the levels, from -1 to 1."""
+    ### BEGIN SOLUTION
+    largest = np.abs(groups).max(1, keepdims=True)
+    x = (groups / largest).ravel()
+    counted = np.broadcast_to(largest**2, groups.shape).ravel()
+    levels = np.linspace(-1, 1, 16)
+    for _ in range(150):
+        nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, x)
+        total = np.bincount(nearest, counted, 16)
+        means = np.bincount(nearest, counted * x, 16) / np.maximum(total, 1e-12)
+        levels = np.where(total > 0, means, levels)
+    return levels.astype(np.float32)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "numbers-sixteen_levels-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(sixteen_levels, "numbers.sixteen_levels")
+
+# %%
+sixteen_levels = adopt(sixteen_levels, "numbers.sixteen_levels")
+
+# %% [markdown]
 # ## Longer than a lab · Half precision, and how smooth a network is
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/half_precision.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer half_precision` runs them all anew.

@@ -814,6 +814,68 @@ Table(
 )
 
 # %% [markdown]
+# ### Exercise 7 · Two bits for weights and activations (open, 3 points, about 35 lines)
+#
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. A trained perceptron is to compute
+# with two bits throughout. A layer is $z = (q \odot s) x + b$ with codes $q$ from -2 to 1 and a scale $s$ for each row; behind a hidden layer stands $a \cdot \mathrm{clip}(\mathrm{round}(z / a), 0, 3)$ with
+# a step $a$ for the layer. Training is allowed, in 20 seconds of processor time, with torch; the library is not there while grading. Bronze is above rounding without training,
+# gold is what training of everything together reached.
+#
+# You are given weights and biases, 4,000 training images [n, 256] and labels. Hand back a layer each: codes int8, scales and bias float32, the step (of the last layer any).
+
+
+# %% nbgrader={"grade": false, "grade_id": "qat-two_by_two", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def two_by_two(weights, biases, images, labels):
+    """Tuples of float32 arrays, images, labels -> for each layer (codes, scales, bias, step)."""
+
+    ### BEGIN SOLUTION
+    def through(v):
+        return v + (v.round() - v).detach()
+
+    ws, bs = [torch.tensor(w) for w in weights], [torch.tensor(b) for b in biases]
+    scales, steps, x = [1.4 * w.std(1, keepdim=True) for w in ws], [], images
+    for w, b in list(zip(weights, biases, strict=True))[:-1]:
+        x = np.maximum(x @ w.T + b, 0)
+        steps.append(torch.tensor(float(np.quantile(x[x > 0], 0.99)) / 3))
+    learned = [p.requires_grad_() for p in (*ws, *bs, *scales, *steps)]
+
+    def logits(x):
+        for i, (w, b, s) in enumerate(zip(ws, bs, scales, strict=True)):
+            s = s.abs() + 1e-6
+            x = x @ (through((w / s).clamp(-2, 1)) * s).T + b
+            if i < len(steps):
+                step = steps[i].abs() + 1e-6
+                x = through((x / step).clamp(0, 3)) * step
+        return x
+
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    optimizer, rounds = torch.optim.Adam(learned, 2e-3), 15 * (len(x) // 100)
+    for number in range(rounds):
+        if number % (len(x) // 100) == 0:
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number)).split(
+                100
+            )
+        batch = order[number % (len(x) // 100)]
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - number / rounds)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits(x[batch]), y[batch]).backward()
+        optimizer.step()
+    found, last = [], [float(s.abs() + 1e-6) for s in steps] + [1.0]
+    for w, b, s, step in zip(ws, bs, scales, last, strict=True):
+        w, b, s = w.detach(), b.detach(), s.detach().abs() + 1e-6
+        codes = (w / s).clamp(-2, 1).round().numpy().astype(np.int8)
+        found.append((codes, s[:, 0].numpy(), b.numpy(), step))
+    return tuple(found)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "qat-two_by_two-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(two_by_two, "qat.two_by_two")
+
+# %%
+two_by_two = adopt(two_by_two, "qat.two_by_two")
+
+# %% [markdown]
 # ## In the course's own measures
 #
 # What this lab made, with the cheapest step of all in front: a cast to 16 bits (半精度), which halves the file and asks for nothing else. Energy (能耗) is an estimate: operations and the file read once, at the prices of a 45 nm process (Horowitz 2014).

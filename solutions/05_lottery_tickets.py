@@ -728,6 +728,55 @@ Table(
 )
 
 # %% [markdown]
+# ### Exercise 7 · A ticket before training (open, 3 points, about 25 lines)
+#
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. Four weights of a hundred may
+# stay, and you choose which before the network is trained: from its random start, from gradients, or by training a copy as long as your 20 seconds of processor time allow. The
+# checker then trains what is left of the *start*, twelve epochs, always the same way. Bronze is clearly above a random mask, gold is what rounds of training and rewinding reached.
+#
+# `initial` are the start's weights (256-300-100-26, biases begin at 0), then 3,000 training images [n, 256] and labels, and the fraction that may stay.
+
+
+# %% nbgrader={"grade": false, "grade_id": "tickets-early_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def early_mask(initial, images, labels, remaining):
+    """Tuple of float32 arrays, images, labels, fraction -> tuple of bool arrays: the weights that stay."""
+    ### BEGIN SOLUTION
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    masks, steps = [torch.ones(w.shape) for w in initial], 20 * (len(x) // 100)
+    for number in range(1, 4):
+        ws = [torch.tensor(w, requires_grad=True) for w in initial]
+        bs = [torch.zeros(len(w), requires_grad=True) for w in initial]
+        optimizer = torch.optim.Adam([*ws, *bs], 1.2e-2)
+        for step in range(steps):
+            if step % (len(x) // 100) == 0:
+                order = torch.randperm(len(x), generator=torch.Generator().manual_seed(step)).split(
+                    100
+                )
+            batch = order[step % (len(x) // 100)]
+            optimizer.param_groups[0]["lr"] = 1.2e-2 * (1 - step / steps)
+            h = x[batch]
+            for i, (w, b, m) in enumerate(zip(ws, bs, masks, strict=True)):
+                h = torch.nn.functional.linear(torch.relu(h) if i else h, w * m, b)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(h, y[batch]).backward()
+            optimizer.step()
+        sizes = [w.detach().abs() * m for w, m in zip(ws, masks, strict=True)]
+        flat = torch.cat([s.flatten() for s in sizes])
+        stay = torch.zeros(len(flat))
+        stay[flat.argsort(descending=True)[: int(remaining ** (number / 3) * len(flat))]] = 1
+        parts = stay.split([s.numel() for s in sizes])
+        masks = [part.view(s.shape) for part, s in zip(parts, sizes, strict=True)]
+    return tuple(m.bool().numpy() for m in masks)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "tickets-early_mask-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(early_mask, "tickets.early_mask")
+
+# %%
+early_mask = adopt(early_mask, "tickets.early_mask")
+
+# %% [markdown]
 # ## Longer than a lab · A tenth a round
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/rounds.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer rounds` runs them all anew.

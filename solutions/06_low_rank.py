@@ -1040,7 +1040,7 @@ claim(
 # ### Exercise 8 · Ranks under a budget (open, 3 points, about 15 lines)
 #
 # An *open* exercise has no right answer: what you choose is measured, here and again while grading, on images that your code does not see. Three networks are
-# to be factored to **a tenth** of their numbers. A layer [m, n] of rank k takes k (m + n) numbers, or m n where that is less. The factors are whitened as in
+# to be factored to **about a tenth** of their numbers, to one less, one more than the others. A layer [m, n] of rank k takes k (m + n) numbers, or m n where that is less. The factors are whitened as in
 # exercise 4; you choose the ranks. Bronze is clearly above the same fraction for every layer, gold is what a search reached that tries ranks on the images.
 #
 # You are given weights and biases (ReLU between the layers), 2,000 training images [n, 256] labels, and the budget. You have 20 seconds of processor time.

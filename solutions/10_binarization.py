@@ -1043,6 +1043,68 @@ claim(
 )
 
 # %% [markdown]
+# ### Exercise 8 · A network of signs (open, 3 points, about 40 lines)
+#
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. A trained perceptron is to become one of
+# signs, the first and the last layer included: $z = s \odot (B x) + b$ with signs $B$ and a scale and a bias for each row; behind a hidden layer stands the sign of $z$. Training is
+# allowed, in 20 seconds of processor time, with torch; the library is not there while grading. Bronze is above the best network that was not trained, gold is what training through the
+# signs reached.
+#
+# You are given weights and biases of the float network, 4,000 training images [n, 256] and labels. Hand back a layer each: signs int8 (-1 and 1), scales and bias float32.
+
+
+# %% nbgrader={"grade": false, "grade_id": "binary-sign_network", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def sign_network(weights, biases, images, labels):
+    """Tuples of float32 arrays, images, labels -> for each layer (signs, scales, bias)."""
+
+    ### BEGIN SOLUTION
+    class Sign(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return torch.where(x < 0, -1.0, 1.0)
+
+        @staticmethod
+        def backward(context, gradient):
+            (x,) = context.saved_tensors
+            return gradient * (x.abs() <= 1)
+
+    ws = [torch.tensor(0.3 * w / np.abs(w).mean(1, keepdims=True)) for w in weights]
+    norms = [torch.nn.BatchNorm1d(len(w)) for w in ws]
+    learned = [*(w.requires_grad_() for w in ws), *(p for n in norms for p in n.parameters())]
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    optimizer, steps = torch.optim.Adam(learned, 1.5e-2), 15 * (len(x) // 100)
+    for step in range(steps):
+        if step % (len(x) // 100) == 0:
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(step)).split(100)
+        batch = order[step % (len(x) // 100)]
+        optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / steps)
+        h = x[batch]
+        for i, (w, norm) in enumerate(zip(ws, norms, strict=True)):
+            h = norm((Sign.apply(h) if i else h) @ Sign.apply(w).T)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(h, y[batch]).backward()
+        optimizer.step()
+    found, h = [], x
+    with torch.no_grad():
+        for w, norm in zip(ws, norms, strict=True):
+            signs = torch.where(w < 0, -1.0, 1.0)
+            z = h @ signs.T
+            scale = norm.weight / (z.var(0) + norm.eps).sqrt()
+            bias = norm.bias - z.mean(0) * scale
+            found.append((signs.numpy().astype(np.int8), scale.numpy(), bias.numpy()))
+            h = torch.where(z * scale + bias < 0, -1.0, 1.0)
+    return tuple(found)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "binary-sign_network-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(sign_network, "binary.sign_network")
+
+# %%
+sign_network = adopt(sign_network, "binary.sign_network")
+
+# %% [markdown]
 # ## The fourth need: energy
 #
 # Energy (能耗) is estimated: every multiplication and addition at its price in a 45 nm process (Horowitz 2014), and every byte of the file read once from memory, which costs as much as hundreds of additions. What stays in floats at the ends has most of it.

@@ -1217,6 +1217,57 @@ check(gptq_layer, "llm.gptq_layer")
 gptq_layer = adopt(gptq_layer, "llm.gptq_layer")
 
 # %% [markdown]
+# ### Exercise 8 · Three bits, as good as you can (open, 3 points, about 25 lines)
+#
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. Three matrices of the language
+# model are to have three bits, with a scale and a zero point for each row: $\hat w = (q - z) s$ with $q$ from 0 to 7. You have the moment $H = X^\top X / n$ of the layer's inputs on
+# training text; the outcome is the outputs' power over their error, in decibels, with $H$ of other text. Bronze is above rounding to the nearest, GPTQ alone is silver, gold is
+# what narrowed grids, GPTQ and a second walk through the columns reached.
+
+
+# %% nbgrader={"grade": false, "grade_id": "llm-three_bits", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def three_bits(weight, moment):
+    """Float32 [rows, inputs], float64 [inputs, inputs] -> codes uint8 [rows, inputs], scales, zero points."""
+    ### BEGIN SOLUTION
+    h = moment + 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
+    least = np.full(len(weight), np.inf)
+    scale, zero = np.ones(len(weight)), np.zeros(len(weight))
+    for shrink in np.arange(0.5, 1.01, 0.05):
+        s = np.maximum(shrink * (weight.max(1) - weight.min(1)) / 7, 1e-12)
+        z = np.clip(np.rint(-shrink * weight.min(1) / s), 0, 7)
+        q = np.clip(np.rint(weight / s[:, None] + z[:, None]), 0, 7)
+        d = weight - (q - z[:, None]) * s[:, None]
+        error = ((d @ h) * d).sum(1)
+        better = error < least
+        least = np.where(better, error, least)
+        scale, zero = np.where(better, s, scale), np.where(better, z, zero)
+    factor = np.linalg.cholesky(np.linalg.inv(h)).T
+    w, codes = weight.astype(float), np.zeros(weight.shape)
+    for j in range(w.shape[1]):
+        codes[:, j] = np.clip(np.rint(w[:, j] / scale + zero), 0, 7)
+        error = (w[:, j] - (codes[:, j] - zero) * scale) / factor[j, j]
+        w[:, j + 1 :] -= error[:, None] * factor[j, j + 1 :]
+    for walk in range(8):
+        left = weight - (codes - zero[:, None]) * scale[:, None]
+        for j in range(w.shape[1]):
+            new = np.rint(codes[:, j] + left @ h[:, j] / h[j, j] / scale)
+            new = np.clip(new, 0, 7)
+            left[:, j] -= (new - codes[:, j]) * scale
+            codes[:, j] = new
+        if walk in (1, 3, 5):
+            c = codes - zero[:, None]
+            scale = ((weight @ h) * c).sum(1) / np.maximum(((c @ h) * c).sum(1), 1e-12)
+    return codes.astype(np.uint8), scale, zero
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "llm-three_bits-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(three_bits, "llm.three_bits")
+
+# %%
+three_bits = adopt(three_bits, "llm.three_bits")
+
+# %% [markdown]
 # ## Longer than a lab · GPTQ's seconds, and its eight bits
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/gptq_eight.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer gptq_eight` runs them all anew.

@@ -4,6 +4,7 @@ A passed answer is what the rest of the lab runs on; otherwise the lab goes on w
 function, and says so.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -63,17 +64,24 @@ NOT_YOURS = (
 
 
 def is_the_librarys(function: Callable, id: str) -> bool:
-    """Whether this is the library's own answer, in whatever form.
+    """Whether this is the library's own answer, in whatever form, or another function of the library's.
 
     Raises:
         ValueError: if there is no such exercise.
     """
-    reference = exercise(id).reference
-    return inspect.unwrap(_plain(function)) is inspect.unwrap(_plain(reference))
+    plain, reference = _plain(function), _plain(exercise(id).reference)
+    module = getattr(plain, "__module__", None) or ""
+    return plain is reference or module.split(".")[0] == __package__.split(".")[0]
 
 
 def _plain(function: Callable) -> Callable:
-    return getattr(function, "py_func", function)
+    """What is inside of wrappers: compiled, partial, decorated."""
+    while True:
+        inner = getattr(function, "py_func", function)
+        inner = inner.func if isinstance(inner, functools.partial) else inspect.unwrap(inner)
+        if inner is function:
+            return function
+        function = inner
 
 
 def verdict(function: Callable, id: str) -> CheckResult:

@@ -1,11 +1,17 @@
 """A class, graded: what is kept of it shows no point that was not deserved, and none that was lost."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks import classroom
+from benchmarks.mistakes import mistakes
+from compresslab.classroom.exercises import exercise
 from compresslab.classroom.grading.grade import exercises_of
+from compresslab.classroom.judge import judge
 
 ENTRIES = classroom.read_entries()
 
@@ -67,3 +73,20 @@ def test_a_mark_other_than_it_has_to_be_is_found(kind, points, fine):
 
 def test_a_mark_that_is_missing_is_found():
     assert classroom.wrong_marks({"marks": []}, {"a": {"b": "model"}})
+
+
+@pytest.mark.parametrize("id", ["measuring.roofline", "measuring.parameter_bytes"])
+def test_known_mistakes_are_answers_that_stand_by_themselves(id):
+    name = id.split(".")[1]
+    known = mistakes(id)
+    assert len(known) >= 3
+    for source in known:
+        space = {"np": np, "torch": torch, "math": math}
+        exec(source, space)
+        result = judge(space[name], exercise(id))
+        assert not result.passed, source
+        assert result.mistake in {m.name for m in exercise(id).mistakes}
+
+
+def test_an_exercise_whose_mistakes_need_their_module_has_none():
+    assert mistakes("qat.two_by_two") == ()

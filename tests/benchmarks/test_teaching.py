@@ -79,3 +79,19 @@ def test_answers_that_can_be_computed_are_right():
     assert int(answer("64 signs agree in 40")) == 40 - 24
     assert int(answer("product of 128 signs is 0")) == 64
     assert float(answer("groups of 32 with a float16")) == 4 + 16 / 32
+
+
+def test_references_become_links_and_keep_their_words():
+    text = (
+        "# **References.** A 2015, *B*, arXiv:1409.1556 · C 2009,\n"
+        "# doi:10.1145/1498765.1498785 · D\n\n# no"
+    )
+    assert teaching.references(text) == (
+        "A 2015, *B*, [arXiv:1409.1556](https://arxiv.org/abs/1409.1556) · C 2009, "
+        "[doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785) · D"
+    )
+
+
+def test_a_lab_without_references_is_refused():
+    with pytest.raises(ValueError, match="References"):
+        teaching.references("# nothing\n")

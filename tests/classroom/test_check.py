@@ -1,6 +1,7 @@
 """What a learner sees: verdicts, hints, their own line, adoption, progress."""
 
 import _thread
+import functools
 import json
 import os
 import signal
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 from numba import njit
 
 from compresslab.classroom import adopt, check, compare
+from compresslab.classroom.check import is_the_librarys
 from compresslab.classroom.exercises import EXERCISES, exercise
 from compresslab.classroom.judge import judge
 from compresslab.classroom.progress import earned, progress_file, read, record, summary
 from compresslab.measure import parameter_bytes
+from compresslab.numerics import entropy
 
 ID = "measuring.parameter_bytes"
 
@@ -173,6 +176,29 @@ def test_a_passed_answer_is_used(capsys):
 def test_otherwise_the_library_goes_on_and_says_so(answer, capsys):
     assert adopt(answer, ID) is parameter_bytes
     assert "the library's own parameter_bytes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "function,id",
+    [
+        (functools.partial(exercise("combine.gaps").reference), "combine.gaps"),
+        (functools.partial(functools.partial(exercise("combine.gaps").reference)), "combine.gaps"),
+        (functools.wraps(exercise("combine.gaps").reference)(lambda k, b: k), "combine.gaps"),
+        (entropy.code_lengths, "combine.code_lengths"),
+        (functools.partial(entropy.code_lengths), "combine.code_lengths"),
+    ],
+)
+def test_the_librarys_function_in_a_wrapper_or_from_its_module_is_the_librarys(function, id):
+    assert is_the_librarys(function, id)
+
+
+def test_a_function_of_ones_own_is_not_the_librarys():
+    def gaps(keep, bits):
+        return keep
+
+    assert not is_the_librarys(gaps, "combine.gaps")
+    assert not is_the_librarys(functools.partial(gaps), "combine.gaps")
+    assert not is_the_librarys(np.add, "combine.gaps")
 
 
 @pytest.mark.parametrize("id", [ID, "numbers.quantize_loop", "combine.code_lengths"])

@@ -4,10 +4,12 @@ import html
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;"
+    "overflow-wrap:anywhere}"
     "table{border-collapse:collapse}td,th{padding:4px 12px;text-align:left;vertical-align:baseline}"
     "tr{border-bottom:1px solid #ddd}.n{text-align:right;white-space:nowrap}"
     ".bar{background:#0072B2;height:0.8em;display:inline-block}pre{white-space:pre-wrap}"
+    "@media(max-width:600px){td,th{padding:4px}}"
 )
 
 

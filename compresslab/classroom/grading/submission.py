@@ -340,7 +340,7 @@ def used_answers(found: Submission, id: str) -> list[str]:
     order: dict[str, None] = {}
 
     def visit(source: str, above: tuple[str, ...]) -> None:
-        for name in sorted(_foreign_names(source) & by_name.keys()):
+        for name in sorted(foreign_names(source) & by_name.keys()):
             other = by_name[name]
             if other not in order and other not in above:
                 visit(found.answers[other], (*above, other))
@@ -355,7 +355,7 @@ def used_helpers(found: Submission, sources: Sequence[str]) -> list[str]:
     order: dict[str, None] = {}
 
     def visit(source: str, above: frozenset[str]) -> None:
-        for name in sorted(_foreign_names(source) & found.helpers.keys()):
+        for name in sorted(foreign_names(source) & found.helpers.keys()):
             helper = found.helpers[name]
             if helper not in order and helper not in above:
                 visit(helper, above | {helper})
@@ -366,7 +366,7 @@ def used_helpers(found: Submission, sources: Sequence[str]) -> list[str]:
     return list(order)
 
 
-def _foreign_names(source: str) -> set[str]:
+def foreign_names(source: str) -> set[str]:
     """Names that are read, and bound nowhere in the source."""
     tree = parsed(source)
     if tree is None:
