@@ -1,6 +1,7 @@
 """nbgrader's formgrader over what our grader has graded: a written answer is read, the mark stays."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ ANSWERED = ("combine-gaps", "combine-pareto_mask")
 EVIL = (
     "**Measured** on validation data: $x^2$. <script>document.title = 'gone'</script>"
     "<img src='missing:' onerror=\"document.title = 'gone'\">"
+    "\n\n`<script>document.title = 'gone'</script>\n\n`\n\n[a](javascript:document.title='gone')"
+    "[b](&#106;avascript:document.title='gone') <svg/onload=\"document.title='gone'\">"
 )
 
 
@@ -118,9 +121,15 @@ def test_a_written_answer_is_read_and_marked_and_the_mark_comes_back(graded, ser
     # The names are hidden until they are asked for; alice is the one who has points.
     page.click("tr:has-text('Submission'):not(:has-text('0 / 18')) a[href*=submissions]")
     page.wait_for_selector("text=on validation data")
-    assert "passed: 3 of 3 points (seed 3)" in page.inner_text("body")
+    said = re.findall(r"passed: (\d) of (\d) points \(seed 3\)", page.inner_text("body"))
+    assert len(said) == len(ANSWERED)
+    assert all(points == out_of for points, out_of in said)
     # What a learner writes is text and formulas, never a program.
     assert page.title() != "gone"
+    schemes = page.evaluate(
+        "[...new Set([...document.querySelectorAll('a')].map(a => a.protocol))]"
+    )
+    assert set(schemes) <= {"http:", "https:", ":"}
     place = page.locator(".score").last
     place.fill("1.5")
     place.press("Tab")
@@ -131,7 +140,9 @@ def test_a_written_answer_is_read_and_marked_and_the_mark_comes_back(graded, ser
     page.reload()
     page.wait_for_function("[...document.querySelectorAll('.score')].at(-1)?.value == '1.5'")
     assert page.locator("textarea.comment").last.input_value() == "well measured"
-    assert [url for url in outside if not url.startswith(("data:", "blob:"))] == []
+    # nbgrader's own page asks for MathJax; nothing that a learner wrote asks for anything.
+    asked = {re.sub(r"^\w+://([^/]+)/.*", r"\1", url) for url in outside if url.startswith("http")}
+    assert asked <= {"cdnjs.cloudflare.com"}
 
     nbgrader(graded, "generate_feedback", "12")
     feedback = graded / "feedback" / "alice" / "12" / f"{NAME}.html"

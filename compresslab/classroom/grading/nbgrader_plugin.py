@@ -6,7 +6,8 @@ submission in one kernel, checks and all; `Judge` runs nothing of the notebook's
 grades the answers as `compresslab grade` does, and writes into every check cell what nbgrader reads its
 score from (points as the cell's result, and in words above it). Before it `Restore` mends what copying,
 splitting and other editors do to the cells' metadata: without it one copied cell ends autograde for everybody
-behind that learner, and a notebook that lost its metadata has no score at all.
+behind that learner, and a notebook that lost its metadata has no score at all. It also takes out what would
+run in the teacher's browser (`inert`).
 
 In the course's nbgrader_config.py:
 
@@ -37,10 +38,11 @@ from traitlets import Bool, Integer
 from traitlets.config import Config
 
 from compresslab.classroom.exercises import EXERCISES, of_grade_id
-from compresslab.classroom.grading import submission
+from compresslab.classroom.grading import inert, submission
 from compresslab.classroom.grading.grade import grade_safely, opened
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.sandbox import Limits
+from compresslab.classroom.grading.written import PREFIX, begins
 
 
 class Judge(NbGraderPreprocessor):
@@ -75,10 +77,31 @@ class Restore(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """Metadata as nbgrader wants them, each id once, and no check cell missing."""
         learner = resources.get("nbgrader", {}).get("student", "somebody")
+        inert.make_inert_(nb)
+        self._find_written(nb, resources, learner)
         self._make_whole(nb, learner)
         self._join_copies(nb, learner)
         self._add_checks(nb, resources, learner)
         return nb, resources
+
+    def _find_written(self, nb: NotebookNode, resources: dict, learner: str) -> None:
+        """Written answers whose cell lost its metadata, by the cell's id, else by the question's heading."""
+        about = resources["nbgrader"]
+        try:
+            with Gradebook(about["db_url"]) as book:
+                cells = book.find_notebook(about["notebook"], about["assignment"]).source_cells
+                asked = {c.name: c.source or "" for c in cells if c.name.startswith(PREFIX)}
+        except MissingEntry:
+            return
+        there = {_grade_id(cell) for cell in nb.cells}
+        for id, question in asked.items():
+            if id in there:
+                continue
+            named = [c for c in nb.cells if c.get("id") == id]
+            alike = [c for c in nb.cells if c.cell_type != "code" and begins(c.source, question)]
+            for cell in (named or alike)[:1]:
+                self.log.warning("%s: %s had lost its metadata", learner, id)
+                cell.metadata["nbgrader"] = {"grade_id": id, "grade": True, "solution": True}
 
     def _make_whole(self, nb: NotebookNode, learner: str) -> None:
         for cell in nb.cells:
@@ -87,7 +110,7 @@ class Restore(NbGraderPreprocessor):
                 is_check = cell["id"].endswith("-check")
                 about = {"grade_id": cell["id"], "grade": is_check, "solution": not is_check}
                 self.log.warning("%s: %s had lost its metadata", learner, cell["id"])
-            elif about is not None and not (isinstance(about, dict) and about.get("grade_id")):
+            elif about is not None and not _grade_id(cell):
                 del cell.metadata["nbgrader"]
                 continue
             if about is not None:
@@ -109,6 +132,8 @@ class Restore(NbGraderPreprocessor):
             self.log.warning("%s: %s is there more than once", learner, about["grade_id"])
             if about.get("solution") and kept.cell_type == cell.cell_type == "code":
                 kept.source = submission.joined([kept.source, cell.source], about["grade_id"])
+            elif about.get("solution") and len(cell.source) > len(kept.source):
+                kept.source = cell.source  # a copy of the question takes nothing from an answer
             del cell.metadata["nbgrader"]
 
     def _add_checks(self, nb: NotebookNode, resources: dict, learner: str) -> None:
@@ -157,6 +182,12 @@ def _check_metadata(id: str) -> dict:
         "points": 0,
         "schema_version": 3,
     }
+
+
+def _grade_id(cell: NotebookNode) -> object:
+    about = cell.metadata.get("nbgrader")
+    id = about.get("grade_id") if isinstance(about, dict) else None
+    return id if isinstance(id, str) else None
 
 
 def _checked(cell: NotebookNode) -> str | None:

@@ -128,7 +128,7 @@ def _answers(path: Path, worded: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def _answer(cells: Sequence["_Cell"], id: str, worded: Sequence[str]) -> str:
-    own = [n for n, c in enumerate(cells) if c.id == id or any(_begins(c.text, q) for q in worded)]
+    own = [n for n, c in enumerate(cells) if c.id == id or any(begins(c.text, q) for q in worded)]
     texts = (_without("\n".join(worded), cells[n].text) for n in own)
     answered = [text for text in texts if text]
     if answered or not own:
@@ -141,7 +141,7 @@ def _answer(cells: Sequence["_Cell"], id: str, worded: Sequence[str]) -> str:
     return "\n\n".join(below)
 
 
-def _begins(text: str, question: str) -> bool:
+def begins(text: str, question: str) -> bool:
     """Whether it begins with the question: its heading, and the line below."""
     lines = [line.strip() for line in question.splitlines() if line.strip()][:2]
     return [line.strip() for line in text.splitlines() if line.strip()][: len(lines)] == lines
