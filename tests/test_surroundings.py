@@ -131,7 +131,11 @@ def _is_files(function):
 
 
 POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "pty"}
-IN_THE_SANDBOX = {"compresslab/classroom/grading/worker.py"}
+IN_THE_SANDBOX = {
+    "compresslab/classroom/grading/worker.py",
+    # Where there is no /proc, nothing of it is asked for.
+    "compresslab/classroom/grading/bounds.py",
+}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())

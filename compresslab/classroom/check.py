@@ -71,7 +71,10 @@ def is_the_librarys(function: Callable, id: str) -> bool:
     """
     plain, reference = _plain(function), _plain(exercise(id).reference)
     module = getattr(plain, "__module__", None) or ""
-    return plain is reference or module.split(".")[0] == __package__.split(".")[0]
+    ours = module.split(".")[0] == __package__.split(".")[0]
+    # Known mistakes are written down in the library, too, and are no answers of its own.
+    own = ours and not module.startswith(exercise.__module__)
+    return plain is reference or own
 
 
 def _plain(function: Callable) -> Callable:

@@ -105,7 +105,7 @@ SIXTEEN_LEVELS = Exercise(
         silver=20.6,
         gold=21.05,
         measure=measured,
-        unit="dB",
+        unit="dB on the other groups",
         plain=_uniform,
     ),
     mistakes=(
