@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compresslab.classroom.exercises import exercise
+from compresslab.classroom.grading import sandbox as sandbox_module
 from compresslab.classroom.grading.cgroup import open_group
 from compresslab.classroom.grading.grade import grade_exercise
 from compresslab.classroom.grading.magic import without_magic
@@ -388,6 +389,39 @@ def test_memory_that_belongs_to_no_process_is_counted(graded, counted, where):
     assert mark.points == 0
     assert "all of it" not in mark.message
     assert "memory" in mark.message or "brought the sandbox down" in mark.message
+
+
+MEMORY_ELSEWHERE = {
+    "segments": SEGMENTS,
+    "files without a name": (
+        "import os\nkept = []\nfor _ in range(60):\n"
+        "    kept.append(os.memfd_create('x'))\n"
+        "    for _ in range(4): os.write(kept[-1], bytes(4 * 2**20 - 1))\n"
+        "    if len(kept) > 55 and os.fork() == 0: kept.clear()\n"
+    ),
+    "files without a byte": (
+        "import os\nfor i in range(3_000_000): os.close(os.open(f'/tmp/{i}', os.O_CREAT))\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", MEMORY_ELSEWHERE.values(), ids=MEMORY_ELSEWHERE)
+@pytest.mark.attack("limits")
+def test_where_no_control_group_is_to_be_had_the_worker_counts(monkeypatch, code):
+    monkeypatch.setattr(sandbox_module, "open_group", lambda: None)
+    # All together may hold one and a half times this, and a gigabyte.
+    limits = Limits(wall=60, cpu=40, memory=2**26, processes=30)
+    imports = "import numpy as np\nimport time\n"
+    answer = imports + body(code + 'time.sleep(2)\nraise RuntimeError("all of it")')
+    with Sandbox() as sandbox:
+        found = Submission("somebody", {"combine.code_lengths": answer}, IMPORTS)
+        mark = grade_exercise(exercise("combine.code_lengths"), found, 5, sandbox, limits)
+        assert mark.points == 0
+        assert "all of it" not in mark.message
+        assert "took too much memory" in mark.message
+        again = Submission("somebody", {"combine.code_lengths": RIGHT}, IMPORTS)
+        mark = grade_exercise(exercise("combine.code_lengths"), again, 5, sandbox, LIMITS)
+        assert mark.status == "passed"
 
 
 @pytest.mark.attack("limits")
