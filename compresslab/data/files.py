@@ -4,6 +4,7 @@ A file is written under a temporary name and renamed once it is whole, so that a
 no broken cache. A download is checked against a known hash (pooch does that, and the temporary name).
 """
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -29,7 +30,7 @@ def named_path(variable: str) -> Path | None:
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path beside `path`, then rename: all of the file or none.
 
-    A link stays a link, and what it leads to is written.
+    A link stays a link, and what it leads to is written. Permissions and group stay those of the file.
 
     Raises:
         PermissionError: if the file is write-protected.
@@ -42,11 +43,19 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     os.close(handle)
     try:
         write(Path(name))
+        _keep_group(path, name)
         os.chmod(name, _mode(path))
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _keep_group(path: Path, temporary: str) -> None:
+    """Give a file's group to what takes its place, where there is such a thing and it is allowed."""
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(temporary, -1, path.stat().st_gid)
 
 
 def _umask() -> int:

@@ -269,6 +269,25 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "chown"), reason="groups are POSIX's")
+def test_a_file_that_is_written_anew_keeps_its_group_and_permissions(tmp_path):
+    path = tmp_path / "marks.csv"
+    path.write_text("before")
+    groups = [g for g in (12345, *os.getgroups()) if g != path.stat().st_gid]
+    for group in groups:
+        try:
+            os.chown(path, -1, group)
+            break
+        except OSError:
+            continue
+    else:
+        pytest.skip("this user has one group and may give no other")
+    os.chmod(path, 0o660)
+    files.write_whole(path, lambda place: place.write_text("after"))
+    about = path.stat()
+    assert (path.read_text(), about.st_gid, about.st_mode & 0o777) == ("after", group, 0o660)
+
+
 # ---- the real ones -------------------------------------------------------------------------------
 @pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason="no real MNIST in COMPRESSLAB_DATA")
 def test_the_real_mnist_has_its_known_counts(monkeypatch):
