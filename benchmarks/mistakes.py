@@ -10,7 +10,7 @@ import functools
 import inspect
 
 from compresslab.classroom.exercises import exercise
-from compresslab.classroom.grading.submission import foreign_names
+from compresslab.classroom.grading.helpers import foreign_names
 
 ALONE = {"np", "torch", "math", *dir(builtins)}
 """Names that an answer may use: what every lab imports."""

@@ -19,22 +19,29 @@ HERE = Path("/proc/self/statm")
 """Where Linux tells how large this process is."""
 
 
+class _Overdue(BaseException):
+    """No Exception, so that nothing inside of the block takes it for an error of its own."""
+
+
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
     """End what takes longer.
 
     Raises:
-        TimeoutError: from within the block, once its time is over.
+        TimeoutError: once the time of the block is over; the block itself cannot catch it by this name.
     """
     main = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-    with _by_signal(seconds) if main else _by_thread(seconds):
-        yield
+    try:
+        with _by_signal(seconds) if main else _by_thread(seconds):
+            yield
+    except _Overdue:
+        raise TimeoutError(f"it took longer than {seconds:g} seconds") from None
 
 
 @contextlib.contextmanager
 def _by_signal(seconds: float) -> Iterator[None]:
     def ring(*_: object) -> None:
-        raise TimeoutError(f"it took longer than {seconds:g} seconds")
+        raise _Overdue
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -55,18 +62,16 @@ def _by_thread(seconds: float) -> Iterator[None]:
         with lock:
             if not state["over"]:
                 state["sent"] = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(TimeoutError))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(_Overdue))
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
     timer.start()
     try:
         yield
-    except TimeoutError as error:
-        if str(error):
-            raise
+    except _Overdue:
         state["sent"] = False
-        raise TimeoutError(f"it took longer than {seconds:g} seconds") from None
+        raise
     finally:
         timer.cancel()
         with lock:
@@ -74,16 +79,20 @@ def _by_thread(seconds: float) -> Iterator[None]:
         if state[
             "sent"
         ]:  # sent just as the block ended: it is awaited here, not met somewhere else
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(_Overdue):
                 time.sleep(0.1)
+
+
+_lock, _inside, _before = threading.Lock(), [], []
 
 
 @contextlib.contextmanager
 def no_more_than(more: int) -> Iterator[None]:
     """Bound this process's memory to what it has and `more` bytes, inside the block.
 
-    A limit that is there already and lower stays. Processes that are started inside have it, too. Where the
-    system does not tell how large a process is (anything but Linux), nothing is bound.
+    A limit that is there already and lower stays. Processes that are started inside have it, too. It is the
+    process's, so of several threads at once the first one's holds until the last is done. Where the system
+    does not tell how large a process is (anything but Linux), nothing is bound.
     """
     if not HERE.is_file():
         yield
@@ -91,10 +100,17 @@ def no_more_than(more: int) -> Iterator[None]:
     import resource
 
     now = int(HERE.read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bounds = [b for b in (now + more, soft, hard) if b != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+    with _lock:
+        if not _inside:
+            _before[:] = resource.getrlimit(resource.RLIMIT_AS)
+            soft, hard = _before
+            bounds = [b for b in (now + more, soft, hard) if b != resource.RLIM_INFINITY]
+            resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+        _inside.append(more)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        with _lock:
+            _inside.pop()
+            if not _inside:
+                resource.setrlimit(resource.RLIMIT_AS, tuple(_before))

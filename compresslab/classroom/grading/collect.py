@@ -35,10 +35,10 @@ from compresslab.classroom.grading.unpack import (
     parts_of,
 )
 
-MOODLE = re.compile(r"(?P<who>.+_\d+)_assignsubmission_(?:file|onlinetext)_?(?P<rest>.*)")
+MOODLE = re.compile(r"(?P<who>.+?_\d+)_assignsubmission_(?:file|onlinetext)_?(?P<rest>.*)")
 CANVAS = re.compile(r"(?P<who>[^_]+_(?:LATE_)?\d+)_(?P<number>\d+)_(?P<rest>.+)")
 BLACKBOARD = re.compile(
-    r"(?P<title>.+)_(?P<who>[^_]+)_attempt_(?P<when>\d{4}(?:-\d\d){5})_(?P<rest>.+)", re.IGNORECASE
+    r"(?P<title>.+?)_(?P<who>[^_]+)_attempt_(?P<when>\d{4}(?:-\d\d){5})_(?P<rest>.+)", re.IGNORECASE
 )
 ATTEMPT = re.compile(r"attempt[ _-]*(\d+)", re.IGNORECASE)
 AGAIN = re.compile(r"-(\d+)$")
@@ -178,7 +178,8 @@ def _is_platforms(name: str) -> bool:
 
 def _is_ours(entry: "Path | Tree | str") -> bool:
     """Whether this is the folder of records of a run whose results were put beside the submissions."""
-    return isinstance(entry, Path) and (entry / "run.json").is_file()
+    named = isinstance(entry, Path) and entry.name.endswith(".records")
+    return named and (entry / "run.json").is_file()
 
 
 def _add(

@@ -14,8 +14,9 @@ from compresslab.classroom.grading.submission import BEHIND
 COMPILERS = ("njit", "jit")
 ELSEWHERE = {"os", "sys", "exec", "eval", "compile", "importlib", "subprocess", "socket", "open"}
 ELSEWHERE |= {"setattr", "globals", "vars", "locals", "objmode", "modules", "tofile", "memmap"}
-ELSEWHERE |= {"__import__", "__dict__", "__setattr__"}
+ELSEWHERE |= {"__import__", "__dict__", "__setattr__", "config", "DISABLE_JIT", "delattr"}
 """Names that reach what surrounds a function: no compiled answer needs them."""
+HARMLESS = ("math", "numpy", "itertools", "typing")
 NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler)
 NAMED += (ast.MatchAs, ast.MatchStar)
 """What binds a name that stands in it as text."""
@@ -36,6 +37,8 @@ def complaint(answer: str, name: str, imports: Sequence[str]) -> str:
     used = {word for node in nodes for word in _words(node)} & (BEHIND | ELSEWHERE)
     if used:
         return f"it uses {min(used)}, which a compiled function does not need: look at it by hand"
+    if any(isinstance(n, ast.Attribute) and not isinstance(n.ctx, ast.Load) for n in nodes):
+        return "it changes a part of something, which a compiled function does not need: look at it by hand"
     compilers, modules = _of_numba(nodes)
     if other := _bound_otherwise(nodes) & (compilers | modules):
         return f"{min(other)} is Numba's, and is given another meaning: look at it by hand"
@@ -74,21 +77,20 @@ def _of_numba(nodes: list[ast.AST]) -> tuple[set[str], set[str]]:
 
 
 def _bound_otherwise(nodes: list[ast.AST]) -> set[str]:
-    """Names that are bound by anything but an import of Numba's, and those whose parts are."""
+    """Names that are bound by anything but an import of Numba's."""
     bound = set()
     for node in nodes:
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             bound.add(node.id)
-        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
-            bound |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
         elif isinstance(node, NAMED) and node.name:
             bound.add(node.name)
         elif isinstance(node, ast.MatchMapping) and node.rest:
             bound.add(node.rest)
         elif isinstance(node, ast.ImportFrom) and node.module != "numba":
             bound |= {a.asname or a.name for a in node.names}
-            # What a star brings is not seen here.
-            bound |= set(COMPILERS) if any(a.name == "*" for a in node.names) else set()
+            # What a star brings is not seen here, but for modules that are known to have no compiler.
+            stars = any(a.name == "*" for a in node.names) and node.module not in HARMLESS
+            bound |= set(COMPILERS) if stars else set()
         elif isinstance(node, ast.ImportFrom):
             renamed = (a for a in node.names if a.name not in (*COMPILERS, "*"))
             bound |= {a.asname or a.name for a in renamed}

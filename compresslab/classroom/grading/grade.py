@@ -28,6 +28,7 @@ from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import LABS
 from compresslab.classroom.grading import bounds, compiled, protocol, stub, submission
 from compresslab.classroom.grading.cases import cases_of, large_case
+from compresslab.classroom.grading.helpers import used_helpers
 from compresslab.classroom.grading.mark import Mark, message_of, name_of, points_of, status_of
 from compresslab.classroom.grading.sandbox import Limits, Said, Sandbox, SandboxError, printable
 from compresslab.classroom.harnesses import AFTERWARDS
@@ -263,13 +264,14 @@ def _names_exercise(remark: str) -> bool:
 
 
 def _all_of_it(exercise: Exercise, found: submission.Submission) -> str:
-    return "\n".join([*_before(exercise, found), found.answers[exercise.id]])
+    before, answer = _before(exercise, found), found.answers[exercise.id]
+    return "\n".join([*submission.needed(found.imports, *before, answer), *before, answer])
 
 
 def _before(exercise: Exercise, found: submission.Submission) -> list[str]:
     """What runs before the answer because it is used there: other cells' statements, and other answers."""
     others = [found.answers[other] for other in submission.used_answers(found, exercise.id)]
-    return [*submission.used_helpers(found, [*others, found.answers[exercise.id]]), *others]
+    return [*used_helpers(found.helpers, [*others, found.answers[exercise.id]]), *others]
 
 
 def _task(exercise: Exercise, found: submission.Submission) -> dict:

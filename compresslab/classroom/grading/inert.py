@@ -3,7 +3,7 @@
 nbgrader's formgrader and its feedback render text cells with the HTML that they hold: a script in a written
 answer would run in the teacher's session, where marks are given. So before a notebook is kept
 
-    text and raw cells     an HTML tag becomes text: a sign without width stands behind its `<`; a few tags
+    text and raw cells     an HTML tag becomes text: a zero-width space stands behind its `<`; a few tags
                            without attributes stay, which the labs themselves use
     links                  `javascript:` and its like lose their colon
     metadata               everything goes but nbgrader's; so do attachments and odd ids of cells
@@ -17,7 +17,14 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
 TAG = re.compile(r"<(?=[A-Za-z/!?])(?!/?(?:details|summary|br|sub|sup|b|i)>)")
-SCHEME = re.compile(r"(javascript|vbscript|data|livescript|mocha)(\s*):", re.IGNORECASE)
+BETWEEN = r"[\s\x00-\x20\\]*"
+"""What a browser or Markdown leaves out of a link's scheme."""
+SCHEME = re.compile(
+    "("
+    + "|".join(BETWEEN.join(name) for name in ("javascript", "vbscript", "livescript", "mocha"))
+    + rf"|{BETWEEN.join('data')}(?={BETWEEN}:\S))({BETWEEN}):",
+    re.IGNORECASE,
+)
 ENTITY = re.compile(r"&(?=#|colon|Tab|NewLine|lt|LT|NoBreak|ZeroWidthSpace)")
 NO_WIDTH = "\u200b"
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -19,7 +19,8 @@ class Mark:
         points: given.
         out_of: what can be had.
         mistake: the known mistake that was recognised, or "".
-        status: "passed", "partly", "failed", "error", "not done" or "missing".
+        status: "passed", "partly", "failed", "error", "not done", "missing", or "lost": grading failed,
+            and is tried again by the next run.
         message: what happened, for a teacher.
         seconds: processor time of the slowest case.
         memory: bytes of the largest.

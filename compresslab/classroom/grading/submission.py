@@ -18,12 +18,15 @@ from pathlib import Path
 
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import of_grade_id
+from compresslab.classroom.grading import bounds
+from compresslab.classroom.grading.helpers import foreign_names, joined_by_name, statements
 from compresslab.classroom.grading.magic import Budget
 from compresslab.classroom.grading.stub import at_the_top, functions, is_stub, parsed
 
 LARGEST = 20 * 2**20
 LONGEST_SOURCE = 100_000
 MOST_IMPORTS = 200
+READING_SECONDS, READING_MEMORY = 30.0, 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,20 @@ def content(path: Path) -> bytes:
 def of_cells(cells: list, learner: str, wanted: set[str]) -> Submission:
     """What is taken from a notebook's cells, each as JSON has it; never raises for what is in them.
 
+    A notebook that takes too long or too much memory to be looked at is one without answers.
+
     An answer is the cell that was handed out for it. Where that is gone, or is as it was handed out, the
     answer is looked for by the cell's id, then by the function's name (in a cell that became text, too).
     """
+    try:
+        with bounds.at_most(READING_SECONDS), bounds.no_more_than(READING_MEMORY):
+            return _taken(cells, learner, wanted)
+    except (TimeoutError, MemoryError, RecursionError):
+        why = "the notebook takes too long or too much memory to be read"
+        return Submission(learner, remarks=(why,))
+
+
+def _taken(cells: list, learner: str, wanted: set[str]) -> Submission:
     budget, answers, remarks = Budget(), {}, []
     names = {id.split(".")[1] for id in wanted}
     read = (_read_cell(cell, names, budget) for cell in cells)
@@ -109,8 +123,8 @@ def of_cells(cells: list, learner: str, wanted: set[str]) -> Submission:
         answers[id] = "\n".join(source for source, _ in plain)
         remarks += [f"{id}{remark}"] if remark else []
         remarks += [f"{id}: {said}" for said in dict.fromkeys(said for _, said in plain) if said]
-    helpers = {n: text for c in found if c.code and not c.answers for n, text in c.helpers.items()}
-    return Submission(learner, answers, tuple(imports), tuple(remarks), helpers)
+    others = [pair for c in found if c.code and not c.answers for pair in c.helpers]
+    return Submission(learner, answers, tuple(imports), tuple(remarks), joined_by_name(others))
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,7 @@ class _Cell:
     named: str
     functions: dict[str, bool]
     imports: tuple[str, ...]
-    helpers: dict[str, str]
+    helpers: list[tuple[str, str]]
     fenced: bool
 
 
@@ -143,12 +157,14 @@ def _read_cell(cell: object, names: set[str], budget: Budget) -> _Cell | None:
     source = _source(cell)
     if source is None:
         return None
-    code, tree, whole, fenced = cell["cell_type"] == "code", parsed(source), source, False
+    code, tree, fenced = cell["cell_type"] == "code", parsed(source), False
+    plain = whole = source
     if tree is None and any(name in source for name in names):
         source = source if code else _unfenced(source)
         fenced = source != whole
         source = source if parsed(source) else textwrap.dedent(source)
-        tree = parsed(budget.without_magic(source)[0])
+        plain = budget.without_magic(source)[0]
+        tree = parsed(plain)
     return _Cell(
         source,
         code,
@@ -156,7 +172,7 @@ def _read_cell(cell: object, names: set[str], budget: Budget) -> _Cell | None:
         _of_id(cell.get("id")),
         {} if tree is None else functions(tree),
         _imports(source, tree),
-        {} if tree is None else _helpers(tree),
+        [] if tree is None else statements(plain, tree),
         fenced,
     )
 
@@ -167,19 +183,6 @@ FENCE = re.compile(r"^\s*(?:```|~~~)[^\n]*\n(.*?)^\s*(?:```|~~~)", re.MULTILINE 
 def _unfenced(text: str) -> str:
     """The code between the fences of a Markdown cell; all of it if there are none."""
     return "\n".join(FENCE.findall(text)) or text
-
-
-def _helpers(tree: ast.Module) -> dict[str, str]:
-    """By name, what binds it at the top: functions, classes, and plain assignments."""
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found[node.name] = ast.unparse(node)
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-            found |= dict.fromkeys(names, ast.unparse(node))
-    return found
 
 
 def _chosen(cells: list[_Cell], id: str) -> tuple[list[_Cell], str]:
@@ -348,39 +351,3 @@ def used_answers(found: Submission, id: str) -> list[str]:
 
     visit(found.answers[id], (id,))
     return list(order)
-
-
-def used_helpers(found: Submission, sources: Sequence[str]) -> list[str]:
-    """The statements of other cells that bind what these sources read, each after those that it reads."""
-    order: dict[str, None] = {}
-
-    def visit(source: str, above: frozenset[str]) -> None:
-        for name in sorted(foreign_names(source) & found.helpers.keys()):
-            helper = found.helpers[name]
-            if helper not in order and helper not in above:
-                visit(helper, above | {helper})
-                order[helper] = None
-
-    for source in sources:
-        visit(source, frozenset())
-    return list(order)
-
-
-def foreign_names(source: str) -> set[str]:
-    """Names that are read, and bound nowhere in the source."""
-    tree = parsed(source)
-    if tree is None:
-        return set()
-    nodes = list(ast.walk(tree))
-    names = [n for n in nodes if isinstance(n, ast.Name)]
-    bound = {n.id for n in names if not isinstance(n.ctx, ast.Load)}
-    bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    bound |= {n.name for n in nodes if isinstance(n, kinds)}
-    bound |= {
-        (a.asname or a.name).split(".")[0]
-        for n in nodes
-        if isinstance(n, ast.Import | ast.ImportFrom)
-        for a in n.names
-    }
-    return {n.id for n in names} - bound

@@ -5,6 +5,7 @@ while it is read and not believed, for each learner alone: what one hands in tak
 What is wrong with a part stands in its place and costs nothing else.
 """
 
+import contextlib
 import hashlib
 import io
 import re
@@ -17,12 +18,31 @@ from compresslab.data.files import write_whole
 
 MOST_MEMBERS, DEEPEST, MOST_UNPACKED = 20_000, 2, 256 * 2**20
 """Of a learner: files in all zip files, how deep they may lie in one another, bytes of notebooks."""
+ENTRY = 300
+"""Bytes of a file's entry in a zip file's directory, names of some length included."""
 LARGEST_ZIP, MOST_OF_CLASS = 64 * 2**20, 1_000_000
 """Bytes of a learner's zip file, and files in that of a class, which may be of any size."""
 ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 NOT_OPENED = "such an archive is not opened, only zip files are"
 Tree = dict[str, "Tree | Path | str"]
 """What is in a zip file: folders and zip files, notebooks, and in the place of one what was wrong with it."""
+
+
+def _directory(source: Path | BinaryIO) -> int:
+    """Bytes of a zip file's directory by its last record, which is read before the directory is.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        file.seek(0, io.SEEK_END)
+        # The record has 22 bytes, and a comment behind it of up to 65,535.
+        file.seek(max(0, file.tell() - 22 - 0xFFFF))
+        tail = file.read()
+        file.seek(0)
+    place = tail.rfind(b"PK\x05\x06")
+    return int.from_bytes(tail[place + 12 : place + 16], "little") if place >= 0 else 0
 
 
 def is_hidden(name: str) -> bool:
@@ -65,6 +85,8 @@ class Unpacker:
         """
         tree: Tree = {}
         try:
+            if not members and _directory(source) > MOST_MEMBERS * ENTRY:
+                return {}, f"it holds more than {MOST_MEMBERS} files"
             with zipfile.ZipFile(source) as archive:
                 infos = archive.infolist()
                 allowed = members or self.members[self.who]

@@ -130,14 +130,15 @@ def _execute(source: str, name: str, space: dict, out: BinaryIO | None) -> None:
         raise first
 
 
-def _with_bounds(function: Callable, out: BinaryIO) -> Callable:
+def _with_bounds(function: Callable, compiler: Callable, out: BinaryIO) -> Callable:
     """A compiled function with its indices checked, which is told; any other as it is, which is not."""
-    from numba import njit
-
     if not hasattr(function, "py_func"):
         return function
-    _say(out, -1, "compiled")
-    return njit(function.py_func, boundscheck=True)
+    checked = compiler(function.py_func, boundscheck=True)
+    # With compiling switched off the compiler hands back the function as it is.
+    if hasattr(checked, "py_func"):
+        _say(out, -1, "compiled")
+    return checked
 
 
 def _harness(task: dict, np: types.ModuleType, torch: types.ModuleType) -> Callable:
@@ -164,6 +165,7 @@ def _prepare(task: dict, out: BinaryIO) -> tuple[Callable, Callable] | None:
     _without_cache()
     # Before the answer runs, which may put something else in the place of what makes it.
     harness = _harness(task, np, torch)
+    compiler = sys.modules["numba"].njit
     try:
         for line in task["imports"]:
             try:
@@ -179,7 +181,7 @@ def _prepare(task: dict, out: BinaryIO) -> tuple[Callable, Callable] | None:
             _say(out, -1, "missing", f"the cell defines no {task['function']}")
             return None
         if task["compiled"]:
-            function = _with_bounds(function, out)
+            function = _with_bounds(function, compiler, out)
         return harness(function), function
     except BaseException as error:
         _say(out, -1, "stopped", _described(error))

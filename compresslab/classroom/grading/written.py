@@ -15,6 +15,7 @@ import html
 import io
 import json
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from compresslab.data.files import write_whole
 COLUMNS = ("learner", "question", "points", "out_of", "remark")
 PREFIX = "written-"
 LONGEST = 50_000
+MOST_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,9 @@ def _cell(cell: dict) -> _Cell:
     return _Cell(
         id if isinstance(id, str) else "",
         str(cell.get("cell_type")),
-        source[:LONGEST] if isinstance(source, str) else "",
-        float(points) if isinstance(points, int | float) else 0.0,
+        # Half of a pair of surrogates can be in JSON and in no file.
+        source[:LONGEST].encode("utf-8", "replace").decode() if isinstance(source, str) else "",
+        float(points) if isinstance(points, int | float) and 0 <= points < MOST_POINTS else 0.0,
         bool(about.get("grade_id")),
     )
 
@@ -246,6 +249,15 @@ def read_folder(out: Path) -> dict[str, list[WrittenAnswer]]:
         answers = [WrittenAnswer(**a) for a in json.loads(kept.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{kept} is broken: {error}") from error
+    asked = {(a.learner, a.question) for a in answers}
+    strangers = [
+        who for (who, id), m in marks.items() if m.points is not None and (who, id) not in asked
+    ]
+    if strangers:
+        about = (
+            f"{Path(out) / 'marks.csv'} has marks of {strangers[0]!r}, of whom there is no answer"
+        )
+        warnings.warn(f"{about}: has a spreadsheet changed the name?", stacklevel=2)
     found: dict[str, list[WrittenAnswer]] = {}
     for a in answers:
         mark = marks.get((a.learner, a.question), a)
@@ -325,7 +337,9 @@ def _number(cell: str | None) -> float | None:
 
 def _as_typed(cell: str) -> str:
     """Text without the sign that keeps a spreadsheet from taking it for a formula."""
-    return cell[1:] if cell.startswith("'") and cell[1:2] in ("=", "+", "-", "@") else cell
+    return (
+        cell[1:] if cell.startswith("'") and cell[1:2] in ("=", "+", "-", "@", "\t", "\r") else cell
+    )
 
 
 def _guide(rubric: Rubric) -> str:

@@ -67,6 +67,47 @@ def test_a_clock_that_is_over_is_not_heard_of_afterwards(seconds):
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nothing_in_the_block_takes_it_for_an_error_of_its_own(elsewhere):
+    def stubborn():
+        with bounds.at_most(0.2):
+            while True:
+                try:
+                    while True:
+                        pass
+                except Exception:
+                    continue
+
+    if elsewhere:
+        assert isinstance(in_thread(stubborn), TimeoutError)
+    else:
+        with pytest.raises(TimeoutError):
+            stubborn()
+
+
+@linux
+def test_of_several_threads_the_last_takes_the_limit_away():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    ready, go = threading.Barrier(3), threading.Event()
+
+    def inside():
+        with bounds.no_more_than(2**30):
+            ready.wait(10)
+            go.wait(10)
+
+    threads = [threading.Thread(target=inside) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    ready.wait(10)
+    assert resource.getrlimit(resource.RLIMIT_AS) != before
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
 def test_an_error_of_the_block_is_its_own():
     def wrong():
         with bounds.at_most(5):
@@ -111,10 +152,10 @@ def test_a_notebook_that_takes_too_long_to_read_is_one_without_answers(tmp_path,
     def slow(*_):
         time.sleep(20)
 
-    monkeypatch.setattr(folder.submission, "of_bytes", slow)
-    monkeypatch.setattr(folder, "READING_SECONDS", 0.2)
+    monkeypatch.setattr(folder.submission, "_read_cell", slow)
+    monkeypatch.setattr(folder.submission, "READING_SECONDS", 0.2)
     path = tmp_path / "12_capstone.ipynb"
-    path.write_text('{"cells": []}', encoding="utf-8")
+    path.write_text('{"cells": [{}]}', encoding="utf-8")
     start = time.monotonic()
     job = Job("ada", os.fspath(path), "12_capstone", 1, True, Limits())
     marks = folder.grade(job)["marks"]

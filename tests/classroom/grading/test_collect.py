@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compresslab.classroom.exercises import LABS
-from compresslab.classroom.grading import collect
+from compresslab.classroom.grading import collect, unpack
 
 LAB = "12_capstone"
 ROOT = Path(__file__).parents[3]
@@ -280,6 +280,44 @@ def test_what_one_hands_in_takes_no_room_from_another(tmp_path, form):
         for name, content in files.items():
             (place / name).write_bytes(content)
     assert texts(place, tmp_path) == {who: who for who in ("adam", "eve", "frank", "zoe")}
+
+
+@pytest.mark.attack("files")
+@pytest.mark.parametrize(
+    "name,who",
+    [
+        (f"Ada_4711_assignsubmission_file_x_4712_assignsubmission_file_{N}", "Ada_4711"),
+        (f"L 12_ada_attempt_2026-03-01-09-30-00_y_bob_attempt_2026-03-05-00-00-00_{N}", "ada"),
+        (f"ada_4711_90210_bob_4712_90211_{N}", "ada_4711"),
+    ],
+)
+def test_the_name_of_a_file_makes_nobody_somebody_else(tmp_path, name, who):
+    put(tmp_path / "in", name)
+    assert list(texts(tmp_path / "in", tmp_path)) == [who]
+
+
+def test_a_learners_folder_may_hold_any_file(tmp_path):
+    put(tmp_path / "in", f"ann/{N}", "ann/run.json", f"bob/{N}")
+    assert list(texts(tmp_path / "in", tmp_path)) == ["ann", "bob"]
+
+
+@pytest.mark.attack("files")
+def test_a_long_directory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    eve = zipped({f"{i}.txt": "" for i in range(90_000)})
+    opened = []
+    original = zipfile.ZipFile
+
+    def watched(*arguments, **options):
+        opened.append(arguments)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(unpack.zipfile, "ZipFile", watched)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "eve.zip").write_bytes(eve + b"" if len(eve) else b"")
+    monkeypatch.setattr(unpack, "ENTRY", 46 + 5)
+    found_ = found(tmp_path / "in", tmp_path)
+    assert "more than" in found_["eve"].remark
+    assert opened == []
 
 
 @pytest.mark.attack("files")

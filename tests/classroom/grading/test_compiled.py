@@ -38,6 +38,7 @@ COMPILED = {
     "by two calls": LOOP.replace("quantize_loop", "slow") + "quantize_loop = njit()(slow)\n",
     "with a helper": "from numba import prange, types\n@njit\ndef twice(a):\n    return 2 * a\n@njit"
     + LOOP,
+    "beside stars that bring no compiler": "from math import *\nfrom numpy import *\n@njit" + LOOP,
     "defined twice": ONE_LINE + "@njit" + LOOP,
 }
 NOT = {
@@ -58,6 +59,14 @@ NOT = {
     "a class by that name": "class njit:\n    def __new__(cls, f): return f\n@njit" + LOOP,
     "put in its place": "@njit" + LOOP + "globals()['quantize_loop'] = 1\n",
     "by a set of the module": "import numba\nsetattr(numba, 'njit', 1)\n@numba.njit" + LOOP,
+    "with compiling switched off": "from numba import config\n@njit"
+    + LOOP
+    + "config.DISABLE_JIT = True\n",
+    "switched off by the module": "import numba\n@njit"
+    + LOOP
+    + "numba.config.DISABLE_JIT = True\n",
+    "by another name of the module": "import numba as nb\nx = nb\nx.njit = lambda f, **k: f\n@njit"
+    + LOOP,
     "in object mode": "from numba import objmode\n@njit" + LOOP,
     "no Python": "@njit" + LOOP + "return (",
 }
@@ -91,6 +100,20 @@ def graded():
 @pytest.mark.parametrize("kind", ["a decorator", "of the module by another name", "by a call"])
 def test_a_compiled_answer_earns_all(graded, kind):
     assert graded(COMPILED[kind]).points == 2
+
+
+SWITCHED_OFF = (
+    "\nimport numba\nnumba.config.DISABLE_JIT = True\n",
+    "\nimport numba\ngetattr(numba, 'config').__class__.DISABLE_JIT = 1\n",
+    "\nimport numba as nb\nx = nb\nx.njit = lambda f, **k: f\n",
+)
+
+
+@pytest.mark.attack("judge")
+@pytest.mark.parametrize("more", SWITCHED_OFF)
+def test_a_compiler_that_was_switched_off_compiles_nothing(graded, more):
+    plain = LOOP.replace("for i", "bin(3)\n    for i", 1)  # what Numba takes no part of
+    assert graded("@njit" + plain + more).points == 0
 
 
 @pytest.mark.attack("judge")

@@ -268,6 +268,32 @@ def in_a_cell_below(cells, n):
     cells.insert(n + 1, {"cell_type": "markdown", "metadata": {}, "source": "Prune first."})
 
 
+def with_endless_points(cells, n):
+    answer_in(cells[n])
+    cells[n]["metadata"]["nbgrader"]["points"] = 10**400
+
+
+def with_half_a_pair(cells, n):
+    cells[n]["source"] = "".join(cells[n]["source"]) + "\n\n\ud800"
+
+
+@pytest.mark.attack("pages")
+@pytest.mark.parametrize("change", [with_endless_points, with_half_a_pair])
+def test_one_answer_does_not_stop_the_class(tmp_path, asked, change):
+    text = changed(tmp_path, asked, change)
+    answer = written.WrittenAnswer("ada", next(iter(asked)), text, None, 2.0)
+    written.write_pages([answer], asked, tmp_path / "out")
+
+
+def test_marks_of_whom_there_is_no_answer_are_told(tmp_path, asked):
+    (id,) = asked
+    written.write_pages([written.WrittenAnswer("Zoë", id, "x", None, 2.0)], asked, tmp_path)
+    table = (tmp_path / "marks.csv").read_text(encoding="utf-8")
+    (tmp_path / "marks.csv").write_bytes(table.replace(",,2,", ",1.5,2,").encode("mac_roman"))
+    with pytest.warns(UserWarning, match="of whom there is no answer"):
+        written.read_folder(tmp_path)
+
+
 @pytest.mark.honest("right")
 @pytest.mark.parametrize(
     "change",

@@ -422,6 +422,29 @@ def test_a_run_of_another_name_is_not_overwritten(class_folder, tmp_path, before
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == kept
 
 
+@pytest.mark.parametrize("head", ["learner,question,points,out_of,remark\n", "", "x"])
+def test_a_table_of_another_kind_is_not_overwritten(class_folder, tmp_path, head):
+    (tmp_path / "marks.csv").write_text(head)
+    with pytest.raises(ValueError, match="is no table of marks"):
+        run(class_folder, tmp_path / "marks.csv", Here())
+    assert (tmp_path / "marks.csv").read_text() == head
+
+
+def test_a_run_that_is_refused_leaves_the_seed_as_it_was(class_folder, tmp_path):
+    records = tmp_path / "marks.csv.records"
+    records.mkdir()
+    about = json.dumps({"lab": "12", "seed": 1})
+    (records / "run.json").write_text(about)
+    (records / "0.json").write_text(
+        json.dumps({"stamp": {"learner": "somebody else"}, "marks": []})
+    )
+    with pytest.raises(ValueError, match="another class"):
+        run(class_folder, tmp_path / "marks.csv", Here(), seed=99)
+    with pytest.raises(FileNotFoundError):
+        run(tmp_path / "nothing", tmp_path / "marks.csv", Here(), seed=99)
+    assert (records / "run.json").read_text() == about
+
+
 def test_another_classs_results_are_not_overwritten(class_folder, tmp_path):
     records = tmp_path / "marks.csv.records"
     records.mkdir()

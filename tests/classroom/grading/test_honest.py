@@ -135,6 +135,22 @@ HELPED = {
         "ONE = 1\ndef first():\n    return ONE\n",
         RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = first()"),
     ),
+    "a table that is filled": (
+        "TABLE = {}\nTABLE['one'] = 1\nTABLE['two'] = 2\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = TABLE['one']"),
+    ),
+    "a constant that is changed": (
+        "ONE = 3\nONE -= 2\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = ONE"),
+    ),
+    "a compiled function": (
+        "@njit\ndef single():\n    return 1\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = single()"),
+    ),
+    "beside something very deep": (
+        "ONE = 1\ndeep = " + "+".join(["1"] * 900) + "\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = ONE"),
+    ),
     "an import in a try": (
         "try:\n    import heapq\nexcept ImportError:\n    heapq = None\n",
         RIGHT.replace("heap.sort()", "heapq.heapify(heap); heap.sort()"),

@@ -65,6 +65,11 @@ LINKS = (
     "[a]: javascript:alert(1)\n\n[a]",
     "[a](vbscript:x) [b](data:text/html,<script>alert(1)</script>)",
     "![a](javascript:alert(1))",
+    r"[a](javascript\:alert(1))",
+    r"[a](java\script:alert(1))",
+    r"[a]: javascript\:alert(1)" + "\n\n[a]",
+    r"![a](data\:text/html,x)",
+    "[a](<java\tscript:alert(1)>)",
 )
 
 
@@ -115,6 +120,7 @@ def test_no_text_becomes_a_tag_or_a_handler(source):
         "**Measured**: $x^2 < 3$",
         "<details>\n<summary>x</summary>\n\ny\n</details>",
         "a & b",
+        "the data: two columns",
     ],
 )
 def test_honest_text_stays_as_it_is(source):

@@ -260,6 +260,18 @@ def test_what_looks_behind_the_harness_is_for_a_person_to_look_at(tmp_path, way)
 
 
 @pytest.mark.attack("judge")
+def test_imports_of_other_cells_are_looked_at_too():
+    from compresslab.classroom.exercises import exercise
+    from compresslab.classroom.grading.grade import _all_of_it
+    from compresslab.classroom.grading.submission import Submission, suspect
+
+    task = exercise("low_rank.lora_layer")
+    answer = "def lora_layer(*a):\n    return g(0)\n"
+    found = Submission("eve", {task.id: answer}, ("from sys import _getframe as g",))
+    assert "_getframe" in suspect(_all_of_it(task, found), task)
+
+
+@pytest.mark.attack("judge")
 def test_a_harness_cannot_be_replaced_by_the_answer(tmp_path):
     source = """
     import sys

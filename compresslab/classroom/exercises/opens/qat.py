@@ -100,7 +100,7 @@ def _wrong(layer: object, shape: tuple[int, int]) -> str:
         if not fine or part.shape != shape[:1] or not np.isfinite(part).all():
             return f"{name} must be finite, float32 {shape[:1]}, got {compare.show(part)}"
     number = isinstance(step, float | int | np.floating) and not isinstance(step, bool)
-    if not number or not 0 < step < float("inf"):
+    if not number or not 1e-30 < step < 1e30:
         return f"a step must be a number above 0, got {compare.show(step)}"
     return ""
 

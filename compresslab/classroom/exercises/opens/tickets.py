@@ -1,6 +1,6 @@
 """Lab 05, open: a mask for a network before it is trained.
 
-The checker trains what is left of the start, three epochs, always the same way. A mask may come from the
+The checker trains what is left of the start, twelve epochs, always the same way. A mask may come from the
 start alone, from gradients on the images (Lee et al. 2019, SNIP), or from training and rewinding, as far as
 the processor time goes.
 """
