@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 
@@ -145,6 +146,21 @@ def test_a_huge_notebook_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate(200 * 2**20)
     assert read(path).remarks[0].endswith("it has 200 MB, allowed are 20")
+
+
+@pytest.mark.attack("files")
+@pytest.mark.parametrize(
+    "cell_text", ["{}", '{"cell_type":"code","source":"x","metadata":{}}'], ids=["empty", "code"]
+)
+def test_a_notebook_of_very_many_cells_is_read_or_refused_in_time(tmp_path, cell_text):
+    many = min(1_000_000, 19 * 2**20 // (len(cell_text) + 1))
+    answer = json.dumps(cell("def gaps(): pass", "combine.gaps"))
+    path = tmp_path / "n.ipynb"
+    path.write_text(f'{{"cells": [{answer}' + f",{cell_text}" * many + "]}")
+    start = time.process_time()
+    found = read(path)
+    assert time.process_time() - start < submission.READING_SECONDS + 15
+    assert found.answers or "too long or too much memory" in found.remarks[0]
 
 
 @pytest.mark.attack("files")
