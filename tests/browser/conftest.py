@@ -71,17 +71,22 @@ def jupyter(course):
             command, cwd=course, env=inherited | settings, stdout=out, stderr=out
         )
     try:
-        yield _address(log, server)
+        yield address_of(log, server)
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        ended(server)
 
 
-def _address(log, server):
+def ended(server):
+    """End a server of ours, by force if it does not listen."""
+    server.terminate()
+    try:
+        server.wait(20)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def address_of(log, server):
     for _ in range(600):
         found = re.search(r"http://127\.0\.0\.1:(\d+)/\S*\?token=(\w+)", log.read_text("utf-8"))
         if found:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import _address
+from conftest import address_of, ended
 
 from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
 
@@ -99,14 +99,9 @@ def server(graded):
             stderr=out,
         )
     try:
-        yield _address(log, started)
+        yield address_of(log, started)
     finally:
-        started.terminate()
-        try:
-            started.wait(20)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
+        ended(started)
 
 
 def test_a_written_answer_is_read_and_marked_and_the_mark_comes_back(graded, server, page):
