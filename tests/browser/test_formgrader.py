@@ -1,5 +1,6 @@
 """nbgrader's formgrader over what our grader has graded: a written answer is read, the mark stays."""
 
+import copy
 import os
 import re
 import subprocess
@@ -80,7 +81,7 @@ def graded(tmp_path_factory):
     for learner, answered in (("alice", answers), ("bob", {})):
         folder = course / "submitted" / learner / "12"
         folder.mkdir(parents=True)
-        nbformat.write(with_answers(released.copy(), answered), folder / f"{NAME}.ipynb")
+        nbformat.write(with_answers(copy.deepcopy(released), answered), folder / f"{NAME}.ipynb")
     nbgrader(course, "autograde", "12", "--create")
     return course
 
