@@ -148,7 +148,6 @@ def test_a_huge_notebook_is_not_read(tmp_path):
     assert read(path).remarks[0].endswith("it has 200 MB, allowed are 20")
 
 
-@pytest.mark.attack("files")
 @pytest.mark.parametrize(
     "cell_text", ["{}", '{"cell_type":"code","source":"x","metadata":{}}'], ids=["empty", "code"]
 )
