@@ -76,9 +76,8 @@ def _by_thread(seconds: float) -> Iterator[None]:
         timer.cancel()
         with lock:
             state["over"] = True
-        if state[
-            "sent"
-        ]:  # sent just as the block ended: it is awaited here, not met somewhere else
+        # Sent just as the block ended, it is awaited here, and not met somewhere else.
+        if state["sent"]:
             with contextlib.suppress(_Overdue):
                 time.sleep(0.1)
 

@@ -42,12 +42,15 @@ def complaint(answer: str, name: str, imports: Sequence[str]) -> str:
     compilers, modules = _of_numba(nodes)
     if other := _bound_otherwise(nodes) & (compilers | modules):
         return f"{min(other)} is Numba's, and is given another meaning: look at it by hand"
-    last = None
+    last, seen = None, set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
-            last = node.decorator_list[0] if node.decorator_list else None
+            last, seen = node.decorator_list[0] if node.decorator_list else None, seen | {id(node)}
         elif isinstance(node, ast.Assign) and name in _targets(node):
             last = node.value if isinstance(node.value, ast.Call) else None
+            seen |= {id(n) for target in node.targets for n in ast.walk(target)}
+    if name in _bound_otherwise([n for n in nodes if id(n) not in seen]):
+        return f"{name} is given another meaning elsewhere: look at it by hand"
     if last is None or not _is_compiler(last, compilers, modules):
         return f"{name} does not stand under @njit"
     return ""

@@ -210,6 +210,14 @@ class Sandbox:
             Why it ended ("ended", "time", "output", "processes", "refused", "memory", "lost"), and what
             it said.
         """
+        try:
+            return self._run(task, inputs, limits)
+        except BaseException:
+            # The judge's clock or memory was met: the worker's next words would be taken for another's answer.
+            self.stop()
+            raise
+
+    def _run(self, task: dict, inputs: Sequence[tuple], limits: Limits) -> tuple[str, list[Said]]:
         if self.process is None:
             self._start_at_last()
         before = self._bound(limits)

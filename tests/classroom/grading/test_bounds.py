@@ -10,7 +10,7 @@ import pytest
 from compresslab.classroom.exercises import exercise
 from compresslab.classroom.grading import bounds, folder
 from compresslab.classroom.grading.folder import Job
-from compresslab.classroom.grading.grade import grade_safely
+from compresslab.classroom.grading.grade import grade_exercise, grade_safely
 from compresslab.classroom.grading.sandbox import MISSING, Limits, Sandbox, bubblewrap
 from compresslab.classroom.grading.submission import Submission
 
@@ -128,6 +128,25 @@ def test_memory_is_bound_inside_the_block_and_not_after_it():
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     with bounds.no_more_than(2**30):
         assert np.ones(2**20).sum() == 2**20
+
+
+SLOW = "import time\ndef code_lengths(counts):\n    time.sleep(1e6)\n"
+RIGHT = "def code_lengths(counts):\n    return counts\n"
+
+
+@pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
+def test_after_the_judges_clock_the_next_answer_gets_a_worker_of_its_own():
+    task = exercise("combine.code_lengths")
+    with Sandbox() as sandbox:
+        first = grade_safely(task, Submission("ada", {task.id: RIGHT}), 5, sandbox, Limits(cpu=5))
+        before = sandbox.process.pid
+        with pytest.raises(TimeoutError), bounds.at_most(2):
+            grade_exercise(task, Submission("eve", {task.id: SLOW}), 5, sandbox, Limits(wall=20))
+        assert sandbox.process is None
+        again = grade_safely(task, Submission("ada", {task.id: RIGHT}), 5, sandbox, Limits(cpu=5))
+        assert sandbox.process.pid != before
+    plain = ("points", "status", "message")
+    assert [getattr(again, k) for k in plain] == [getattr(first, k) for k in plain]
 
 
 LETTERS = "def code_lengths(counts):\n    return ['a' * 190_000] + ['a'] * 2000\n"

@@ -57,6 +57,14 @@ NOT = {
     "defined anew": "@njit" + LOOP + ONE_LINE,
     "a decorator above it": "def off(f): return f.py_func\n@off\n@njit" + LOOP,
     "a class by that name": "class njit:\n    def __new__(cls, f): return f\n@njit" + LOOP,
+    "defined anew in an if": "@njit" + LOOP + "if True:\n    def quantize_loop(*a): pass\n",
+    "bound anew in an if": "@njit" + LOOP + "if True:\n    quantize_loop = print\n",
+    "bound anew in a loop": "@njit" + LOOP + "for quantize_loop in [print]: pass\n",
+    "bound anew by an import": "@njit" + LOOP + "from math import exp as quantize_loop\n",
+    "bound anew in a function": "@njit"
+    + LOOP
+    + "def g():\n    global quantize_loop\n    quantize_loop = 1\n",
+    "bound anew in an expression": "@njit" + LOOP + "(quantize_loop := print)\n",
     "put in its place": "@njit" + LOOP + "globals()['quantize_loop'] = 1\n",
     "by a set of the module": "import numba\nsetattr(numba, 'njit', 1)\n@numba.njit" + LOOP,
     "with compiling switched off": "from numba import config\n@njit"
