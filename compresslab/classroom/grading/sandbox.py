@@ -213,7 +213,7 @@ class Sandbox:
         try:
             return self._run(task, inputs, limits)
         except BaseException:
-            # The judge's clock or memory was met: the worker's next words would be taken for another's answer.
+            # The judge's clock or memory was met: the worker's next words would be taken for another answer.
             self.stop()
             raise
 
