@@ -858,6 +858,38 @@ print(
 )
 
 # %% [markdown]
+# ### Exercise 8 · What a transformer can do without (open, 3 points, about 6 lines)
+#
+# An *open* exercise has no right answer: what you hand back is measured, here and again while grading, on numbers that your code does not see. The teacher has 24 attention heads and 1,536 neurons in its
+# feed-forward layers. Most of them can go, and no training comes after it: which ones stay? Every head and every neuron is multiplied by a gate that stands at 1 (Michel et al. 2019, section 4.1).
+# You are given, for 1,200 sentences, the gradient of *that sentence's* loss at every gate; closing a gate adds minus its gradient to the loss, to first order. Three budgets count, from 8 to 18 % of the weights.
+# Bronze is above ranking by the gradient of the mean loss, gold is what our best ranking reached.
+#
+# `gradients` are float32 [sentences, units], `sizes` int64 [units] the weights of each unit (heads and neurons), `budget` how many weights may stay; hand back bool [units].
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformers-units_to_keep", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def units_to_keep(gradients, sizes, budget):
+    """float32 [sentences, units], int64 [units], int -> bool [units]: the heads and neurons that stay."""
+    ### BEGIN SOLUTION
+    # What matters to some sentences matters, whatever the sign: the mean square, for each weight.
+    worth = (gradients.astype(np.float64) ** 2).mean(0) / sizes
+    kept = np.zeros(len(sizes), bool)
+    for unit in np.argsort(-worth):
+        if sizes[unit] <= budget:
+            kept[unit] = True
+            budget -= sizes[unit]
+    return kept
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "transformers-units_to_keep-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(units_to_keep, "transformers.units_to_keep")
+
+# %%
+units_to_keep = adopt(units_to_keep, "transformers.units_to_keep")
+
+# %% [markdown]
 # ## Longer than a lab · Each recipe taken apart
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/triple_loss.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer triple_loss` runs them all anew.

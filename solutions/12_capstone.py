@@ -1306,6 +1306,93 @@ Table(
 )
 
 # %% [markdown]
+# ### Exercise 8 · Half a bit a weight (open, 3 points, about 40 lines)
+#
+# An *open* exercise has no right answer: what you hand back is measured, here and again while grading, on numbers that your code does not see. A trained perceptron is to be written in half a bit a weight, a sixty-fourth
+# of its file. A layer is codes and the values that they stand for, at most 256, and takes what a perfect coder would take (Shannon 1948): $n H + 32 v$ bits, with $n$ codes of entropy $H$ and $v$ values. A
+# frequent value costs little, and zeros may be very frequent. How many weights stay, how many values do they share, and what is trained when? You have 20 seconds of processor time and torch;
+# the library is not there while grading. Bronze is above pruning and sharing without training, gold is what training with the shared values reached; the floats have about 83 %.
+#
+# You are given weights [outputs, inputs] and biases, 4,000 training images [n, 256], labels, and the bits of the whole network. Hand back for each layer (codes uint8 of the weight's shape, values float32, bias
+# float32); biases are not counted.
+
+
+# %% nbgrader={"grade": false, "grade_id": "combine-coded_network", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def coded_network(weights, biases, images, labels, budget):
+    """Tuples of float32 arrays, images, labels, bits -> for each layer (codes, values, bias)."""
+
+    ### BEGIN SOLUTION
+    def masks(ws, remaining):
+        sizes = torch.cat([w.detach().abs().flatten() for w in ws])
+        border = sizes.sort(descending=True).values[int(remaining * len(sizes))]
+        return [w.detach().abs() > border for w in ws]
+
+    def clustered(w, values_a_sign=1):
+        values = [torch.zeros(1)]
+        for side in (w[w > 0], w[w < 0]):
+            parts = side.sort().values.tensor_split(values_a_sign)
+            values += [part.mean()[None] for part in parts if len(part)]
+        values = torch.cat(values)
+        for _ in range(4):
+            codes = (w[..., None] - values).abs().argmin(-1)
+            codes[w == 0] = 0
+            sums = torch.zeros_like(values).index_add_(0, codes.flatten(), w.flatten())
+            values = sums / torch.bincount(codes.flatten(), minlength=len(values)).clamp(min=1)
+        return codes, values
+
+    def shared(w):
+        codes, values = clustered(w.detach())
+        return w + (values[codes] - w).detach()
+
+    def bits(codes, values):
+        p = np.bincount(codes.numpy().ravel()) / codes.numel()
+        return -codes.numel() * (p[p > 0] * np.log2(p[p > 0])).sum() + 32 * len(values)
+
+    torch.manual_seed(0)
+    ws = [torch.tensor(w, requires_grad=True) for w in weights]
+    bs = [torch.tensor(b, requires_grad=True) for b in biases]
+    x, y, remaining = torch.from_numpy(images), torch.from_numpy(labels), 0.085
+    optimizer = torch.optim.Adam([*ws, *bs])
+    # First pruned little by little, then trained on with the values that the codes will stand for.
+    for epochs, rate, together in ((14, 8e-3, False), (14, 3e-3, True)):
+        steps = epochs * -(-len(x) // 100)
+        batches = (b for _ in range(epochs) for b in torch.randperm(len(x)).split(100))
+        for step, batch in enumerate(batches):
+            if step % 20 == 0:
+                part = 1.0 if together else min(1.0, step / (0.7 * steps))
+                kept = masks(ws, 1 - (1 - remaining) * (1 - (1 - part) ** 3) - 1e-6)
+            with torch.no_grad():
+                for w, mask in zip(ws, kept, strict=True):
+                    w *= mask
+            h = x[batch]
+            for number, (w, b) in enumerate(zip(ws, bs, strict=True)):
+                h = torch.relu(h) if number else h
+                h = torch.nn.functional.linear(h, shared(w) if together else w, b)
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps) + 1e-5
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(h, y[batch]).backward()
+            optimizer.step()
+    found = [w.detach() for w in ws]
+    while True:
+        found = [w * mask for w, mask in zip(found, masks(found, remaining), strict=True)]
+        coded = [clustered(w) for w in found]
+        if sum(bits(*layer) for layer in coded) <= budget:
+            break
+        remaining *= 0.98
+    return tuple(
+        (codes.numpy().astype(np.uint8), values.numpy(), b.detach().numpy())
+        for (codes, values), b in zip(coded, bs, strict=True)
+    )
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "combine-coded_network-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(coded_network, "combine.coded_network")
+
+# %%
+coded_network = adopt(coded_network, "combine.coded_network")
+
+# %% [markdown]
 # ## Longer than a lab · The phone's engine
 #
 # LiteRT, the engine of phones, wants an environment of its own: `make litert` builds it and runs this experiment there; its rows are kept beside the code (`compresslab/longer/litert_engine.py`). Its converter is called with a *type*: one of the articles behind this course sets float16 in a snippet that is to quantize to 8 bits. Compare the files' sizes.

@@ -847,7 +847,81 @@ Table(
 
 # %% [markdown]
 # This is data leakage (数据泄漏) without an image of the one set in the other: the *choice* carries it. It grows with the number of candidates and shrinks with the number of images, and a long search (labs 07 and 12) has many candidates.
+
+# %% [markdown]
+# ### Exercise 11 · The ward (open, 3 points, about 30 lines)
 #
+# An *open* exercise has no right answer: what you hand back is measured, here and again while grading, on numbers that your code does not see. Two hundred and forty quantized layers, and nobody says what they have. Of each you know the inputs, the float
+# weight and bias, and what the quantized layer put out, with a little noise of its runtime. A healthy layer has 6 bits a weight and 8 bits an input:
+#
+# - weight codes $q_w = \mathrm{round}(W / s_w)$ with $s_w = \max |\text{row}| / 31$, one scale for each output;
+# - input codes $q_x = \mathrm{round}(x / s_x) + z$ from 0 to 255, with $s_x = (\max x - \min x) / 255$ and $z = \mathrm{round}(-\min x / s_x)$, over all inputs at once (0 is always in the range);
+# - outputs $s_w s_x \sum (q_x - z) q_w + b$.
+#
+# Name the fault by its number: 0 healthy; 1 one scale for all outputs; 2 inputs clipped (the range is 0.4 to 0.9 of what it should be); 3 the zero point left out; 4 the bias left out; 5 input codes read as
+# signed bytes (above 127, 256 too few), the zero point unchanged; 6 the outputs' scales in another order; 7 a norm folded with the statistics of another batch: every output has a factor and an offset of
+# its own. Bronze is above the size of the error, silver above the faults that leave nothing to choose, gold is what simulating all of them reached.
+#
+# `patients` is a tuple of (x float32 [samples, inputs], weight float32 [outputs, inputs], bias float32 [outputs], seen float32 [samples, outputs]).
+
+
+# %% nbgrader={"grade": false, "grade_id": "clinic-diagnose", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def diagnose(patients):
+    """Tuple of (x, weight, bias, seen) -> int64 [patients]: the fault of each, 0 to 7."""
+
+    ### BEGIN SOLUTION
+    def put_out(x, weight, bias, clip=1.0, zero_point=True, signed=False, scale=None, one=False):
+        largest = np.abs(weight).max(1)
+        step_w = (np.full(len(weight), largest.max()) if one else largest) / 31
+        codes = np.rint(weight / step_w[:, None])
+        low, high = clip * min(0.0, x.min()), clip * max(0.0, x.max())
+        step = (high - low) / 255
+        zero = np.rint(-low / step)
+        inputs = np.clip(np.rint(x / step) + zero, 0, 255)
+        inputs = inputs - 256 * (inputs > 127) if signed else inputs
+        sums = (inputs - zero * zero_point) @ codes.T
+        return sums * (step_w if scale is None else scale) * step + bias
+
+    def candidates(x, weight, bias, seen):
+        """Every fault, brought about on purpose; what is unknown about it is tried or fitted."""
+        healthy = put_out(x, weight, 0 * bias)
+        yield 0, healthy + bias
+        yield 1, put_out(x, weight, bias, one=True)
+        for clip in np.arange(0.35, 0.96, 0.05):
+            yield 2, put_out(x, weight, bias, clip=clip)
+        yield 3, put_out(x, weight, bias, zero_point=False)
+        yield 4, healthy
+        yield 5, put_out(x, weight, bias, signed=True)
+        scale = np.abs(weight).max(1) / 31
+        wanted = scale * (healthy * (seen - bias)).sum(0) / (healthy**2).sum(0)
+        moved = np.empty_like(scale)
+        moved[wanted.argsort()] = np.sort(scale)
+        if (moved != scale).mean() > 0.5:
+            yield 6, put_out(x, weight, bias, scale=moved)
+        a, b = healthy - healthy.mean(0), seen - seen.mean(0)
+        factor = (a * b).sum(0) / (a**2).sum(0)
+        if np.abs(factor - 1).mean() > 0.05:
+            # What is fitted follows the noise as well: it must be clearly better.
+            yield 7, seen + 1.05 * (factor * a - b)
+
+    found = []
+    for patient in patients:
+        errors = [
+            (np.square(output - patient[3]).mean() ** 0.5 * (0.97 if fault == 0 else 1), fault)
+            for fault, output in candidates(*patient)
+        ]
+        found.append(min(errors)[1])
+    return np.array(found)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "clinic-diagnose-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(diagnose, "clinic.diagnose")
+
+# %%
+diagnose = adopt(diagnose, "clinic.diagnose")
+
+# %% [markdown]
 # ## What the papers say, what we measured
 
 # %%

@@ -32,14 +32,14 @@ def difference(got: object, expected: object, tolerance: float = 0.0) -> str | N
         expected: what should have; its type decides what is allowed.
         tolerance: relative and absolute tolerance of floating-point values; integers are exact.
     """
-    if type(expected) is tuple:
+    if type(expected) in (tuple, list):
         return _tuple_difference(got, expected, tolerance)
     if type(expected) in (np.ndarray, Tensor):
         return _array_difference(got, expected, tolerance)
     return _scalar_difference(got, expected, tolerance)
 
 
-def _tuple_difference(got: object, expected: tuple, tolerance: float) -> str | None:
+def _tuple_difference(got: object, expected: tuple | list, tolerance: float) -> str | None:
     if type(got) not in (tuple, list) or len(got) != len(expected):
         found = f"{len(got)} values" if type(got) in (tuple, list) else type(got).__name__
         return f"expected {len(expected)} values, got {found}"

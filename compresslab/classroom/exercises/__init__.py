@@ -39,14 +39,14 @@ LABS: dict[str, tuple[Exercise, ...]] = {
     "04_pruning": _in_order(pruning, builds.pruning, opens.pruning),
     "05_lottery_tickets": _in_order(tickets, builds.tickets, opens.tickets),
     "06_low_rank": _in_order(low_rank, builds.low_rank, opens.low_rank),
-    "07_slim_by_design": _in_order(slim, builds.slim, builds.search),
+    "07_slim_by_design": _in_order(slim, builds.slim, builds.search, opens.slim),
     "08_distillation": _in_order(distillation, builds.distillation, opens.distillation),
-    "09_distilling_transformers": _in_order(transformers, builds.transformers),
+    "09_distilling_transformers": _in_order(transformers, builds.transformers, opens.transformers),
     "10_binarization": _in_order(binary, builds.binary, opens.binary),
     "11_llm_weights": _in_order(llm, builds.llm, opens.llm),
-    "12_capstone": _in_order(combine, builds.chip, builds.combine),
+    "12_capstone": _in_order(combine, builds.chip, builds.combine, opens.combine),
     "13_real_networks": _in_order(real, builds.real, opens.real),
-    "14_clinic": _in_order(builds.clinic, builds.clinic_runs),
+    "14_clinic": _in_order(builds.clinic, builds.clinic_runs, opens.clinic),
 }
 EXERCISES: dict[str, Exercise] = {e.id: e for exercises in LABS.values() for e in exercises}
 

@@ -2,6 +2,8 @@
 
 from compresslab.classroom.exercises.opens import (
     binary,
+    clinic,
+    combine,
     distillation,
     llm,
     low_rank,
@@ -11,11 +13,15 @@ from compresslab.classroom.exercises.opens import (
     ptq,
     qat,
     real,
+    slim,
     tickets,
+    transformers,
 )
 
 __all__ = [
     "binary",
+    "clinic",
+    "combine",
     "distillation",
     "llm",
     "low_rank",
@@ -25,5 +31,7 @@ __all__ = [
     "ptq",
     "qat",
     "real",
+    "slim",
     "tickets",
+    "transformers",
 ]
