@@ -44,6 +44,50 @@ def test_every_lab_is_there_as_executed_and_without_answers(folder):
         assert pictures
 
 
+def test_every_lab_has_a_chinese_page_with_the_same_code_and_pictures(folder):
+    for path in sorted((folder / "labs").glob("*.ipynb")):
+        english = nbformat.read(path, 4)
+        chinese = nbformat.read(folder / "labs-zh" / path.name, 4)
+        assert [c.id for c in english.cells] == [c.id for c in chinese.cells]
+        for one, other in zip(english.cells, chinese.cells, strict=True):
+            if one.cell_type == "code":
+                assert one.source == other.source
+                assert len(one.outputs) == len(other.outputs)
+        title = next(c.source for c in chinese.cells if c.cell_type == "markdown")
+        assert re.match("# 实验", title), path.name
+
+
+def test_what_a_lab_showed_is_in_chinese_on_its_page(folder):
+    text = (folder / "labs-zh" / "06_low_rank.ipynb").read_text(encoding="utf-8")
+    shown = [
+        "".join(o.get("data", {}).get("text/html", ""))
+        for c in nbformat.reads(text, 4).cells
+        for o in c.get("outputs", [])
+    ]
+    boxes = [html for html in shown if html.startswith("<div") and "✔" in html]
+    assert len(boxes) > 15
+    assert all(re.search("[\u4e00-\u9fff]", box) for box in boxes)
+    tables = [html for html in shown if html.startswith("<table")]
+    assert all(re.search("[\u4e00-\u9fff]", table) for table in tables)
+    pictures = [html for html in shown if html.startswith("<img")]
+    assert all(re.search("alt=[^>]*[\u4e00-\u9fff]", picture) for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    "written,read",
+    [
+        ("<td>rank</td>", "<td>秩</td>"),
+        ("<b>zebras &amp; gnus graze here</b>", None),
+        ("<script>if (a > rank < b && c) {}</script>", None),
+        ("<style>p>rank<b {}</style><i>rank</i>", "<style>p>rank<b {}</style><i>秩</i>"),
+        ('<img alt="rank">', '<img alt="秩">'),
+        ("<td> 12.5 </td>", None),
+    ],
+)
+def test_words_are_translated_and_code_is_left(written, read):
+    assert assemble.chinese.in_html(written) == (read or written)
+
+
 def test_the_instructors_build_folds_its_answers(tmp_path):
     assemble.assemble(tmp_path / "pages", answers=True)
     cells = [

@@ -12,6 +12,7 @@ import copy
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -19,6 +20,10 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[2]
 OWN = Path(__file__).parent
+sys.path.insert(0, str(OWN))
+
+import chinese  # noqa: E402
+
 PAGES = (
     "architectures",
     "articles",
@@ -36,6 +41,7 @@ PAGES = (
 )
 TEACHING = ("syllabus", "labs", "test")
 """Pages of docs/teaching, which stand beside the others as teaching_NAME."""
+CHINESE_GLOSSARY = "glossary.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 REFERENCE = (
     ("The front door", ("compresslab",)),
@@ -102,8 +108,13 @@ def _readable(output: NotebookNode) -> NotebookNode | None:
     return output
 
 
-def page(text: str, folder: str = "docs") -> str:
-    """A Markdown page with its links fitted: what is a page here leads there, other files are named alone."""
+def page(text: str, labs: str = "labs") -> str:
+    """A Markdown page with its links fitted: what is a page here leads there, other files are named alone.
+
+    Args:
+        text: as it stands in the repository.
+        labs: the folder of the labs that it speaks of.
+    """
 
     def fitted(match: re.Match) -> str:
         label, target = match[1], match[2]
@@ -115,8 +126,8 @@ def page(text: str, folder: str = "docs") -> str:
             return f"![{label}](images/{name})"
         places = {f"{p}.md": f"{p}.md" for p in PAGES}
         places |= {f"{p}.md": f"teaching_{p}.md" for p in TEACHING}
-        places |= {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md"}
-        places |= {p.name: f"labs/{p.name}" for p in (ROOT / "solutions").glob("[0-9]*.ipynb")}
+        places |= {f"{p}.md": f"{p.lower()}.md" for p in ("README", "README.zh", "CONTRIBUTING")}
+        places |= {p.name: f"{labs}/{p.name}" for p in (ROOT / "solutions").glob("[0-9]*.ipynb")}
         if name in places:
             return f"[{label}]({places[name]}{'#' + anchor if anchor and name.endswith('.md') else ''})"
         return label if label.startswith("`") else f"{label} (`{path}`)"
@@ -147,19 +158,31 @@ def elsewhere(repository: str) -> str:
     )
 
 
+def _linked(notebook: NotebookNode, glossary: str) -> NotebookNode:
+    """The notebook itself, whose links to the course's start page and glossary lead to the site's."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](glossary.ipynb", f"]({glossary}")
+            cell.source = cell.source.replace("](start.ipynb", "](../index.md")
+    return notebook
+
+
 def assemble(folder: Path, answers: bool) -> None:
     """Everything into a folder, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "labs").mkdir(parents=True)
+    for place in ("labs", "labs-zh"):
+        (folder / place).mkdir(parents=True)
     names = sorted(p.stem for p in (ROOT / "solutions").glob("[0-9]*.ipynb"))
     for name in names:
         both = (nbformat.read(ROOT / place / f"{name}.ipynb", 4) for place in ("solutions", "labs"))
         made = lab(*both, answers)
-        for cell in made.cells:
-            if cell.cell_type == "markdown":
-                cell.source = cell.source.replace("](glossary.ipynb", "](../glossary.md")
-                cell.source = cell.source.replace("](start.ipynb", "](../index.md")
-        nbformat.write(made, folder / "labs" / f"{name}.ipynb")
+        edition = _linked(chinese.in_chinese(made, name), CHINESE_GLOSSARY)
+        nbformat.write(edition, folder / "labs-zh" / f"{name}.ipynb")
+        nbformat.write(_linked(made, "../glossary.md"), folder / "labs" / f"{name}.ipynb")
+    glossary = nbformat.read(ROOT / "labs-zh" / CHINESE_GLOSSARY, 4)
+    nbformat.write(_linked(glossary, CHINESE_GLOSSARY), folder / "labs-zh" / CHINESE_GLOSSARY)
+    in_its_words = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+    (folder / "readme.zh.md").write_text(page(in_its_words, "labs-zh"), encoding="utf-8")
     for name in PAGES:
         text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         (folder / f"{name}.md").write_text(page(text), encoding="utf-8")
@@ -171,7 +194,8 @@ def assemble(folder: Path, answers: bool) -> None:
         (folder / f"{name.lower()}.md").write_text(page(text), encoding="utf-8")
     (folder / "api.md").write_text(reference(), encoding="utf-8")
     contents = (OWN / "index.md").read_text(encoding="utf-8")
-    contents = contents.replace("LABS", "\n".join(f"labs/{name}" for name in names))
+    for word, place in (("CHINESE", "labs-zh"), ("LABS", "labs")):
+        contents = contents.replace(word, "\n".join(f"{place}/{name}" for name in names))
     contents = contents.replace(
         "ELSEWHERE", elsewhere(os.environ.get("COMPRESSLAB_REPOSITORY", ""))
     )
