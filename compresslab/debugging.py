@@ -20,6 +20,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import nn
 
+from compresslab.arguments import check_network, kind
 from compresslab.network.graph import module_at
 from compresslab.network.normal import flat_outputs, normal_form
 from compresslab.network.taps import by_name, tapped
@@ -119,8 +120,12 @@ def debug(network: nn.Module, compressed: nn.Module, examples: torch.Tensor) -> 
         examples: a batch, as the networks take it.
 
     Raises:
-        ValueError: for no examples, or answers of other shapes.
+        ValueError: for no networks, no tensor, no examples, or answers of other shapes.
     """
+    check_network(network)
+    check_network(compressed, "compressed")
+    if not isinstance(examples, torch.Tensor):
+        raise ValueError(f"examples must be a tensor, a batch of inputs, got {kind(examples)}")
     if len(examples) == 0:
         raise ValueError("examples must hold at least one, got 0")
     with evaluating(network), evaluating(compressed):

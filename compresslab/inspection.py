@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from compresslab.arguments import check_network
 from compresslab.measure.counts import WITH_WEIGHTS, layer_macs
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import normal_form
@@ -161,8 +162,9 @@ def inspect(network: nn.Module, example: object) -> Inspection:
     in float32, which each technique says.
 
     Raises:
-        ValueError: if the network does not run on the example; the message says what it answered.
+        ValueError: for no network, or one that does not run on the example, with what it answered.
     """
+    check_network(network)
     # Shared weights are looked at as what they stand for.
     network = unshared(network) if shared_layers(network) else network
     example = as_taken(network, example) if isinstance(example, torch.Tensor) else example

@@ -4,7 +4,7 @@ A point is on the Pareto front if no other is at least as good in both direction
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -13,6 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from compresslab import alternative_text, markup, shown_words
+from compresslab.arguments import kind
 from compresslab.language import translated
 from compresslab.measure import Measurement
 
@@ -159,9 +160,10 @@ def table(*measurements: Measurement | Iterable[Measurement]) -> Table:
     """
     rows: list[Measurement] = []
     for given in measurements:
-        rows += [given] if isinstance(given, Measurement) else list(given)
-    if not all(isinstance(row, Measurement) for row in rows):
-        raise ValueError("measurements must come from `measure`, got something else")
+        rows += list(given) if isinstance(given, Sequence | Iterator) else [given]
+    for row in rows:
+        if not isinstance(row, Measurement):
+            raise ValueError(f"measurements must come from `measure`, got {kind(row)}")
     batches = [b for b in (rows[0].latency if rows else {}) if all(b in m.latency for m in rows)]
     headings = ["network", *COLUMNS, *(f"ms, batch {b}" for b in batches), "accuracy, %"]
     cells = [

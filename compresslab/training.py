@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compresslab.arguments import check_labelled, check_network
 from compresslab.data import Examples
 from compresslab.precision import as_taken
 from compresslab.progress_bar import Bar
@@ -130,9 +131,12 @@ def fit(
         The Run with the loss of every step.
 
     Raises:
-        ValueError: for no data, a negative number of epochs, or a learning rate that is not positive.
+        ValueError: for no data or something else than examples with labels, no network, a negative number of
+            epochs, or a learning rate that is not positive.
         TrainingDiverged: at the first loss that is not finite.
     """
+    check_network(model, "model")
+    check_labelled(data)
     if len(data) == 0:
         raise ValueError("data must hold at least one example, got 0")
     if not 0 <= epochs < math.inf or not lr > 0 or batch_size < 1:
@@ -235,8 +239,11 @@ def evaluate(model: nn.Module, data: Examples) -> float:
     """Accuracy in per cent.
 
     Raises:
-        ValueError: for no examples, or a network whose answers hold NaN.
+        ValueError: for no examples or something else than examples with labels, no network, or one whose
+            answers hold NaN.
     """
+    check_network(model, "model")
+    check_labelled(data)
     if len(data) == 0:
         raise ValueError("data must hold at least one example, got 0")
     answers = logits(model, data.x)

@@ -22,6 +22,7 @@ LAYERS = [
         "alternative_text",
         "progress_bar",
         "data",
+        "arguments",
         "models",
         "gpt",
         "precision",

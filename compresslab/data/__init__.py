@@ -47,6 +47,8 @@ def labelled(x: torch.Tensor, y: torch.Tensor) -> Labelled:
     Raises:
         ValueError: for inputs that are none of these, or labels of another shape.
     """
+    if not isinstance(x, torch.Tensor):
+        return Features(x, y)  # which says what it must be
     if x.dtype == torch.int64:
         return Sequences(x, y)
     return Examples(x, y) if x.ndim == 4 else Features(x, y)

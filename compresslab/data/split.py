@@ -21,6 +21,10 @@ class Labelled:
 
     def __post_init__(self) -> None:
         """Refuse inputs and labels that do not belong together."""
+        for name, value in (("x", self.x), ("y", self.y)):
+            if not isinstance(value, torch.Tensor):
+                way_out = f": torch.from_numpy({name})" if isinstance(value, np.ndarray) else ""
+                raise ValueError(f"{name} must be a tensor, got {type(value).__name__}{way_out}")
         self._check_inputs()
         if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
             raise ValueError(

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from compresslab.arguments import check_network, kind
 from compresslab.data import Labelled, Split, TextSplit
 from compresslab.measure.clocks import Timing, latency
-from compresslab.measure.counts import count_layers
+from compresslab.measure.counts import LayerCount, count_layers
 from compresslab.measure.energy import energy_microjoules
 from compresslab.measure.sizes import disk_bytes, memory_bytes, numbers
 from compresslab.runtime.convert import convert
@@ -74,15 +75,19 @@ def measure(
         batches: batch sizes to time.
 
     Raises:
-        ValueError: for no network at all.
+        ValueError: for no network at all, data that it does not take, or a name that is no string.
         ConversionError: for a simulation that has no integer network.
     """
-    models = [model] if isinstance(model, nn.Module) else list(model)
+    models = list(model) if isinstance(model, list | tuple) else [model]
+    for one in models:
+        check_network(one, "model")
     if not models:
         raise ValueError("model must be a module or at least one in a list, got an empty list")
+    if not isinstance(name, str):
+        raise ValueError(f"name must be a string, got {kind(name)}")
     test, example = _test_and_example(data)
     runs = [deployed(m) for m in models]
-    first, layers = runs[0], count_layers(runs[0], example)
+    first, layers = runs[0], _counted(runs[0], example)
     # The coded file of shared weights is smaller than that of the floats which run.
     disk = disk_bytes(models[0] if shared_layers(models[0]) else first)
     held = numbers(models[0] if shared_layers(models[0]) else first)
@@ -100,6 +105,22 @@ def measure(
     )
 
 
+def _counted(model: nn.Module, example: torch.Tensor | tuple[int, ...]) -> list[LayerCount]:
+    """Each layer's operations.
+
+    Raises:
+        ValueError: if the network does not take such an example.
+    """
+    try:
+        return count_layers(model, example)
+    except (RuntimeError, TypeError, IndexError) as error:
+        shape = list(example.shape if isinstance(example, torch.Tensor) else example)
+        raise ValueError(
+            f"data must be a data set, examples or one example that the network takes, without the batch "
+            f"axis; it does not take a batch of one with the shape {[1, *shape]}: {error}"
+        ) from error
+
+
 def deployed(model: nn.Module) -> nn.Module:
     """What runs in the end: integers or bits for simulations, floats for shared weights, else the model."""
     return convert(model) if any(_simulates(m) for m in model.modules()) else model
@@ -114,4 +135,12 @@ def _test_and_example(data: Data) -> tuple[Labelled | None, torch.Tensor | tuple
     data = data.test if isinstance(data, Split | TextSplit) else data
     if isinstance(data, Labelled):
         return data, tuple(data.x.shape[1:]) if data.x.is_floating_point() else data.x[0]
-    return None, data
+    whole = isinstance(data, tuple | list) and all(isinstance(n, int) and n > 0 for n in data)
+    if isinstance(data, torch.Tensor):
+        return None, data
+    if not whole:
+        raise ValueError(
+            "data must be a data set, examples with labels, one example without the batch axis, or its "
+            f"shape, got {kind(data)}"
+        )
+    return None, tuple(data)

@@ -13,6 +13,8 @@ from collections import Counter
 import torch
 from torch import nn
 
+from compresslab.arguments import check_network
+
 
 def is_transposed(layer: nn.Module) -> bool:
     """Whether it is GPT-2's Conv1D of Hugging Face, whose weight lies [inputs, outputs]."""
@@ -162,6 +164,7 @@ def check_weights(model: nn.Module) -> None:
     Raises:
         ValueError: for weight and spectral norms and masks of torch's own, with the line that ends them.
     """
+    check_network(model, "model")
     for name, layer in model.named_modules():
         kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
         if isinstance(layer, kinds) and "weight" not in layer._parameters:

@@ -15,6 +15,7 @@ because nothing was done to the network before: `dynamic.convert_dynamic`.
 
 from torch import nn
 
+from compresslab.arguments import check_network
 from compresslab.network.edit import plain_copy
 from compresslab.runtime.bits import convert_xnor, with_xnor_layers
 from compresslab.runtime.dynamic import convert_dynamic
@@ -38,12 +39,14 @@ def convert(model: nn.Module | Codes) -> nn.Module:
         model: what a technique left; not changed.
 
     Raises:
+        ValueError: for something else than a network or codes.
         ConversionError: naming each part of a simulated integer or binary network that has no counterpart.
     """
     if isinstance(model, Codes):
         return convert_weights(model)
     if isinstance(model, Program | OnnxModel):
         return model
+    check_network(model, "model")
     kinds = {type(m) for m in model.modules()}
     if Quantized in kinds:
         if not hasattr(model, "graph"):

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from compresslab.arguments import as_path, check_network
 from compresslab.data.files import write_whole
 from compresslab.network.recurrent import recurrent_layers, unrolled
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
@@ -45,7 +46,8 @@ def save(model: nn.Module, path: Path) -> int:
         ValueError: for a network that only simulates integers (convert it first), or has sparse layers (save
             it before they are made), or an ONNX session under a name that does not end in .onnx.
     """
-    path = Path(path)
+    check_network(model, "model")
+    path = as_path(path)
     if isinstance(model, Program):
         return storage.save(model, path)
     if isinstance(model, OnnxModel):
@@ -82,7 +84,9 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
         FileError: if it is broken, of another format, or does not fit `like`.
         ValueError: if `like` is needed and missing.
     """
-    path = Path(path)
+    path = as_path(path)
+    if like is not None:
+        check_network(like, "like")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".onnx":

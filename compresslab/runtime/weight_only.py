@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from compresslab.arguments import kind
 from compresslab.data.files import write_whole
 from compresslab.kernels import bitpack, lowbit
 from compresslab.network.edit import replaced
@@ -202,8 +203,13 @@ def convert_weights(codes: Codes) -> nn.Module:
         codes: from `weight_only.quantize` or `gptq.quantize`, with words or without.
 
     Raises:
-        ValueError: naming a layer whose parent reads its weight instead of calling it.
+        ValueError: naming a layer whose parent reads its weight instead of calling it; for something else
+            than codes.
     """
+    if not isinstance(codes, Codes):
+        raise ValueError(
+            f"codes must come from weight_only.quantize or gptq.quantize, got {kind(codes)}"
+        )
     for name in codes.layers:
         parent = codes.model.get_submodule(name.rpartition(".")[0])
         if isinstance(parent, nn.TransformerEncoderLayer):

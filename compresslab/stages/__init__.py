@@ -23,7 +23,7 @@ from compresslab.stages.pipeline import Report, compress, fit, material_of, own_
 from compresslab.stages.smaller import CutChannels, LowRank, Prune, Share
 from compresslab.stages.stage import Material, Once, Stage
 from compresslab.stages.students import Binary, Distill
-from compresslab.stages.trial import check_network
+from compresslab.stages.trial import check_trial
 
 __all__ = [
     "Binary",
@@ -41,7 +41,7 @@ __all__ = [
     "Share",
     "Stage",
     "Weights",
-    "check_network",
+    "check_trial",
     "compress",
     "fit",
     "material_of",

@@ -10,6 +10,7 @@ Whatever comes out is held against the network before on a few examples, and a f
 
 import tempfile
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -66,7 +67,7 @@ class Quantize(Stage):
         """The quantizers' settings."""
         if self.config is not None:
             return self.config
-        if self.bits == 8:
+        if isinstance(self.bits, Integral) and self.bits == 8:
             return QuantConfig(activation_bits=self.activation_bits)
         numbers = {"weight_bits": self.bits, "activation_bits": self.activation_bits}
         return QuantConfig(**numbers, weight_range="mse", edge_bits=8)

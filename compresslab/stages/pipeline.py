@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compresslab.arguments import check_network, kind
 from compresslab.data import Examples, Labelled, Split, TextSplit, labelled
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.stages.stage import Material, Once, Stage
 from compresslab.stages.students import Binary, Distill
-from compresslab.stages.trial import check_network
+from compresslab.stages.trial import check_trial
 from compresslab.techniques import sharing
 from compresslab.training import fit as train_in_place
 from compresslab.training import logits
@@ -87,12 +88,14 @@ def compress(
     """
     if isinstance(stages, Stage):
         stages = [stages]
+    if not isinstance(stages, Sequence) or isinstance(stages, str):
+        raise ValueError(f"stages must be a list of stages such as Prune(0.85), got {kind(stages)}")
     wrong = [s for s in stages if not isinstance(s, Stage)]
     if not stages or wrong:
         found = repr(wrong[0]) if wrong else "an empty list"
         raise ValueError(f"stages must be a list of stages such as Prune(0.85), got {found}")
     material = material_of(data, epochs, lr, seed, progress)
-    check_network(network, material.images[:1])
+    check_trial(network, material.images[:1])
     first = copy.deepcopy(network).eval()
     for stage in stages:
         # What replaces the network (a student) is not what comes in: only it is asked what comes after.
@@ -116,8 +119,9 @@ def fit(network: nn.Module, data: Split | Examples, **options: object) -> nn.Mod
         ValueError: as `training.fit` does.
         TrainingDiverged: at the first loss that is not finite.
     """
+    check_network(network)
     trained = copy.deepcopy(network)
-    train_in_place(trained, data.train if isinstance(data, Split) else data, **options)
+    train_in_place(trained, data.train if isinstance(data, Split | TextSplit) else data, **options)
     return trained.eval()
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from compresslab.arguments import check_network
 from compresslab.debugging import decibels
 from compresslab.network.normal import flat_outputs
 from compresslab.network.recurrent import unrolled
@@ -132,14 +133,13 @@ def say_if_far(
         )
 
 
-def check_network(network: nn.Module, example: torch.Tensor) -> None:
+def check_trial(network: nn.Module, example: torch.Tensor) -> None:
     """Refuse a network that is not in float32 on the CPU, or does not take the example.
 
     Raises:
         ValueError: saying which, and what to do.
     """
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"network must be a torch module, got {type(network).__name__}")
+    check_network(network)
     if any(isinstance(m, Quantized) for m in network.modules()):
         raise ValueError("network must be of floats, got one that simulates integers already")
     for name, parameter in network.named_parameters():
