@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import networkx
@@ -172,3 +173,14 @@ def test_links_and_commands_of_the_pages_exist(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`make (\w+)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_nothing_strays_at_the_top():
+    found = subprocess.run(
+        ["git", "ls-files", "--", ":(glob)*"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        pytest.skip("no git repository here")
+    known = {".gitignore", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "README.zh.md"}
+    known |= {"constraints.txt", "pyproject.toml", "uv.lock"}
+    assert set(found.stdout.split()) <= known
