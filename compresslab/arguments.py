@@ -7,6 +7,7 @@ checked where they mean something; here it is kinds alone.
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from compresslab.data import Split, TextSplit
@@ -28,6 +29,31 @@ def check_network(value: object, name: str = "network") -> None:
     elif isinstance(value, str | os.PathLike):
         way_out = ": cl.load(path) reads a network from its file"
     raise ValueError(f"{name} must be a network, a torch.nn.Module, got {kind(value)}{way_out}")
+
+
+def check_open(value: object, name: str = "network") -> None:
+    """Refuse what is no module, or one that can be run and not be changed.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    check_network(value, name)
+    if isinstance(value, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{name} must be written in Python to be looked into or changed, got a scripted one "
+            f"({kind(value)}): give the module that it was made from"
+        )
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network inside of torch.compile's and nn.DataParallel's wrappers, which add to its layers' names."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)
+        if inner is None and isinstance(network, nn.DataParallel):
+            inner = network.module
+        if inner is None:
+            return network
+        network = inner
 
 
 def check_labelled(value: object, name: str = "data") -> None:

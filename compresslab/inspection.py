@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from compresslab.arguments import check_network
+from compresslab.arguments import bare, check_open
 from compresslab.measure.counts import WITH_WEIGHTS, layer_macs
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import normal_form
@@ -34,7 +34,7 @@ from compresslab.network.select import (
 from compresslab.network.taps import tapped
 from compresslab.precision import as_taken, not_float32
 from compresslab.report import Table, in_units
-from compresslab.runtime.integers import unknown_operations
+from compresslab.runtime.integers import try_integers, unknown_operations
 from compresslab.techniques.lowrank import factorizable
 from compresslab.techniques.ptq import prepare
 from compresslab.techniques.quantizer import QuantConfig
@@ -164,7 +164,8 @@ def inspect(network: nn.Module, example: object) -> Inspection:
     Raises:
         ValueError: for no network, or one that does not run on the example, with what it answered.
     """
-    check_network(network)
+    check_open(network)
+    network = bare(network)
     # Shared weights are looked at as what they stand for.
     network = unshared(network) if shared_layers(network) else network
     example = as_taken(network, example) if isinstance(example, torch.Tensor) else example
@@ -299,7 +300,9 @@ def _for_integers(network: nn.Module, example: torch.Tensor | None) -> tuple[str
     except (TracingError, ValueError) as error:
         return (str(error),)
     unknown = unknown_operations(prepared)
-    return tuple(_with_advice(name, what) for name, what in unknown.items())
+    if unknown:
+        return tuple(_with_advice(name, what) for name, what in unknown.items())
+    return _of(lambda: try_integers(network, QuantConfig(), example) is None)
 
 
 def _with_advice(name: str, what: str) -> str:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from compresslab.network.graph import limits_of, module_at, trace
+from compresslab.network.graph import limits_of, module_at, norm_of_tokens, trace
 
 KEEP_ZERO = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Identity),
@@ -207,7 +207,9 @@ class Families:
         if source in self.images:
             self.images.add(node)
         plain = self.modules[name].affine and name not in self.shared
-        if maker is None or len(source.users) > 1 or not plain or len(side) > 1:
+        if norm_of_tokens(node):
+            self._block(source, f"norm {name!r} of tokens")
+        elif maker is None or len(source.users) > 1 or not plain or len(side) > 1:
             # A norm of anything but a layer's own output, or without a shift to set to 0, moves a 0 away.
             self._block(source, f"norm {name!r}")
         elif maker in side[0].makers:

@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from compresslab.experiment import in_worker
+from compresslab.network.writer import shape_of
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -75,6 +76,14 @@ def module_at(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | No
     return modules.get(str(node.target)) if node.op == "call_module" else None
 
 
+def norm_of_tokens(node: fx.Node) -> bool:
+    """Whether a batch norm's input has three axes, of which a linear layer in front of it makes the last.
+
+    nn.BatchNorm1d normalizes the second. Without an example nobody knows, and rows are taken for granted.
+    """
+    return len(shape_of(node.args[0]) or ()) == 3
+
+
 def limits_of(module: nn.Module | None) -> tuple[float, float] | None:
     """Between which numbers an activation cuts its input, (0, inf) for a ReLU; None if it does more."""
     if isinstance(module, nn.ReLU):
@@ -123,6 +132,8 @@ def chain_behind(node: fx.Node, modules: Mapping[str, nn.Module]) -> Chain:
         module = module_at(user, modules)
         limits = limits_of(module)
         if folds and isinstance(module, NORMS) and low == -math.inf and high == math.inf:
+            if norm_of_tokens(user):
+                break
             norms.append(module)
         elif limits is not None:
             low, high = (min(max(edge, low), high) for edge in limits)

@@ -37,6 +37,7 @@ from compresslab.network.rules import arithmetic, layers, shapes
 from compresslab.network.rules.shapes import COPIES, reshape
 from compresslab.network.rules.spellings import SIMPLE
 from compresslab.network.rules.windows import plain_windows
+from compresslab.network.select import refuse_hooks
 from compresslab.network.writer import Writer, name_of
 
 DROPOUTS = (
@@ -67,6 +68,7 @@ def normal_form(model: nn.Module, example: torch.Tensor | None = None) -> fx.Gra
         ValueError: for an example that the network does not take, a dropout that is active in evaluation,
             layers that compute their weights, or a form that answers otherwise than the network.
     """
+    refuse_hooks(model)
     model = plain_copy(model).eval()
     if example is not None:
         example = _three(example)
@@ -79,7 +81,16 @@ def normal_form(model: nn.Module, example: torch.Tensor | None = None) -> fx.Gra
             raise
         traced = _exported(model, example, error)
         _with_shapes(traced, example)
-    _write(Writer(traced))
+    try:
+        _write(Writer(traced))
+    except (
+        RuntimeError
+    ) as error:  # fx found a node without its tensor: one of a list of parameters, say
+        raise TracingError(
+            f"model cannot be written as a graph: {error}. Ways out: hold each layer's weight in a module of "
+            "its own (nn.Linear, nn.Conv2d); or use what works layer by layer: convert_dynamic, "
+            "weight_only.quantize"
+        ) from error
     if example is not None:
         _prove(traced, example, wanted)
     return traced
@@ -130,7 +141,7 @@ def flat_outputs(output: object) -> torch.Tensor:
         ValueError: for tensors that do not all have the examples as their first axis.
     """
     if isinstance(output, torch.Tensor):
-        return output.flatten(1) if output.ndim else output.reshape(1, 1)
+        return output.reshape(len(output), -1) if output.ndim else output.reshape(1, 1)
     values = output.values() if hasattr(output, "values") else output
     rows = [flat_outputs(v) for v in values if v is not None]
     if len({len(r) for r in rows}) != 1:

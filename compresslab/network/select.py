@@ -11,9 +11,9 @@ alone, and is left out of `linear_layers`; `word_tables` has it, together with t
 from collections import Counter
 
 import torch
-from torch import nn
+from torch import fx, nn
 
-from compresslab.arguments import check_network
+from compresslab.arguments import check_open
 
 
 def is_transposed(layer: nn.Module) -> bool:
@@ -164,13 +164,31 @@ def check_weights(model: nn.Module) -> None:
     Raises:
         ValueError: for weight and spectral norms and masks of torch's own, with the line that ends them.
     """
-    check_network(model, "model")
+    check_open(model, "model")
     for name, layer in model.named_modules():
         kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
         if isinstance(layer, kinds) and "weight" not in layer._parameters:
             raise ValueError(
                 f"layer {name!r} computes its weight from other parameters: end that first, by "
                 f"{_ending(layer)}"
+            )
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse modules that do more than their class: what is built in their place would do less.
+
+    Raises:
+        ValueError: naming the first that has a forward hook, or a forward of its own.
+    """
+    for name, module in model.named_modules():
+        where = f"layer {name!r}" if name else "the network"
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(
+                f"{where} has a forward hook, which would be lost: end it first, by handle.remove()"
+            )
+        if "forward" in vars(module) and not isinstance(module, fx.GraphModule):
+            raise ValueError(
+                f"{where} has a forward of its own, which would be lost: write it as a class"
             )
 
 

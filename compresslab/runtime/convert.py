@@ -15,7 +15,7 @@ because nothing was done to the network before: `dynamic.convert_dynamic`.
 
 from torch import nn
 
-from compresslab.arguments import check_network
+from compresslab.arguments import check_open
 from compresslab.network.edit import plain_copy
 from compresslab.runtime.bits import convert_xnor, with_xnor_layers
 from compresslab.runtime.dynamic import convert_dynamic
@@ -46,7 +46,7 @@ def convert(model: nn.Module | Codes) -> nn.Module:
         return convert_weights(model)
     if isinstance(model, Program | OnnxModel):
         return model
-    check_network(model, "model")
+    check_open(model, "model")
     kinds = {type(m) for m in model.modules()}
     if Quantized in kinds:
         if not hasattr(model, "graph"):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from compresslab.arguments import as_path, check_network
+from compresslab.arguments import as_path, bare, check_network
 from compresslab.data.files import write_whole
 from compresslab.network.recurrent import recurrent_layers, unrolled
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
@@ -47,7 +47,7 @@ def save(model: nn.Module, path: Path) -> int:
             it before they are made), or an ONNX session under a name that does not end in .onnx.
     """
     check_network(model, "model")
-    path = as_path(path)
+    model, path = bare(model), as_path(path)
     if isinstance(model, Program):
         return storage.save(model, path)
     if isinstance(model, OnnxModel):
@@ -87,6 +87,7 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
     path = as_path(path)
     if like is not None:
         check_network(like, "like")
+        like = bare(like)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".onnx":

@@ -21,6 +21,7 @@ from torch import nn
 from compresslab.data.files import write_whole
 from compresslab.kernels import sparse
 from compresslab.network.edit import replaced
+from compresslab.network.select import computes_as
 from compresslab.runtime import ops
 from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.steps.step import Numbers, bits_from_file, bits_to_file, numbers_in
@@ -86,10 +87,13 @@ class SparseLinear(nn.Module):
 
 
 def with_sparse_layers(model: nn.Module, form: str = "csr") -> nn.Module:
-    """A copy with every nn.Linear that has the form's pattern as a SparseLinear; others stay."""
+    """A copy with every nn.Linear that has the form's pattern as a SparseLinear; others stay.
+
+    So do layers that do more than theirs: with hooks, or a forward of their own.
+    """
     new: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if type(module) is nn.Linear:
+        if computes_as(module, nn.Linear):
             try:
                 new[name] = SparseLinear(module, form)
             except ValueError:

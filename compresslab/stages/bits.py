@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from compresslab.arguments import kind
+from compresslab.network.normal import normal_form
 from compresslab.network.recurrent import unrolled
 from compresslab.network.select import (
     linear_layers,
@@ -27,14 +29,14 @@ from compresslab.network.select import (
 from compresslab.notice import tell
 from compresslab.runtime.convert import convert_dynamic
 from compresslab.runtime.export import export_int8
-from compresslab.runtime.integers import refuse_unknown
+from compresslab.runtime.integers import try_integers
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.weight_only import convert_weights
-from compresslab.stages.stage import Material, Stage
-from compresslab.stages.trial import runs, say_if_far, with_recurrent_unrolled
+from compresslab.stages.stage import Material, Stage, check_epochs
+from compresslab.stages.trial import runs, say_if_far, say_if_one_size, with_recurrent_unrolled
 from compresslab.techniques import gptq, qat, sharing, weight_only
 from compresslab.techniques.adaround import learn_rounding
-from compresslab.techniques.ptq import corrected, prepare, quantize_post_training
+from compresslab.techniques.ptq import corrected, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 
 
@@ -59,7 +61,10 @@ class Quantize(Stage):
 
     def __post_init__(self) -> None:
         """Validate bits as `QuantConfig` does, and the rounding."""
+        if self.config is not None and not isinstance(self.config, QuantConfig):
+            raise ValueError(f"config must be a QuantConfig or None, got {kind(self.config)}")
         self.settings()
+        check_epochs(self.epochs)
         if self.rounding not in ("nearest", "learned"):
             raise ValueError(f"rounding must be nearest or learned, got {self.rounding!r}")
 
@@ -73,8 +78,10 @@ class Quantize(Stage):
         return QuantConfig(**numbers, weight_range="mse", edge_bits=8)
 
     def check(self, network: nn.Module, example: torch.Tensor) -> None:
-        """A network with an operation that has no integer counterpart is refused."""
-        refuse_unknown(prepare(sharing.unshared(network), self.settings(), example))
+        """A network that has no integer counterpart is refused: one is made of it, and tried."""
+        model = sharing.unshared(network)
+        try_integers(model, self.settings(), example)
+        say_if_one_size(self, normal_form(model, example), model, example)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """Simulated integers; `convert` makes the integer network of them."""

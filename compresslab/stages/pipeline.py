@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compresslab.arguments import check_network, kind
+from compresslab.arguments import bare, check_network, kind
 from compresslab.data import Examples, Labelled, Split, TextSplit, labelled
 from compresslab.measure import Measurement, deployed, measure
 from compresslab.stages.stage import Material, Once, Stage
@@ -95,6 +95,8 @@ def compress(
         found = repr(wrong[0]) if wrong else "an empty list"
         raise ValueError(f"stages must be a list of stages such as Prune(0.85), got {found}")
     material = material_of(data, epochs, lr, seed, progress)
+    check_network(network)
+    network = bare(network)
     check_trial(network, material.images[:1])
     first = copy.deepcopy(network).eval()
     for stage in stages:

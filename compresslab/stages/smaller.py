@@ -5,19 +5,30 @@ the images (`techniques.norms`) where a layer's outputs have changed their size.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import nn
 
+from compresslab.network.edit import replaced
 from compresslab.network.graph import TracingError
-from compresslab.network.normal import normal_form
-from compresslab.stages.stage import Material, OfAFraction, Stage
-from compresslab.stages.trial import quick_layout, refuse_if_read_by_name, with_recurrent_unrolled
+from compresslab.network.normal import flat_outputs, normal_form
+from compresslab.network.recurrent import unrolled
+from compresslab.network.select import check_weights, refuse_fast_path, refuse_hooks
+from compresslab.stages.stage import Material, OfAFraction, Stage, check_epochs
+from compresslab.stages.trial import (
+    quick_layout,
+    refuse_if_read_by_name,
+    say_if_one_size,
+    with_recurrent_unrolled,
+)
 from compresslab.techniques import lowrank, scores, sharing
 from compresslab.techniques.norms import fitted
 from compresslab.techniques.prune import PruneGradually, select
 from compresslab.techniques.surgery import SurgeryError, channels_of, shrink, silence
+from compresslab.training import evaluating
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,6 +38,11 @@ class Prune(OfAFraction):
     Without labels there is no tuning, and batch norms are fitted to the images instead (`techniques.norms`).
     Recurrent layers are written out in linear ones, as they stay: their zeros are saved with the others.
     """
+
+    def check(self, network: nn.Module, _example: torch.Tensor) -> None:
+        """A network without a layer to prune, or with one that computes its weight, is refused."""
+        check_weights(network)
+        _refuse_none(scores.prunable(unrolled(network)), "pruned", "convolutions and linear layers")
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with that fraction of the weights at 0."""
@@ -49,23 +65,45 @@ class CutChannels(OfAFraction):
 
     def check(self, network: nn.Module, example: torch.Tensor) -> None:
         """A network whose channels cannot be followed is refused."""
-        self.cut(sharing.unshared(network), example)
+        self.cut(sharing.unshared(network), example, say=True)
 
-    def cut(self, model: nn.Module, example: torch.Tensor) -> nn.Module:
+    def cut(self, model: nn.Module, example: torch.Tensor, say: bool = False) -> nn.Module:
         """The smaller network, untuned; in normal form, unless the graph can be followed as it is written."""
         try:
-            return self._cut(model)
+            return self._proved(model, example)
         except (SurgeryError, TracingError):
             form = normal_form(model, example)
         try:
             # What export wrote down for the example's batch must hold for others.
             with torch.no_grad():
                 form(example.expand(2, *example.shape[1:]))
-        except RuntimeError as error:
+        except Exception as error:  # a list that is too short, say
             raise SurgeryError(f"its graph depends on the size of the batch: {error}") from error
-        return self._cut(form)
+        if say:
+            say_if_one_size(self, form, model, example)
+        return self._proved(form, example)
 
-    def _cut(self, model: nn.Module) -> nn.Module:
+    def _proved(self, model: nn.Module, example: torch.Tensor) -> nn.Module:
+        """The smaller network, once it answers the example as the network does whose channels are silent."""
+        silent = self._silenced(model)
+        small = shrink(silent)
+        with torch.no_grad(), evaluating(silent), evaluating(small):
+            wanted = flat_outputs(silent(example))
+            try:
+                found = flat_outputs(small(example))
+            except Exception as error:
+                raise SurgeryError(
+                    f"the network does not run without its channels: {error}"
+                ) from error
+        close = {"rtol": 1e-2, "atol": 1e-3 * float(wanted.abs().max()) + 1e-6, "equal_nan": True}
+        if found.shape != wanted.shape or not torch.allclose(found, wanted, **close):
+            raise SurgeryError(
+                "without its silent channels the network answers otherwise: some layer reads them by their "
+                "place; Prune leaves them where they are"
+            )
+        return small
+
+    def _silenced(self, model: nn.Module) -> nn.Module:
         inner = scores.prunable(model, last=False)
         sizes = {n: s for n, s in scores.magnitude(model).items() if n in inner}
         if not sizes:
@@ -74,7 +112,7 @@ class CutChannels(OfAFraction):
                 "have; Prune and LowRank take other layers too"
             )
         mask = select(sizes, self.fraction, "channel", "layer")
-        return shrink(silence(model, channels_of(mask)))
+        return silence(copy.deepcopy(model).eval(), channels_of(mask))
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A smaller copy."""
@@ -94,6 +132,17 @@ class LowRank(OfAFraction):
     Without labels batch norms are fitted to the images instead (`techniques.norms`).
     Recurrent layers are written out in linear ones.
     """
+
+    def check(self, network: nn.Module, example: torch.Tensor) -> None:
+        """A network without a layer that becomes two, or that reads one by name, is refused."""
+        refuse_fast_path(network)
+        check_weights(network)
+        model = unrolled(sharing.unshared(network))
+        layers = lowrank.factorizable(model)
+        _refuse_none(layers, "factorized", "linear layers and 2-d convolutions without groups")
+        # Whatever the ranks: a parent that reads a layer's weight finds two layers.
+        thin = {name: nn.Sequential(copy.deepcopy(layer)) for name, layer in layers.items()}
+        refuse_if_read_by_name(replaced(model, thin), example)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy with thin layers."""
@@ -118,6 +167,23 @@ class Share(Stage):
     epochs: float = 1
     lr: float = 0.1
 
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        if isinstance(self.clusters, bool) or not isinstance(self.clusters, Integral):
+            raise ValueError(f"clusters must be an integer from 1 to 255, got {self.clusters!r}")
+        if not 1 <= self.clusters <= 255:
+            raise ValueError(f"clusters must be an integer from 1 to 255, got {self.clusters!r}")
+        check_epochs(self.epochs)
+
+    def check(self, network: nn.Module, example: torch.Tensor) -> None:
+        """A network without a layer whose weights can be shared, or that reads one by name, is refused."""
+        refuse_fast_path(network)
+        refuse_hooks(network)
+        model = unrolled(sharing.unshared(network))
+        layers = sharing.shareable(model)
+        _refuse_none(layers, "shared", "linear layers and 2-d convolutions in float32")
+        refuse_if_read_by_name(sharing.share_weights(model, 1), example)
+
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy whose weights are looked up."""
         shared = sharing.share_weights(
@@ -126,3 +192,8 @@ class Share(Stage):
         untuned = copy.deepcopy(shared).eval()
         tuned = material.tune(shared, epochs=self.epochs, lr=self.lr)
         return material.better(tuned, untuned, repr(self))
+
+
+def _refuse_none(layers: Mapping[str, nn.Module], done: str, which: str) -> None:
+    if not layers:
+        raise ValueError(f"network has no layer that could be {done}: {which} can")

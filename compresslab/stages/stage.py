@@ -9,7 +9,9 @@ one is not kept, and that is said.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import nn
@@ -60,7 +62,7 @@ class Material:
 
     def better(self, tuned: nn.Module, untuned: nn.Module, what: str) -> nn.Module:
         """The one that is better on the validation examples; says so where that is the untuned one."""
-        if self.val is None or self.train is None:
+        if self.val is None or len(self.val) == 0 or self.train is None:
             return tuned
         before, after = evaluate(deployed(untuned), self.val), evaluate(deployed(tuned), self.val)
         if after >= before:
@@ -105,8 +107,20 @@ class OfAFraction(Stage):
     def __post_init__(self) -> None:
         """Validate the fraction."""
         value = self.fraction
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1:
             raise ValueError(f"fraction must be a number between 0 and 1, got {value!r}")
+        check_epochs(self.epochs)
+
+
+def check_epochs(value: object) -> None:
+    """Refuse what is no number of epochs; None is one that is chosen elsewhere.
+
+    Raises:
+        ValueError: saying what is allowed.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if value is not None and not (number and 0 <= value < math.inf):
+        raise ValueError(f"epochs must be a number, 0 or more, got {value!r}")
 
 
 class Once:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compresslab.stages.stage import Material, Stage
+from compresslab.arguments import kind
+from compresslab.stages.stage import Material, Stage, check_epochs
 from compresslab.stages.trial import quick_layout
 from compresslab.techniques.binarize import Binary as BinaryLayer
 from compresslab.techniques.distill import Distillation, cached
@@ -22,6 +23,11 @@ class Distill(Stage):
 
     build: Callable[[], nn.Module]
     epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        check_build(self.build)
+        check_epochs(self.epochs)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """The student.
@@ -44,6 +50,11 @@ class Binary(Stage):
     build: Callable[[], nn.Module]
     epochs: float | None = None
 
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        check_build(self.build)
+        check_epochs(self.epochs)
+
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """The binary network, whose layers simulate signs; `convert` puts them on bits.
 
@@ -60,3 +71,15 @@ class Binary(Stage):
         adam = torch.optim.Adam(binary.parameters(), 0.02)
         options = {"loss": loss, "optimizer": adam, "label": "binary network"}
         return material.tune(binary, epochs=self.epochs, lr=0.02, **options)
+
+
+def check_build(value: object) -> None:
+    """Refuse what makes no network.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if not callable(value) or isinstance(value, nn.Module):
+        raise ValueError(
+            f"build must be a function that makes a network, lambda: MyNetwork(...), got {kind(value)}"
+        )

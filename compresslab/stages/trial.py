@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from compresslab.arguments import check_network
+from compresslab.arguments import check_open
 from compresslab.debugging import decibels
 from compresslab.network.normal import flat_outputs
 from compresslab.network.recurrent import unrolled
@@ -39,9 +39,11 @@ def quick_layout(network: nn.Module, examples: torch.Tensor) -> nn.Module:
 
     A forward that views an image as rows (`x.view(len(x), -1)`) needs channels first; it comes back as it is.
     """
-    turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    layout = torch.channels_last if examples.ndim == 4 else torch.contiguous_format
+    if examples.ndim != 4:
+        return network
+    layout = torch.channels_last
     try:
+        turned = copy.deepcopy(network).to(memory_format=layout)
         with torch.no_grad(), evaluating(turned):
             turned(examples[:2].contiguous(memory_format=layout))
     except RuntimeError:
@@ -107,6 +109,38 @@ def refuse_if_read_by_name(network: nn.Module, example: torch.Tensor) -> None:
         ) from error
 
 
+def say_if_one_size(
+    stage: Stage, form: nn.Module, network: nn.Module, example: torch.Tensor
+) -> None:
+    """Say so where a network takes images of any size, and the graph of it those of one size alone.
+
+    Args:
+        stage: what was done.
+        form: the graph, which computes what the network does with images like the example.
+        network: as its author wrote it.
+        example: images.
+    """
+    if example.ndim != 4:
+        return
+    larger = example[:1].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    with torch.no_grad(), evaluating(network), evaluating(form):
+        try:
+            wanted = flat_outputs(network(larger))
+        except Exception:  # it takes one size itself
+            return
+        try:
+            found = flat_outputs(form(larger))
+        except Exception:
+            found = None
+    close = {"rtol": 1e-3, "atol": 1e-3 * float(wanted.abs().max())}
+    if found is None or found.shape != wanted.shape or not torch.allclose(found, wanted, **close):
+        height, width = example.shape[2:]
+        tell(
+            f"{stage!r}: what comes of it is right for inputs of {height} x {width} alone, because the "
+            "network's forward computes with their size"
+        )
+
+
 def say_if_far(
     stage: Stage, after: nn.Module, before: nn.Module, images: torch.Tensor, name: str
 ) -> None:
@@ -139,7 +173,7 @@ def check_trial(network: nn.Module, example: torch.Tensor) -> None:
     Raises:
         ValueError: saying which, and what to do.
     """
-    check_network(network)
+    check_open(network)
     if any(isinstance(m, Quantized) for m in network.modules()):
         raise ValueError("network must be of floats, got one that simulates integers already")
     for name, parameter in network.named_parameters():

@@ -31,7 +31,7 @@ from torch import nn
 
 from compresslab.data import Examples
 from compresslab.network.edit import replaced
-from compresslab.network.select import check_weights
+from compresslab.network.select import check_weights, refuse_hooks
 from compresslab.training import Hook, Run
 
 TERNARY_SHARE = 0.7
@@ -219,6 +219,7 @@ def binarize(model: nn.Module, config: BinaryConfig, edges: bool = False) -> nn.
         ValueError: if there is nothing to replace, or a convolution has groups or dilation.
     """
     check_weights(model)
+    refuse_hooks(model)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     inner = layers if edges else layers[1:-1]
     if not inner:

@@ -25,6 +25,7 @@ from compresslab.network.normal import flat_outputs, normal_form
 from compresslab.network.recurrent import unrolled
 from compresslab.network.select import as_linear, linear_layers, refuse_fast_path
 from compresslab.network.taps import by_name, tapped
+from compresslab.network.writer import shape_of
 from compresslab.techniques.lockstep import layer_by_layer
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.training import evaluating
@@ -143,6 +144,7 @@ def _insert_activation_quantizers(
         traced.add_submodule(name, ActivationQuantizer(bits, config))
         with traced.graph.inserting_after(end):
             node = traced.graph.call_module(name, (end,))
+        node.meta = dict(end.meta)
         end.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user is not node)
 
 
@@ -209,8 +211,14 @@ def _is_function(node: fx.Node, target: object) -> bool:
 
 
 def is_concatenation(node: fx.Node) -> bool:
-    """Whether a node puts channels side by side."""
-    return node.op == "call_function" and node.target is torch.cat
+    """Whether a node puts channels side by side: the second axis of rows or images."""
+    if node.op != "call_function" or node.target is not torch.cat:
+        return False
+    given = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    parts = given.get("tensors")
+    listed = isinstance(parts, list | tuple) and all(isinstance(p, fx.Node) for p in parts)
+    shape = shape_of(node)
+    return listed and given.get("dim", 0) == 1 and (shape is None or len(shape) in (2, 4))
 
 
 def _consumers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.network.edit import in_place_of_, replaced
-from compresslab.network.select import arranged_like
+from compresslab.network.select import arranged_like, refuse_hooks
 from compresslab.numerics.codebook import Palette, share
 
 
@@ -114,9 +114,15 @@ def share_weights(
     Raises:
         ValueError: for names that are no layer, other numbers of colours, or no layer at all.
     """
+    refuse_hooks(model)
     layers = shareable(model)
     chosen = colours if isinstance(colours, Mapping) else dict.fromkeys(layers, colours)
     unknown = set(chosen) - set(layers)
+    if not layers:
+        raise ValueError(
+            "model has no layer whose weights can be shared: linear layers and 2-d convolutions can, in "
+            "float32, with a weight of their own"
+        )
     if unknown or not chosen:
         raise ValueError(
             f"colours must name layers of {', '.join(layers) or 'a model that has none'}, "

@@ -47,6 +47,11 @@ def silence(model: nn.Module, keep: dict[str, torch.Tensor]) -> nn.Module:
         if name in gates:
             continue  # It goes with what it multiplies, or stays as it is.
         for module in (layer, *families.norms_behind.get(name, ())):
+            if len(module.weight) != len(mask):
+                raise SurgeryError(
+                    f"the norm behind {name!r} has {len(module.weight)} channels, the layer {len(mask)} "
+                    "outputs: it normalizes something else"
+                )
             module.weight[~mask] = 0
             if module.bias is not None:
                 module.bias[~mask] = 0

@@ -24,12 +24,14 @@ COPIES = ("contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy"
 
 def _concatenation(write: Writer, node: fx.Node) -> None:
     given = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
-    parts = list(given.get("tensors", ()))
+    parts = given.get("tensors", ())
+    if not isinstance(parts, list | tuple):
+        return  # all parts of a split at once
     dim, shape = given.get("dim", given.get("axis", 0)), shape_of(node)
     dim = dim % len(shape) if shape and isinstance(dim, int) else dim
     channels = shape is None or len(shape) in (2, 4)
     if channels and all(isinstance(p, fx.Node) for p in parts) and dim == 1:
-        write.function(node, torch.cat, parts, 1)
+        write.function(node, torch.cat, list(parts), 1)
 
 
 def _mean(write: Writer, node: fx.Node) -> None:

@@ -3,6 +3,7 @@
 from compresslab.runtime.integers.convert import convert_integers
 from compresslab.runtime.integers.known import ConversionError, refuse_unknown, unknown_operations
 from compresslab.runtime.integers.sums import folded, largest_sum
+from compresslab.runtime.integers.trial import try_integers
 from compresslab.runtime.integers.windows import pool_size
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "largest_sum",
     "pool_size",
     "refuse_unknown",
+    "try_integers",
     "unknown_operations",
 ]

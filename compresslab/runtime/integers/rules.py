@@ -12,9 +12,9 @@ from torch import fx, nn
 
 from compresslab.network.graph import Chain
 from compresslab.network.modules import Scale, Select, Spread
-from compresslab.network.writer import pair
+from compresslab.network.writer import pair, shape_of
 from compresslab.numerics.affine import quantize
-from compresslab.runtime.integers.known import PADS, ConversionError
+from compresslab.runtime.integers.known import PADS, PER_CHANNEL, ConversionError
 from compresslab.runtime.integers.layers import layer_step, logits_step
 from compresslab.runtime.integers.sums import SUMS, folded, largest_sum, requantization
 from compresslab.runtime.integers.walk import Value, Walk
@@ -30,7 +30,8 @@ def layer(walk: Walk, node: fx.Node, module: Quantized) -> None:
     """A linear layer or a convolution with what belongs to it: codes behind it, or floats at the end."""
     source, value, x = walk.source(node)
     linear = isinstance(module.layer, nn.Linear)
-    if linear and value.image:
+    rank = len(shape_of(node.args[0]) or ())
+    if linear and (value.image or (rank > 3 and not value.last)):
         raise ConversionError(f"layer {node.name!r} reads the rows of an image: flatten it first")
     chain, end, out = walk.follow(node)
     weight, bits = module.layer.weight.detach(), module.weight_bits
@@ -144,6 +145,11 @@ def rearrange(walk: Walk, node: fx.Node, module: nn.Unflatten | Select) -> None:
 def turn(walk: Walk, node: fx.Node, last: bool) -> None:
     """Channels to the end or to the front, which codes do not notice: theirs are always last."""
     value = walk.values[node.args[0]]
+    if last == value.last and (last or value.image):
+        raise ConversionError(
+            f"node {node.name!r} takes the channels of an image to the {'end' if last else 'front'}, where "
+            "they are already: view the rows as [batch, channels, height, width]"
+        )
     places = [i for i, line in enumerate(walk.lines) if line.name == value.step]
     step = walk.steps[places[0]] if places else None
     if not last and value.image is None and isinstance(step, integer.QuantizeInput):
@@ -172,6 +178,11 @@ def table(walk: Walk, node: fx.Node, module: nn.Module) -> None:
     if value.codes is None:
         floats(walk, node, floating.FloatActivation, module)
         return
+    if isinstance(module, PER_CHANNEL) and len(shape_of(node.args[0]) or ()) == 3:
+        raise ConversionError(
+            f"node {node.name!r} differs by the second axis of three, which for the integer network are "
+            "places: turn the axes, or use one that differs by the last"
+        )
     if isinstance(module, Scale) and value.image is not False:
         raise ConversionError(f"node {node.name!r} scales the columns of an image")
     end, out = walk.behind(node)

@@ -12,14 +12,18 @@ CONVOLUTIONS = ("channel", "spatial", "tucker")
 
 
 def factorizable(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers and ungrouped convolutions by name, but for those that share their weight."""
+    """Linear layers and ungrouped convolutions padded with zeros by name, unless their weight is shared."""
     layers = [
         (name, m)
         for name, m in model.named_modules(remove_duplicate=False)
-        if type(m) is nn.Linear or (type(m) is nn.Conv2d and m.groups == 1)
+        if type(m) is nn.Linear or _divides(m)
     ]
     uses = Counter(id(m.weight) for _, m in layers)
     return {name: m for name, m in layers if uses[id(m.weight)] == 1}
+
+
+def _divides(layer: nn.Module) -> bool:
+    return type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 def as_matrix(layer: nn.Module, convolution: str = "channel") -> torch.Tensor:
