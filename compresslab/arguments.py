@@ -46,7 +46,7 @@ def check_open(value: object, name: str = "network") -> None:
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """The network inside of torch.compile's and nn.DataParallel's wrappers, which add to its layers' names."""
+    """The network inside of torch.compile's and nn.DataParallel's wrappers, which rename its layers."""
     while True:
         inner = getattr(network, "_orig_mod", None)
         if inner is None and isinstance(network, nn.DataParallel):

@@ -14,12 +14,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compresslab.arguments import check_labelled, check_network
+from compresslab.arguments import check_labelled, check_network, kind
 from compresslab.data import Examples
 from compresslab.precision import as_taken
 from compresslab.progress_bar import Bar
@@ -41,9 +42,28 @@ def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
     """The mean negative log-likelihood of the labels.
 
     Raises:
-        ValueError: for a network that answers with something else than one tensor.
+        ValueError: for a network that answers with something else than one tensor [n, classes], and labels
+            that are none of them.
     """
-    return F.cross_entropy(one_tensor(model(batch.x)), batch.y)
+    answers = one_tensor(model(batch.x))
+    _check_answers(answers, batch.y)
+    return F.cross_entropy(answers, batch.y)
+
+
+def _check_answers(answers: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse answers that are no row of logits for each example, and labels that none of them is of."""
+    if answers.ndim != 2 or len(answers) != len(labels) or answers.shape[1] < 2:
+        raise ValueError(
+            f"a network must answer {len(labels)} examples with [{len(labels)}, classes], two classes or "
+            f"more, got {list(answers.shape)}"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"labels must be 0 or more, got {int(labels.min())}")
+    if len(labels) and int(labels.max()) >= answers.shape[1]:
+        raise ValueError(
+            f"labels must be 0 to {answers.shape[1] - 1} for a network of {answers.shape[1]} classes, got "
+            f"{int(labels.max())}: do they begin at 1?"
+        )
 
 
 def one_tensor(answer: object) -> torch.Tensor:
@@ -139,26 +159,50 @@ def fit(
     check_labelled(data)
     if len(data) == 0:
         raise ValueError("data must hold at least one example, got 0")
-    if not 0 <= epochs < math.inf or not lr > 0 or batch_size < 1:
+    _check_numbers(epochs, lr, batch_size, weight_decay, seed)
+    batch_size, seed = int(batch_size), int(seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
         raise ValueError(
-            "epochs must be >= 0, lr > 0 and batch_size >= 1, "
-            f"got epochs={epochs}, lr={lr}, batch_size={batch_size}"
+            "model must have a parameter to train, got none that is not frozen: model.requires_grad_(True)"
         )
     steps = round(epochs * math.ceil(len(data) / batch_size))
     if optimizer is None:
-        parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(
             parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
+        )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not held & {id(p) for p in parameters}:
+        raise ValueError(
+            "optimizer must hold parameters of the model that is trained, got those of another network"
         )
     run = Run(model, optimizer, steps)
     for hook in hooks:
         hook.before_training(run)
     try:
         if steps:
-            _train(run, data, lr, batch_size, loss, hooks, seed, label, progress)
+            with torch.inference_mode(False), torch.enable_grad():
+                _train(run, data, lr, batch_size, loss, hooks, seed, label, progress)
     finally:
         model.eval()  # interrupted as well: in training mode answers depend on the batch
     return run
+
+
+def _check_numbers(
+    epochs: object, lr: object, batch_size: object, weight_decay: object, seed: object
+) -> None:
+    given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay}
+    for name, value in (given | {"seed": seed}).items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError(f"{name} must be a number, got {kind(value)}")
+    whole = isinstance(batch_size, Integral) and isinstance(seed, Integral)
+    fine = 0 <= epochs < math.inf and 0 < lr < math.inf and 0 <= weight_decay < math.inf
+    if not (whole and fine and batch_size >= 1):
+        said = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(
+            "epochs must be >= 0, lr > 0, weight_decay >= 0, all finite, batch_size an integer >= 1 and seed "
+            f"one, got {said}, seed={seed}"
+        )
 
 
 def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> None:  # noqa: ANN001
@@ -247,6 +291,7 @@ def evaluate(model: nn.Module, data: Examples) -> float:
     if len(data) == 0:
         raise ValueError("data must hold at least one example, got 0")
     answers = logits(model, data.x)
+    _check_answers(answers, data.y)
     if answers.isnan().any():
         raise ValueError("model must answer with numbers, got NaN")
     return 100 * float((answers.argmax(1) == data.y).double().mean())

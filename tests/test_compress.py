@@ -250,7 +250,7 @@ def test_answers_that_are_far_from_the_float_networks_are_said(network, data, ca
         ({"data": torch.rand(4, 3, 8, 8)}, "does not take inputs of shape"),
         ({"network": "half"}, "network must be in float32, .* is torch.float16: network.float"),
         ({"network": "meta"}, "network must be on the CPU"),
-        ({"network": None}, "network must be a torch module, got NoneType"),
+        ({"network": None}, "network must be a network, a torch.nn.Module, got None"),
     ],
 )
 def test_what_cannot_be_compressed_is_refused_and_nothing_is_changed(change, words, network, data):

@@ -149,13 +149,17 @@ def _warp(
     return torch.cat(warped).numpy()
 
 
+PARTS = {f"{part}_{kind}" for part in ("train", "val", "test") for kind in "xy"}
+
+
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     """The cached arrays; None if there are none or the file is damaged (it is then drawn anew)."""
     try:
         with path.open("rb") as file, np.load(file) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            found = dict(stored)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
+    return found if found.keys() >= PARTS else None
 
 
 def _try_to_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:

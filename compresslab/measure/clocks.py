@@ -80,7 +80,7 @@ def latency(
     if isinstance(shape, torch.Tensor):
         x = shape.expand(batch, *shape.shape).contiguous()
     else:
-        x = torch.rand(batch, *shape, generator=generator)
+        x = torch.rand(batch, *shape, generator=generator, dtype=torch.float32)
     x = as_taken(model, x)
     with torch.inference_mode(), evaluating(model):
         return time_call(lambda: model(x), repeats=repeats)

@@ -182,7 +182,9 @@ def count_layers(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> lis
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else "cpu"
     with tapped(counted, after=record), torch.no_grad(), evaluating(model):
-        example = shape if isinstance(shape, torch.Tensor) else torch.zeros(shape)
+        example = (
+            shape if isinstance(shape, torch.Tensor) else torch.zeros(shape, dtype=torch.float32)
+        )
         model(as_taken(model, example[None].to(device)))
     return counts
 

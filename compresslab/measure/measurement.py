@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -135,7 +136,7 @@ def _test_and_example(data: Data) -> tuple[Labelled | None, torch.Tensor | tuple
     data = data.test if isinstance(data, Split | TextSplit) else data
     if isinstance(data, Labelled):
         return data, tuple(data.x.shape[1:]) if data.x.is_floating_point() else data.x[0]
-    whole = isinstance(data, tuple | list) and all(isinstance(n, int) and n > 0 for n in data)
+    whole = isinstance(data, tuple | list) and all(isinstance(n, Integral) and n > 0 for n in data)
     if isinstance(data, torch.Tensor):
         return None, data
     if not whole:
@@ -143,4 +144,4 @@ def _test_and_example(data: Data) -> tuple[Labelled | None, torch.Tensor | tuple
             "data must be a data set, examples with labels, one example without the batch axis, or its "
             f"shape, got {kind(data)}"
         )
-    return None, tuple(data)
+    return None, tuple(int(n) for n in data)

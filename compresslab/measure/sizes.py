@@ -55,7 +55,11 @@ def working_bytes(model: nn.Module, shape: tuple[int, ...] | torch.Tensor) -> in
     named = model.layers.named_children() if isinstance(model, Program) else model.named_modules()
     leaves = {n: m for n, m in named if isinstance(model, Program) or not list(m.children())}
     with tapped(leaves, after=record), torch.no_grad(), evaluating(model):
-        model((shape if isinstance(shape, torch.Tensor) else torch.zeros(shape))[None])
+        model(
+            (shape if isinstance(shape, torch.Tensor) else torch.zeros(shape, dtype=torch.float32))[
+                None
+            ]
+        )
     if isinstance(model, Program) and not isinstance(shape, torch.Tensor):
         with contextlib.suppress(NoPlaceError):  # tokens, which wait for nobody
             largest = max(largest, places(lives_of(model, shape))[1])

@@ -68,8 +68,9 @@ def normal_form(model: nn.Module, example: torch.Tensor | None = None) -> fx.Gra
         ValueError: for an example that the network does not take, a dropout that is active in evaluation,
             layers that compute their weights, or a form that answers otherwise than the network.
     """
-    refuse_hooks(model)
-    model = plain_copy(model).eval()
+    copied = plain_copy(model).eval()
+    refuse_hooks(model.named_modules())
+    model = copied
     if example is not None:
         example = _three(example)
         wanted = _answers(model, example)

@@ -9,6 +9,7 @@ alone, and is left out of `linear_layers`; `word_tables` has it, together with t
 """
 
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from torch import fx, nn
@@ -174,13 +175,16 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
-def refuse_hooks(model: nn.Module) -> None:
+def refuse_hooks(modules: Iterable[tuple[str, nn.Module]]) -> None:
     """Refuse modules that do more than their class: what is built in their place would do less.
+
+    Args:
+        modules: by name, such as `model.named_modules()`.
 
     Raises:
         ValueError: naming the first that has a forward hook, or a forward of its own.
     """
-    for name, module in model.named_modules():
+    for name, module in modules:
         where = f"layer {name!r}" if name else "the network"
         if module._forward_hooks or module._forward_pre_hooks:
             raise ValueError(

@@ -58,7 +58,7 @@ def share(weight: torch.Tensor, colours: int, start: str = "linear") -> Palette:
         raise ValueError(f"weight must be of floats, got {weight.dtype}")
     values = weight.detach().float()
     nonzero = values != 0
-    centroids = torch.zeros(1)
+    centroids = torch.zeros(1, dtype=torch.float32)
     codes = torch.zeros(weight.shape, dtype=torch.uint8)
     if bool(nonzero.any()):
         found, labels = kmeans(values[nonzero].numpy(), colours, start)

@@ -28,8 +28,51 @@ from torch import nn
 from compresslab.data.files import write_whole
 from compresslab.runtime.arena import NoPlaceError, lives_by_name, places, shapes_of, whole_shape
 from compresslab.runtime.c_calls import ENDS, WRITERS
-from compresslab.runtime.c_text import NotForC, Sheet, functions
+from compresslab.runtime.c_text import STEPS, NotForC, Sheet, functions
 from compresslab.runtime.program import Program
+
+WORDS_OF_C = {
+    *(
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+    ),
+    *(
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+    ),
+    *(
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+    ),
+    *("volatile", "while", "_Bool", "_Complex", "_Imaginary", "main", "arena"),
+}
+"""Keywords of C99 (6.4.1), and what a program or our file calls something else."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +109,8 @@ def to_c(network: nn.Module, shape: Sequence[int], name: str = "compresslab_run"
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError(f"name must be letters, digits and underscores, got {name!r}")
+    if name in WORDS_OF_C or re.search(rf"\b{name}\b", STEPS.read_text(encoding="utf-8")):
+        raise ValueError(f"name must not be a word of C or of the file itself, got {name!r}")
     if not isinstance(network, Program):
         raise NotForC(
             f"network must be an integer Program, as convert makes it, got {type(network).__name__}"

@@ -48,11 +48,17 @@ def save(model: nn.Module, path: Path, huffman: bool = True) -> int:
         huffman: False gives all symbols of a stream the same length: the stage before Huffman coding.
 
     Raises:
-        ValueError: if no layer of the model is shared.
+        ValueError: if no layer of the model is shared, or its values are not float32.
     """
     path, layers = Path(path), shared_layers(model)
     if not layers:
         raise ValueError("model must have layers from share_weights, got none")
+    for name, layer in layers.items():
+        if layer.centroids.dtype != torch.float32:
+            raise ValueError(
+                f"the values of {name!r} must be float32 to be saved, got {layer.centroids.dtype}: "
+                "model.float()"
+            )
     tensors, about = {}, {}
     for name, layer in layers.items():
         about[name], tensors[_within(name, "weight")] = _pack(layer.palette, not huffman)

@@ -78,6 +78,7 @@ class DynamicInt8Linear(Called):
             numbers = (self.packed, self.epilogue, ops.threads())
             array = rows.detach().numpy() if rows.requires_grad else rows.numpy()
             out = torch.from_numpy(int8.dynamic_linear(array, *numbers))
+            out = ops.ended(x, out, "an int8 layer")
         else:
             arguments = (self.panels, self.sums, self.scale, self.bias, self.packed.width)
             out = ops.dynamic_int8_linear(rows, *arguments)

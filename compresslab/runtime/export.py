@@ -71,7 +71,7 @@ def export_float(model: nn.Module, shape: tuple[int, ...], path: Path) -> int:
         shape: of one example, without the batch.
         path: is written whole or not at all.
     """
-    return write_onnx(model, torch.zeros(2, *shape), Path(path), {})
+    return write_onnx(model, torch.zeros(2, *shape, dtype=torch.float32), Path(path), {})
 
 
 def export_int8(
@@ -103,7 +103,8 @@ def export_int8(
         torch.ops.compresslab.qdq.default: round_trip,
         torch.ops.compresslab.from_codes.default: from_codes,
     }
-    return write_onnx(qdq_network(prepared, signed), torch.zeros(2, *shape), Path(path), table)
+    images = torch.zeros(2, *shape, dtype=torch.float32)
+    return write_onnx(qdq_network(prepared, signed), images, Path(path), table)
 
 
 def write_onnx(model: nn.Module, example: torch.Tensor, path: Path, table: dict) -> int:
@@ -228,6 +229,11 @@ def qdq_network(prepared: fx.GraphModule, signed: bool = False) -> fx.GraphModul
     Raises:
         ConversionError: naming the node that has no such form.
     """
+    if not isinstance(prepared, fx.GraphModule):
+        raise ConversionError(
+            "network must simulate integers, as quantize_post_training makes it, got "
+            f"{type(prepared).__name__}"
+        )
     network = replaced(prepared, {}).eval()
     modules, graph = dict(network.named_modules()), network.graph
     scales: dict[fx.Node, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -48,6 +48,7 @@ def save(model: nn.Module, path: Path) -> int:
     """
     check_network(model, "model")
     model, path = bare(model), as_path(path)
+    _check_numbers(model)
     if isinstance(model, Program):
         return storage.save(model, path)
     if isinstance(model, OnnxModel):
@@ -69,6 +70,24 @@ def save(model: nn.Module, path: Path) -> int:
     tensors = {name: t.contiguous().clone() for name, t in state_once(model).items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary))
     return path.stat().st_size
+
+
+def _check_numbers(model: nn.Module) -> None:
+    """Refuse what no file brings back: NaN in a parameter, tensors that are not laid out as numbers.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if tensor.layout is not torch.strided:
+            raise ValueError(
+                f"{name!r} is a sparse tensor, which no file holds: register it dense, by .to_dense()"
+            )
+        if name in parameters and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name!r} must be finite to be saved, got NaN or an infinity")
 
 
 def load(path: Path, like: nn.Module | None = None) -> nn.Module:

@@ -270,3 +270,27 @@ def plain(x: torch.Tensor) -> bool:
             "to its example: save the network with compresslab.runtime.files, or export its float original"
         )
     return type(x) is torch.Tensor and not torch.compiler.is_compiling()
+
+
+class _Ended(torch.autograd.Function):
+    """A result as it is, through which no gradient goes: whoever asks for one is told."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, result: torch.Tensor, what: str) -> torch.Tensor:  # noqa: ANN001
+        ctx.what = what
+        return result.clone()  # of a tensor made in inference mode, too
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: ANN001
+        raise RuntimeError(
+            f"{ctx.what} has no gradient for what stands in front of it: train before it is made"
+        )
+
+
+def ended(x: torch.Tensor, result: torch.Tensor, what: str) -> torch.Tensor:
+    """The result of a kernel that was computed past autograd.
+
+    Backward through it raises a RuntimeError instead of leaving the layers in front of it without a gradient.
+    """
+    asked = x.requires_grad and torch.is_grad_enabled()
+    return _Ended.apply(x, result, what) if asked else result

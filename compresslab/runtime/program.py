@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from compresslab.kernels.simd import tiles_available
+from compresslab.runtime.ops import ended
 from compresslab.runtime.steps.step import Numbers, Step
 
 IMAGE = "image"
@@ -121,11 +122,23 @@ class Program(nn.Module):
         """
         if len(images) != len(self.images):
             raise ValueError(f"expected {len(self.images)} inputs, got {len(images)}")
+        if torch.is_grad_enabled() and any(image.requires_grad for image in images):
+            return self._past_autograd(images)
         plan = None if self._watched() else self.planned(images[0])
         if plan is None:
             return self.step_by_step(*images)
         results = plan(images[0], torch.get_num_threads())
         return results[0] if len(results) == 1 else results
+
+    def _past_autograd(
+        self, images: Sequence[torch.Tensor]
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """The same answers, through which no gradient can be asked for."""
+        asked = next(image for image in images if image.requires_grad)
+        found = self(*(image.detach() for image in images))
+        if isinstance(found, torch.Tensor):
+            return ended(asked, found, "an integer network")
+        return tuple(ended(asked, one, "an integer network") for one in found)
 
     def _watched(self) -> bool:
         # Past nn.Module's own look-ups, which cost a small network more than a layer.

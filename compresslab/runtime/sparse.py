@@ -72,7 +72,7 @@ class SparseLinear(nn.Module):
         out = torch.from_numpy(out.T)
         if self.bias is not None:
             out = out + self.bias
-        return out.reshape(*x.shape[:-1], self.out_features)
+        return ops.ended(x, out.reshape(*x.shape[:-1], self.out_features), "a sparse layer")
 
     def numbers(self) -> Numbers:
         """Weights, most of which are not stored, and biases."""

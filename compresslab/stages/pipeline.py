@@ -115,14 +115,26 @@ def fit(network: nn.Module, data: Split | Examples, **options: object) -> nn.Mod
     Args:
         network: maps [n, ...] to logits [n, classes]; not changed.
         data: a data set, of which `train` is taken, or examples.
-        options: as `training.fit` has them: epochs, lr, batch_size, hooks, seed, ...
+        options: as `training.fit` has them: epochs, lr, batch_size, hooks, seed, ...; an optimizer is made by
+            a function of the copy, `optimizer=lambda network: torch.optim.Adam(network.parameters())`.
 
     Raises:
-        ValueError: as `training.fit` does.
+        ValueError: as `training.fit` does, and for an optimizer, which holds the parameters of the original.
         TrainingDiverged: at the first loss that is not finite.
     """
     check_network(network)
-    trained = copy.deepcopy(network)
+    with torch.inference_mode(False):  # its tensors could not be trained
+        trained = copy.deepcopy(network)
+    optimizer = options.pop("optimizer", None)
+    if isinstance(optimizer, torch.optim.Optimizer) or not (
+        optimizer is None or callable(optimizer)
+    ):
+        raise ValueError(
+            "optimizer must be a function that makes one for the copy that is trained, lambda network: "
+            f"torch.optim.Adam(network.parameters()), got {kind(optimizer)}"
+        )
+    if optimizer is not None:
+        options["optimizer"] = optimizer(trained)
     train_in_place(trained, data.train if isinstance(data, Split | TextSplit) else data, **options)
     return trained.eval()
 

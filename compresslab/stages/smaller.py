@@ -16,7 +16,7 @@ from compresslab.network.edit import replaced
 from compresslab.network.graph import TracingError
 from compresslab.network.normal import flat_outputs, normal_form
 from compresslab.network.recurrent import unrolled
-from compresslab.network.select import check_weights, refuse_fast_path, refuse_hooks
+from compresslab.network.select import check_weights, refuse_fast_path
 from compresslab.stages.stage import Material, OfAFraction, Stage, check_epochs
 from compresslab.stages.trial import (
     quick_layout,
@@ -137,9 +137,10 @@ class LowRank(OfAFraction):
         """A network without a layer that becomes two, or that reads one by name, is refused."""
         refuse_fast_path(network)
         check_weights(network)
-        model = unrolled(sharing.unshared(network))
+        model = sharing.unshared(network)
+        which = "linear layers and 2-d convolutions without groups, padded with zeros"
+        _refuse_none(lowrank.factorizable(unrolled(model)), "factorized", which)
         layers = lowrank.factorizable(model)
-        _refuse_none(layers, "factorized", "linear layers and 2-d convolutions without groups")
         # Whatever the ranks: a parent that reads a layer's weight finds two layers.
         thin = {name: nn.Sequential(copy.deepcopy(layer)) for name, layer in layers.items()}
         refuse_if_read_by_name(replaced(model, thin), example)
@@ -178,11 +179,11 @@ class Share(Stage):
     def check(self, network: nn.Module, example: torch.Tensor) -> None:
         """A network without a layer whose weights can be shared, or that reads one by name, is refused."""
         refuse_fast_path(network)
-        refuse_hooks(network)
-        model = unrolled(sharing.unshared(network))
-        layers = sharing.shareable(model)
-        _refuse_none(layers, "shared", "linear layers and 2-d convolutions in float32")
-        refuse_if_read_by_name(sharing.share_weights(model, 1), example)
+        model = sharing.unshared(network)
+        which = "linear layers and 2-d convolutions in float32"
+        _refuse_none(sharing.shareable(unrolled(model)), "shared", which)
+        if sharing.shareable(model):
+            refuse_if_read_by_name(sharing.share_weights(model, 1), example)
 
     def __call__(self, network: nn.Module, material: Material) -> nn.Module:
         """A copy whose weights are looked up."""

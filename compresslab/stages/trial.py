@@ -104,8 +104,8 @@ def refuse_if_read_by_name(network: nn.Module, example: torch.Tensor) -> None:
             network(example)
     except AttributeError as error:
         raise ValueError(
-            f"network reads a layer by name that would become two ({error}): factorize the other layers by "
-            "lowrank.factorize(network, ranks)"
+            f"network reads a layer by name whose place another would take ({error}): name the other "
+            "layers, by lowrank.factorize(network, ranks) or sharing.share_weights(network, {name: clusters})"
         ) from error
 
 

@@ -219,11 +219,11 @@ def binarize(model: nn.Module, config: BinaryConfig, edges: bool = False) -> nn.
         ValueError: if there is nothing to replace, or a convolution has groups or dilation.
     """
     check_weights(model)
-    refuse_hooks(model)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     inner = layers if edges else layers[1:-1]
     if not inner:
         raise ValueError(f"model must have a layer to binarize, got layers {layers}")
+    refuse_hooks((name, model.get_submodule(name)) for name in inner)
     # Under every name that a layer has: one that stands in two places is one layer there.
     return replaced(model, {n: _binary_twin(model.get_submodule(n), config) for n in inner})
 

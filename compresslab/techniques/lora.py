@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from compresslab.arguments import as_path
+from compresslab.data.files import write_whole
 from compresslab.network.edit import in_place_of_, plain_copy, replace_
 from compresslab.network.select import is_linear, is_transposed, refuse_fast_path, sizes
 
@@ -41,6 +43,8 @@ class LoRA(nn.Module):
     def __init__(self, base: nn.Module, rank: int, alpha: float | None = None) -> None:
         """Freeze the base and add A and B."""
         super().__init__()
+        if alpha is not None and not math.isfinite(alpha):
+            raise ValueError(f"alpha must be finite, got {alpha}")
         self.base = base.requires_grad_(False)
         self.rank = rank
         # A buffer, so that a saved network knows how strong its corrections are.
@@ -239,8 +243,9 @@ def save(model: nn.Module, path: Path) -> int:
         for part in ("down", "up")
     }
     scales = {name: repr(layer.alpha) for name, layer in layers.items()}
-    save_file(tensors, path, metadata=scales)
-    return Path(path).stat().st_size
+    path = as_path(path)
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=scales))
+    return path.stat().st_size
 
 
 @torch.no_grad()
@@ -248,10 +253,13 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     """Read A, B and alpha into a model with LoRA layers of the same names and ranks, all or none.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if the file has other layers or shapes, is no safetensors file, or a layer is merged at
             the moment.
     """
-    layers = corrections(model)
+    layers, path = corrections(model), as_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
     if any(layer.merged for layer in layers.values()):
         raise ValueError("model must be unmerged first: its base holds the old correction")
     try:

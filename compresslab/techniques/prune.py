@@ -173,7 +173,7 @@ def select(
     groups = {n: grouping(granularity, s.shape, block) for n, s in scores.items()}
     sizes = {n: torch.bincount(g.flatten()) for n, g in groups.items()}
     means = {
-        n: torch.zeros(len(sizes[n])).index_add_(
+        n: torch.zeros(len(sizes[n]), dtype=torch.float32).index_add_(
             0, groups[n].flatten(), scores[n].flatten().float()
         )
         / sizes[n]

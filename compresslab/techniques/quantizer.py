@@ -9,6 +9,7 @@ The codes a quantizer means are those of `numerics.affine`: `qparams()` gives th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -60,16 +61,16 @@ class QuantConfig:
             bits = getattr(self, name)
             if bits is None and name != "weight_bits":
                 continue
-            if not isinstance(bits, int) or not 2 <= bits <= 8:
+            if not isinstance(bits, Integral) or not 2 <= bits <= 8:
                 raise ValueError(f"{name} must be an integer from 2 to 8, got {bits!r}")
         for name, bits in self.layers.items():
-            if not isinstance(bits, int) or not 2 <= bits <= 8:
+            if not isinstance(bits, Integral) or not 2 <= bits <= 8:
                 raise ValueError(f"layers[{name!r}] must be an integer from 2 to 8, got {bits!r}")
         if self.sharing not in ("tensor", "channel", "group"):
             raise ValueError(f"sharing must be tensor, channel or group, got {self.sharing!r}")
         if self.weight_range not in ("minmax", "mse"):
             raise ValueError(f"weight_range must be minmax or mse, got {self.weight_range!r}")
-        if not isinstance(self.group, int) or self.group < 1:
+        if not isinstance(self.group, Integral) or self.group < 1:
             raise ValueError(f"group must be an integer of 1 or more, got {self.group!r}")
         if self.dynamic and self.learned:
             raise ValueError(

@@ -73,20 +73,32 @@ def taylor(model: nn.Module, data: Examples, batch_size: int = 128, batches: int
     if batches < 1 or len(data) == 0:
         raise ValueError(f"batches and data must not be empty, got {batches} and {len(data)}")
     layers = prunable(model)
-    totals = {n: torch.zeros_like(m.weight) for n, m in layers.items()}
-    parameters = [m.weight for m in layers.values()]
-    parts = list(zip(data.x.split(batch_size), data.y.split(batch_size), strict=True))[:batches]
-    with evaluating(model):
-        for x, y in parts:
-            gradients = torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
-            for total, gradient in zip(totals.values(), gradients, strict=True):
-                total += gradient.abs()
-    count = len(parts)
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        totals = _gradient_sums(model, data, layers, batch_size, batches)
+    count = min(batches, -(-len(data) // batch_size))
     return {n: layers[n].weight.detach().abs() * totals[n] / count for n in layers}
 
 
+def _gradient_sums(
+    model: nn.Module, data: Examples, layers: dict[str, nn.Module], batch_size: int, batches: int
+) -> dict[str, torch.Tensor]:
+    """Of each weight the sum over batches of its gradient's magnitude."""
+    totals = {n: torch.zeros_like(m.weight) for n, m in layers.items()}
+    parameters = [m.weight for m in layers.values()]
+    parts = list(zip(data.x.split(batch_size), data.y.split(batch_size), strict=True))[:batches]
+    for x, y in parts:
+        gradients = torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
+        for total, gradient in zip(totals.values(), gradients, strict=True):
+            total += gradient.abs()
+    return totals
+
+
 def activation(model: nn.Module, data: Examples) -> Scores:
-    """The mean magnitude of each channel's output behind its ReLU (or its own, without one)."""
+    """The mean magnitude of each channel's output behind its ReLU (or its own, without one).
+
+    Raises:
+        ValueError: for no data.
+    """
     return _by_channel(model, data, lambda out: out.abs())
 
 
@@ -120,6 +132,8 @@ def following(model: nn.Module, kind: type) -> dict[str, nn.Module]:
 def _by_channel(
     model: nn.Module, data: Examples, statistic: Callable[[torch.Tensor], torch.Tensor]
 ) -> Scores:
+    if len(data) == 0:
+        raise ValueError("data must hold at least one example, got 0")
     layers, relus = prunable(model), following(model, nn.ReLU)
     values: dict[str, torch.Tensor] = {}
 

@@ -64,7 +64,8 @@ class Shared(nn.Module):
             )
         self.layer = copy.deepcopy(layer)
         del self.layer.weight
-        self.centroids = nn.Parameter(palette.centroids[1:].clone())
+        trained = layer.weight.requires_grad
+        self.centroids = nn.Parameter(palette.centroids[1:].clone(), trained)
         self.register_buffer("codes", arranged_like(palette.codes.clone(), layer.weight))
         in_place_of_(self, layer)
 
@@ -87,7 +88,7 @@ class Shared(nn.Module):
     def plain(self) -> nn.Conv2d | nn.Linear:
         """The ordinary layer with this weight."""
         layer = copy.deepcopy(self.layer)
-        layer.weight = nn.Parameter(self.weight.detach().clone())
+        layer.weight = nn.Parameter(self.weight.detach().clone(), self.centroids.requires_grad)
         return layer
 
     def numbers(self) -> tuple[int, int]:
@@ -114,7 +115,6 @@ def share_weights(
     Raises:
         ValueError: for names that are no layer, other numbers of colours, or no layer at all.
     """
-    refuse_hooks(model)
     layers = shareable(model)
     chosen = colours if isinstance(colours, Mapping) else dict.fromkeys(layers, colours)
     unknown = set(chosen) - set(layers)
@@ -128,6 +128,7 @@ def share_weights(
             f"colours must name layers of {', '.join(layers) or 'a model that has none'}, "
             f"got {', '.join(sorted(unknown)) or 'no name'}"
         )
+    refuse_hooks((name, layers[name]) for name in chosen)
     new = {}
     for name, count in chosen.items():
         try:

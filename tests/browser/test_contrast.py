@@ -81,14 +81,14 @@ def test_every_word_that_is_shown_has_enough_contrast(theme, notebook, jupyter, 
     page.hover("text=/^Theme$/ >> nth=0")
     page.click(f"text=/^{theme}$/ >> nth=0")
     wanted = "false" if theme.endswith("Dark") else "true"
-    page.wait_for_selector(f"body[data-jp-theme-light={wanted}]")
+    page.wait_for_selector(f"body[data-jp-theme-light={wanted}]", state="attached")
     run_all(page)
     page.wait_for_selector(IDLE)
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.locator(f"{NOTEBOOK} .jp-Notebook").screenshot(path=SHOTS / f"contrast_{wanted}.png")
     texts = page.evaluate(TEXTS)
     said = " ".join(words for words, _ in texts)
-    for word in ("✔", "✘", "hint", "two rows", "a perceptron", "The answer"):
+    for word in ("✔", "✘", "expected", "two rows", "a perceptron", "The answer"):
         assert word in said, word
     poor = {words[:60]: round(contrast, 2) for words, contrast in texts if contrast < 4.5}
     assert not poor

@@ -50,7 +50,7 @@ def signs_of(layer: Binary) -> np.ndarray:
 def scales_of(layer: Binary) -> tuple[np.ndarray, np.ndarray]:
     """Alpha and bias of every output, float32 [N]."""
     alpha = layer.binary_weight()[1]
-    alpha = torch.ones(len(layer.weight)) if alpha is None else alpha.detach()
+    alpha = torch.ones(len(layer.weight), dtype=torch.float32) if alpha is None else alpha.detach()
     bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
     return alpha.numpy(), bias.numpy()
 

@@ -85,7 +85,8 @@ def bits_from_file(packed: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _file_params(bits: int) -> QParams:
-    one, zero = torch.tensor(1.0), torch.tensor(0, dtype=torch.int32)
+    one = torch.tensor(1.0, dtype=torch.float32)
+    zero = torch.tensor(0, dtype=torch.int32)
     return QParams(one, zero, IntGrid(bits))
 
 

@@ -70,7 +70,7 @@ def factored(
     Raises:
         ValueError: for a layer that cannot be factored, or arguments that do not fit it.
     """
-    if not factorizable(nn.ModuleList([layer])):
+    if not (type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1)):
         raise ValueError(
             f"layer must be linear or an ungrouped convolution, got {type(layer).__name__}"
         )
