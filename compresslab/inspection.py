@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from compresslab.arguments import bare, check_open
 from compresslab.measure.counts import WITH_WEIGHTS, layer_macs
-from compresslab.network.graph import TracingError
+from compresslab.network.graph import LAYERS, TracingError
 from compresslab.network.normal import normal_form
 from compresslab.network.recurrent import recurrent_layers, unrolled
 from compresslab.network.select import (
@@ -40,7 +40,7 @@ from compresslab.techniques.ptq import prepare
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.scores import prunable
 from compresslab.techniques.sharing import shareable, shared_layers, unshared
-from compresslab.techniques.surgery import SurgeryError, obstacles_of
+from compresslab.techniques.surgery import NO_CHANNELS, SurgeryError, obstacles_of
 from compresslab.training import evaluating
 
 INSTEAD = {
@@ -183,7 +183,7 @@ def _obstacles(network: nn.Module, example: object) -> dict[str, tuple[str, ...]
     return {
         "integers": _for_integers(network, one),
         "cut channels": _for_surgery(network, one),
-        "prune": _of(lambda: prunable(unrolled(network))),
+        "prune": _of(lambda: check_weights(network) or prunable(unrolled(network))),
         "low rank": _of(lambda: factorizable(unrolled(network))),
         "share": _of(lambda: shareable(unrolled(network))),
         "packed weights": _for_packing(network),
@@ -312,6 +312,10 @@ def _with_advice(name: str, what: str) -> str:
 
 def _for_surgery(network: nn.Module, example: torch.Tensor | None) -> tuple[str, ...]:
     try:
-        return tuple(obstacles_of(network if example is None else normal_form(network, example)))
+        form = network if example is None else normal_form(network, example)
+        obstacles = tuple(obstacles_of(form))
+        if not any(isinstance(m, LAYERS) for m in prunable(form, last=False).values()):
+            return (*obstacles, NO_CHANNELS)
+        return obstacles
     except (TracingError, SurgeryError, ValueError) as error:
         return (str(error),)

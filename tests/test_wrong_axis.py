@@ -199,6 +199,50 @@ def test_images_with_three_axes_do_not_meet_a_layout_of_two(stage):
     assert small(torch.rand(2, 1, 5, 5, 5)).shape == (2, 4)
 
 
+class WithAuxiliary(nn.Module):
+    """A head that only training runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.extra = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+        self.second, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = F.relu(self.first(x))
+        z = self.head(F.relu(self.second(y)).mean((2, 3)))
+        return (z, self.extra(y.mean((2, 3)))) if self.training else z
+
+
+@pytest.mark.parametrize("stage", [cl.CutChannels(0.25), cl.Prune(0.5), cl.LowRank(0.5)])
+def test_a_head_for_training_alone_is_in_the_file(stage, tmp_path):
+    network, path = WithAuxiliary().eval(), tmp_path / "small.safetensors"
+    small = cl.compress(network, [stage], IMAGES)
+    cl.save(small, path)
+    again = cl.load(path, like=network)
+    torch.testing.assert_close(again(IMAGES), small(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "network,example",
+    [
+        (nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)), torch.randn(9, 3, 12)),
+        (nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 2)), torch.randint(9, (5, 3))),
+    ],
+)
+def test_looking_and_cutting_agree_that_there_are_no_channels(network, example):
+    assert not cl.inspect(network.eval(), example).can("cut channels")
+    with pytest.raises(ValueError, match=r"channels|words"):
+        cl.compress(network, [cl.CutChannels(0.25)], example)
+
+
+def test_looking_and_pruning_agree_on_weights_that_are_computed():
+    layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    network = nn.Sequential(layer, nn.ReLU(), nn.Linear(4, 2)).eval()
+    assert not cl.inspect(network, torch.randn(3, 4)).can("prune")
+    with pytest.raises(ValueError, match="computes its weight"):
+        cl.compress(network, [cl.Prune(0.5)], torch.randn(3, 4))
+
+
 # ---- more than its class says ------------------------------------------------------------------------
 def convolutional():
     return nn.Sequential(

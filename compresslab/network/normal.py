@@ -189,7 +189,7 @@ def _prove(traced: fx.GraphModule, example: torch.Tensor, wanted: torch.Tensor) 
     ):
         raise ValueError(
             "model answers otherwise when it is written as a graph: does its forward depend on the size of "
-            "the batch or on state that it keeps?"
+            "the batch or on state that it keeps, or write into a part of a tensor (y[:, :4] = 0)?"
         )
 
 

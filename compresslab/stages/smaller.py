@@ -27,7 +27,13 @@ from compresslab.stages.trial import (
 from compresslab.techniques import lowrank, scores, sharing
 from compresslab.techniques.norms import fitted
 from compresslab.techniques.prune import PruneGradually, select
-from compresslab.techniques.surgery import SurgeryError, channels_of, shrink, silence
+from compresslab.techniques.surgery import (
+    NO_CHANNELS,
+    SurgeryError,
+    channels_of,
+    shrink,
+    silence,
+)
 from compresslab.training import evaluating
 
 
@@ -81,7 +87,7 @@ class CutChannels(OfAFraction):
             raise SurgeryError(f"its graph depends on the size of the batch: {error}") from error
         if say:
             say_if_one_size(self, form, model, example)
-        return self._proved(form, example)
+        return _with_unused_(self._proved(form, example), model)
 
     def _proved(self, model: nn.Module, example: torch.Tensor) -> nn.Module:
         """The smaller network, once it answers the example as the network does whose channels are silent."""
@@ -107,10 +113,7 @@ class CutChannels(OfAFraction):
         inner = scores.prunable(model, last=False)
         sizes = {n: s for n, s in scores.magnitude(model).items() if n in inner}
         if not sizes:
-            raise SurgeryError(
-                "no layer but the last has channels that can be cut: 2-d convolutions and linear layers "
-                "have; Prune and LowRank take other layers too"
-            )
+            raise SurgeryError(NO_CHANNELS)
         mask = select(sizes, self.fraction, "channel", "layer")
         return silence(copy.deepcopy(model).eval(), channels_of(mask))
 
@@ -193,6 +196,18 @@ class Share(Stage):
         untuned = copy.deepcopy(shared).eval()
         tuned = material.tune(shared, epochs=self.epochs, lr=self.lr)
         return material.better(tuned, untuned, repr(self))
+
+
+def _with_unused_(small: nn.Module, model: nn.Module) -> nn.Module:
+    """The network with those layers that evaluation does not run, a head for training say, as they were.
+
+    Its file then holds all that the author's class asks for.
+    """
+    there = dict(small.named_modules())
+    for name, module in model.named_modules():
+        if name and name not in there and (module._parameters or module._buffers):
+            small.add_submodule(name, copy.deepcopy(module))
+    return small
 
 
 def _refuse_none(layers: Mapping[str, nn.Module], done: str, which: str) -> None:

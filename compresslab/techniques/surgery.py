@@ -19,6 +19,13 @@ from compresslab.techniques.prune import Mask
 Kept = dict[Family, torch.Tensor]
 
 
+NO_CHANNELS = (
+    "no layer but the last has channels that can be cut: 2-d convolutions and linear layers have; Prune and "
+    "LowRank take other layers too"
+)
+"""Why a network cannot be cut at all."""
+
+
 class SurgeryError(ValueError):
     """A part of the network through which channels cannot be proved silent; names it."""
 
