@@ -20,6 +20,11 @@ def _start() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    try:
+        language.chosen()
+    except ValueError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from error
 
 
 def _course_folder(name: str) -> Path:

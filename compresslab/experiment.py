@@ -33,7 +33,7 @@ from compresslab.progress_bar import Bar
 from compresslab.seeds import seeds
 from compresslab.training import Hook, Loss, Run, cross_entropy, evaluate, fit, seed_everything
 
-THREADS = "COMPRESSLAB_THREADS"
+THREADS, MOST_THREADS = "COMPRESSLAB_THREADS", 1024
 Result = TypeVar("Result")
 
 
@@ -47,11 +47,13 @@ def begin(count: int = 3) -> tuple[int, ...]:
         count: how many seeds.
 
     Raises:
-        ValueError: if COMPRESSLAB_THREADS is not a whole number above 0, and as `seeds` does.
+        ValueError: if COMPRESSLAB_THREADS is no whole number that makes sense, and as `seeds` does.
     """
     text = os.environ.get(THREADS) or "1"
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise ValueError(f"{THREADS} must be a whole number above 0, got {text!r}")
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= MOST_THREADS:
+        raise ValueError(
+            f"{THREADS} must be a whole number from 1 to {MOST_THREADS:,}, got {text!r}"
+        )
     torch.set_num_threads(int(text))
     # OpenBLAS' threads spin while they wait for each other: next to another busy process a singular value
     # decomposition takes many times as long on two of them as on one.

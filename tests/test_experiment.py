@@ -75,7 +75,7 @@ def test_a_lab_begins_on_one_thread_with_the_generator_seeded(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     monkeypatch.setenv(experiment.THREADS, "none")
-    with pytest.raises(ValueError, match="COMPRESSLAB_THREADS must be a whole number above 0"):
+    with pytest.raises(ValueError, match="COMPRESSLAB_THREADS must be a whole number from 1"):
         experiment.begin()
 
 

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from torch import nn
 
 import compresslab as cl
 from compresslab import training
+from compresslab.classroom import progress
+from compresslab.classroom.grading.folder import grade_folder
 from compresslab.data import Examples, Split
 from compresslab.data.glyphs import _read
+from compresslab.experiment import begin
 from compresslab.runtime.c_source import to_c
 from compresslab.runtime.convert import convert, convert_dynamic
 from compresslab.runtime.export import export_int8
@@ -257,3 +262,44 @@ def test_a_float_network_is_no_simulation(tmp_path):
         export_int8(images(), (1, 16, 16), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="no layer whose weights can be shared"):
         sharing.share_weights(rows().double(), 8)
+
+
+# ---- surroundings ------------------------------------------------------------------------------------
+def command(*arguments, **variables):
+    here = {k: v for k, v in os.environ.items() if not k.startswith("COMPRESSLAB_")}
+    return subprocess.run(
+        [sys.executable, "-m", "compresslab.cli", *arguments],
+        env=here | variables,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def test_a_language_that_there_is_not_is_one_line():
+    done = command("progress", COMPRESSLAB_LANG="xx")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "COMPRESSLAB_LANG must be one of en, zh, got 'xx'"
+
+
+def test_progress_in_a_folder_is_said_to_be_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(tmp_path))
+    with pytest.warns(UserWarning, match="is a folder, no file: progress is not kept"):
+        progress.record("measuring.parameter_bytes", "passed", None, 1)
+
+
+def test_marks_are_not_written_to_a_folder_after_all_has_been_graded(tmp_path):
+    class Never:
+        def submit(self, *arguments):
+            raise AssertionError("graded before it was refused")
+
+    with pytest.raises(ValueError, match="is a folder: give --out the name of a file"):
+        grade_folder(tmp_path, "00", tmp_path, Never())
+
+
+@pytest.mark.parametrize("value", ["100000000000", "0", "-1", "two", "٣"])
+def test_threads_are_a_number_that_makes_sense(value, monkeypatch):
+    monkeypatch.setenv("COMPRESSLAB_THREADS", value)
+    with pytest.raises(ValueError, match="COMPRESSLAB_THREADS must be a whole number from 1"):
+        begin()

@@ -65,6 +65,9 @@ def _unused(path: Path) -> Path:
 def record(id: str, status: str, mistake: str | None, points: float | None = None) -> None:
     """Remember a verdict; once passed, an exercise stays passed, and points stay."""
     path = progress_file()
+    if path.is_dir():
+        warnings.warn(f"{path} is a folder, no file: progress is not kept", stacklevel=3)
+        return
     with contextlib.suppress(OSError), _locked(path):
         stored = _stored(path)
         _add(stored.setdefault(id, {}), status, mistake, points)

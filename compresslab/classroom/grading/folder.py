@@ -290,6 +290,11 @@ def _refuse_other_results(out: Path) -> None:
         ValueError: if writing would replace another run's results, or a file that is none.
     """
     beside, another = _beside(out), "give another --out, or delete it"
+    for place in (out, beside):
+        if place.is_dir():
+            raise ValueError(
+                f"{place} is a folder: give --out the name of a file, {place / 'marks.csv'} say"
+            )
     head = out.read_bytes()[:1000].removeprefix(b"\xef\xbb\xbf") if out.is_file() else b""
     if out.is_file() and re.split(rb"[,;\t\r\n]", head)[: len(COLUMNS)] != [
         c.encode() for c in COLUMNS
