@@ -25,6 +25,12 @@ NOTEBOOK = "JPY_SESSION_NAME"
 """Where Jupyter says which notebook runs: its own words come before those of others."""
 TEXT = re.compile(r">([^<>]+)<")
 CODE = re.compile(r"(<(?:script|style)\b.*?</(?:script|style)>)", re.DOTALL)
+JOINTS = (
+    re.compile(r"([✔✘] )(.+?)( \(held in .+\))"),
+    re.compile(r"(Stored: .+ s a seed)(: .*?torch [\d.+a-z]+\. ?)(.*)"),
+    re.compile(r"([-\d.,]+(?:, [-\d.,]+)* )([^\d\s(].*)"),
+)
+"""Where a lab puts texts together that it looks up one by one: stored findings, their caption, outcomes."""
 ALTERNATIVE = re.compile(r'\balt="([^"]*)"')
 
 
@@ -68,7 +74,16 @@ def _translate_(output: NotebookNode) -> None:
 
 
 def _lines(text: str) -> str:
-    return "\n".join(translated(line, CHINESE) for line in text.split("\n"))
+    return "\n".join(_line(line) for line in text.split("\n"))
+
+
+def _line(text: str) -> str:
+    """A line, looked up whole or, where it was put together of several texts, part by part."""
+    whole = translated(text, CHINESE)
+    found = next(filter(None, (joint.fullmatch(text) for joint in JOINTS)), None)
+    if whole != text or not found:
+        return whole
+    return "".join(translated(part or "", CHINESE) for part in found.groups())
 
 
 def in_html(text: str) -> str:
