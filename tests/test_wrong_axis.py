@@ -199,6 +199,50 @@ def test_images_with_three_axes_do_not_meet_a_layout_of_two(stage):
     assert small(torch.rand(2, 1, 5, 5, 5)).shape == (2, 4)
 
 
+class Normalising(nn.Module):
+    """Images are normalised inside, by numbers of the training set; blocks have a learned scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.5, 0.2, 0.9]).reshape(1, 3, 1, 1))
+        self.register_buffer("sd", torch.tensor([0.2, 0.3, 0.4]).reshape(1, 3, 1, 1))
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.scale, self.head = nn.Parameter(torch.full((8, 1, 1), 0.5)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.relu(self.first((x - self.mean) / self.sd))
+        x = x + F.relu(self.second(x)) * self.scale
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_constant_of_each_channel_knows_no_batch(training):
+    network = Normalising().eval()
+    form = normal.normal_form(network, IMAGES[:1]).train(training)
+    torch.testing.assert_close(form(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-5)
+    held = dict(form.named_parameters())
+    constants = [p for name, p in held.items() if p.shape == (3,)]
+    assert len(constants) >= 2
+    assert not any(p.requires_grad for p in constants)
+    assert any(
+        p.shape == (8,) and p.requires_grad for name, p in held.items() if "bias" not in name
+    )
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("stage", [cl.CutChannels(0.25), cl.Quantize(4)])
+def test_a_network_that_normalises_inside_is_tuned_as_it_runs(stage, labels, capsys):
+    torch.manual_seed(0)
+    y = torch.arange(512) % 3
+    x = 0.5 * torch.rand(512, 3, 8, 8) + 0.5 * torch.eye(3)[y][:, :, None, None]
+    data = cl.data.Split("colours", *(cl.data.Examples(x, y),) * 3, tuple("abcd"), "")
+    network = cl.fit(Normalising(), data, epochs=10, progress=False)
+    before = cl.evaluate(network, data.val)
+    assert before > 80
+    small = cl.compress(network, [stage], data if labels else x, epochs=3, progress=False)
+    assert cl.evaluate(small, data.val) > before - (10 if labels else 40)
+
+
 class WithAuxiliary(nn.Module):
     """A head that only training runs."""
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from compresslab.network.graph import limits_of, module_at, norm_of_tokens, trace
+from compresslab.network.modules import PerChannel
 
 KEEP_ZERO = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Identity),
@@ -207,6 +208,11 @@ class Families:
         if source in self.images:
             self.images.add(node)
         plain = self.modules[name].affine and name not in self.shared
+        only_scales = (
+            isinstance(self.modules[name], PerChannel) and not self.modules[name].bias.any()
+        )
+        if only_scales:
+            return  # 0 times a number is 0
         if norm_of_tokens(node):
             self._block(source, f"norm {name!r} of tokens")
         elif maker is None or len(source.users) > 1 or not plain or len(side) > 1:

@@ -1,6 +1,7 @@
 """Modules that a graph in normal form needs and torch has not: arithmetic and rearrangements as modules."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import nn
@@ -32,6 +33,26 @@ class Scale(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., c] -> [..., c]."""
         return x * self.weight
+
+
+class PerChannel(nn.BatchNorm2d):
+    """x * weight + bias, two numbers for each channel of an image, which fold into a layer as a norm does.
+
+    It knows no batch: in training it computes what it does in evaluation.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, trained: bool) -> None:
+        super().__init__(len(weight), eps=0.0)
+        self.weight = nn.Parameter(weight.detach().clone(), trained)
+        self.bias = nn.Parameter(bias.detach().clone(), trained)
+        self.__module__ = (
+            nn.BatchNorm2d.__module__
+        )  # torch.fx keeps whole what says it is torch.nn's
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
+        return super().train(False)
 
 
 class Select(nn.Module):

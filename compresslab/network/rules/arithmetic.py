@@ -11,9 +11,9 @@ A division by a result, and a number in a result's place in torch.sub's `alpha`,
 import operator
 
 import torch
-from torch import fx, nn
+from torch import fx
 
-from compresslab.network.modules import Affine, Scale
+from compresslab.network.modules import Affine, PerChannel, Scale
 from compresslab.network.writer import Writer, name_of, shape_of
 
 ADD = ("add", "iadd", "add_")
@@ -92,12 +92,10 @@ def _with_buffer(write: Writer, node: fx.Node, name: str, a: object, b: object) 
     )
     if not per_channel or node.kwargs or (turned and name in SUBTRACT + DIVIDE):
         return
-    norm = nn.BatchNorm2d(len(wide), eps=0.0)
     gain, shift = torch.ones_like(wide), torch.zeros_like(wide)
     gain = wide if name in MULTIPLY else 1 / wide if name in DIVIDE else gain
     shift = wide if name in ADD else -wide if name in SUBTRACT else shift
-    norm.weight, norm.bias = nn.Parameter(gain.detach()), nn.Parameter(shift.detach())
-    write.becomes(node, norm, source=source)
+    write.becomes(node, PerChannel(gain, shift, held.requires_grad), source=source)
 
 
 def _square(write: Writer, node: fx.Node) -> None:
