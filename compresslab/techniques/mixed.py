@@ -88,13 +88,15 @@ def search(scan: Sequence[Sensitivity], budget: int, base: float) -> dict[str, i
     Raises:
         ValueError: if even the fewest bits everywhere do not fit, or a number is NaN.
     """
-    numbers = {"budget": budget, "base": base}
-    for name, value in numbers.items():
-        if math.isnan(value):
-            raise ValueError(f"{name} must be a number, got NaN")
-    lost = [f"{e.layer} at {e.bits} bits" for e in scan if math.isnan(e.quality)]
-    if lost:
-        raise ValueError(f"scan must hold a quality for every layer, got NaN for {', '.join(lost)}")
+    if math.isnan(budget):
+        raise ValueError("budget must be a number, got NaN")
+    if math.isnan(base):
+        raise ValueError("base must be a number, got NaN")
+    lost = next((e for e in scan if math.isnan(e.quality)), None)
+    if lost is not None:
+        raise ValueError(
+            f"scan must hold a quality for every layer, got NaN for {lost.layer} at {lost.bits} bits"
+        )
     table: dict[str, dict[int, Sensitivity]] = {}
     for entry in scan:
         table.setdefault(entry.layer, {})[entry.bits] = entry

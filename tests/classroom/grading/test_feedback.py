@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from compresslab.classroom.exercises import EXERCISES
+from compresslab.classroom.exercises import EXERCISES, LABS
 from compresslab.classroom.grading import feedback, platforms, written
 from compresslab.classroom.grading.collect import Found
 from compresslab.classroom.grading.feedback import page_name
@@ -207,7 +207,10 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     shown = read(feedback.learner_page(results, "Ada Lovelace_4711", [ada]))
     assert "1.5 of 2" in shown
     assert "Prune first." in shown
-    assert platforms.canvas(results, read_back)[2][-1] == 16 + 1.5
+    assert (
+        platforms.canvas(results, read_back)[2][-1]
+        == sum(e.points for e in LABS["12_capstone"]) + 1.5
+    )
     *_, test = platforms.gradescope(results, read_back)["Ada Lovelace_4711"]["tests"]
     assert (test["score"], test["max_score"], test["name"]) == (1.5, 2, ada.question)
     read(feedback.learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from compresslab.classroom.exercises import LABS
 from compresslab.classroom.grading.sandbox import MISSING, bubblewrap
 
 pytest.importorskip(
@@ -15,6 +16,7 @@ pytest.importorskip(
 )
 pytestmark = pytest.mark.skipif(bubblewrap() is None, reason=MISSING)
 ROOT = Path(__file__).parents[3]
+WRITTEN = 2
 CONFIG = """
 from compresslab.classroom.grading.nbgrader_plugin import configure
 c = get_config()
@@ -120,7 +122,9 @@ def test_a_class_is_released_graded_and_answered(tmp_path):
     nbgrader(course, "generate_feedback", "12")
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
         scores = {s.student.id: s.score for s in book.assignment_submissions("12")}
-        assert book.find_assignment("12").max_code_score == 18
+        assert book.find_assignment("12").max_code_score == WRITTEN + sum(
+            e.points for e in LABS["12_capstone"]
+        )
     assert scores["alice"] == 5
     assert {learner: scores[learner] for learner in CHANGES} == dict.fromkeys(CHANGES, 5)
     assert scores["bob"] == 0
