@@ -74,15 +74,14 @@ def taylor(model: nn.Module, data: Examples, batch_size: int = 128, batches: int
         raise ValueError(f"batches and data must not be empty, got {batches} and {len(data)}")
     layers = prunable(model)
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
-        totals = _gradient_sums(model, data, layers, batch_size, batches)
-    count = min(batches, -(-len(data) // batch_size))
-    return {n: layers[n].weight.detach().abs() * totals[n] / count for n in layers}
+        means = _mean_gradients(model, data, layers, batch_size, batches)
+    return {n: layers[n].weight.detach().abs() * means[n] for n in layers}
 
 
-def _gradient_sums(
+def _mean_gradients(
     model: nn.Module, data: Examples, layers: dict[str, nn.Module], batch_size: int, batches: int
 ) -> dict[str, torch.Tensor]:
-    """Of each weight the sum over batches of its gradient's magnitude."""
+    """Of each weight the mean over batches of its gradient's magnitude."""
     totals = {n: torch.zeros_like(m.weight) for n, m in layers.items()}
     parameters = [m.weight for m in layers.values()]
     parts = list(zip(data.x.split(batch_size), data.y.split(batch_size), strict=True))[:batches]
@@ -90,7 +89,7 @@ def _gradient_sums(
         gradients = torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
         for total, gradient in zip(totals.values(), gradients, strict=True):
             total += gradient.abs()
-    return totals
+    return {name: total / len(parts) for name, total in totals.items()}
 
 
 def activation(model: nn.Module, data: Examples) -> Scores:

@@ -13,7 +13,7 @@ from torch import nn
 from compresslab.network.normal import flat_outputs
 from compresslab.runtime.integers.convert import convert_integers
 from compresslab.runtime.integers.known import ConversionError, refuse_unknown
-from compresslab.techniques.ptq import prepare, quantize_post_training
+from compresslab.techniques.ptq import calibrate, prepare
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.training import evaluating
 
@@ -33,7 +33,6 @@ def try_integers(model: nn.Module, config: QuantConfig, example: torch.Tensor) -
         ConversionError: naming what has no integer counterpart, or that the two do not agree.
     """
     few = example[:2]
-    refuse_unknown(prepare(model, config, few))
     plain = {
         "weight_range": "minmax",
         "activation_range": "minmax",
@@ -41,7 +40,9 @@ def try_integers(model: nn.Module, config: QuantConfig, example: torch.Tensor) -
         "layers": {},
     }
     bits = {"weight_bits": 8, "activation_bits": config.activation_bits and 8}
-    simulated = quantize_post_training(model, replace(config, **plain, **bits), few)
+    prepared = prepare(model, replace(config, **plain, **bits), few)
+    refuse_unknown(prepared)
+    simulated = calibrate(prepared, few)
     program = convert_integers(simulated)
     with torch.no_grad(), evaluating(simulated):
         wanted = flat_outputs(simulated(few)).double()

@@ -52,7 +52,7 @@ def _trained(
             for batch in torch.randperm(len(x)).split(100):
                 part = 1.0 if phase else min(1.0, step / (0.7 * steps))
                 if step % 20 == 0:
-                    masks = _masks(ws, 1 - (1 - remaining) * (1 - (1 - part) ** 3))
+                    masks = networks.largest(ws, 1 - (1 - remaining) * (1 - (1 - part) ** 3))
                 with torch.no_grad():
                     for w, mask in zip(ws, masks, strict=True):
                         w *= mask
@@ -65,7 +65,9 @@ def _trained(
                 step += 1
     found = [w.detach() for w in ws]
     while True:
-        found = [w * mask for w, mask in zip(found, _masks(found, remaining), strict=True)]
+        found = [
+            w * mask for w, mask in zip(found, networks.largest(found, remaining), strict=True)
+        ]
         layers = _coded(found, bs, levels)
         if sum(entropy_bits(codes, len(values)) for codes, values, _ in layers) <= budget:
             return layers
@@ -77,13 +79,6 @@ def _logits(weights, biases, x):
         x = torch.nn.functional.linear(x, w, b)
         x = torch.relu(x) if number + 1 < len(weights) else x
     return x
-
-
-def _masks(weights, remaining):
-    sizes = torch.cat([w.detach().abs().flatten() for w in weights])
-    keep = int(remaining * len(sizes))
-    border = sizes.sort(descending=True).values[keep] if keep < len(sizes) else -1.0
-    return [w.detach().abs() > border for w in weights]
 
 
 def _straight_through(w, levels):
@@ -120,7 +115,7 @@ def _plain(weights, biases, images, labels, budget, levels=8):
     ws, bs = [torch.from_numpy(w) for w in weights], [torch.from_numpy(b) for b in biases]
     remaining = 0.2
     while True:
-        kept = [w * mask for w, mask in zip(ws, _masks(ws, remaining), strict=True)]
+        kept = [w * mask for w, mask in zip(ws, networks.largest(ws, remaining), strict=True)]
         layers = _coded(kept, bs, levels)
         if sum(entropy_bits(codes, len(values)) for codes, values, _ in layers) <= budget:
             return layers

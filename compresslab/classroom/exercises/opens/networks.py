@@ -85,6 +85,14 @@ def malformed(weights: object, biases: object, inputs: int = 256) -> str:
     return "" if inputs == CLASSES else f"the last layer must have {CLASSES} outputs, got {inputs}"
 
 
+def largest(weights: Sequence[torch.Tensor], remaining: float) -> list[torch.Tensor]:
+    """Masks of the weights that stay: that fraction of all layers' together, by magnitude."""
+    sizes = torch.cat([w.detach().abs().flatten() for w in weights])
+    keep = int(remaining * len(sizes))
+    border = sizes.sort(descending=True).values[keep] if keep < len(sizes) else -1.0
+    return [w.detach().abs() > border for w in weights]
+
+
 def descended(
     logits: Callable[[torch.Tensor], torch.Tensor],
     parameters: Sequence[torch.Tensor],

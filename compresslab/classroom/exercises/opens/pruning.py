@@ -18,13 +18,6 @@ def sparse_network(
     return _trained(weights, biases, images, labels, remaining)
 
 
-def _masks(weights: list[torch.Tensor], remaining: float) -> list[torch.Tensor]:
-    sizes = torch.cat([w.detach().abs().flatten() for w in weights])
-    keep = int(remaining * len(sizes))
-    border = sizes.sort(descending=True).values[keep] if keep < len(sizes) else -1.0
-    return [w.detach().abs() > border for w in weights]
-
-
 def _trained(weights, biases, images, labels, remaining, epochs=40, gradual=0.7, rate=8e-3):
     torch.manual_seed(0)
     ws = [torch.tensor(w, requires_grad=True) for w in weights]
@@ -32,12 +25,12 @@ def _trained(weights, biases, images, labels, remaining, epochs=40, gradual=0.7,
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     optimizer = torch.optim.Adam([*ws, *bs], rate)
     steps, step = max(1, epochs * (len(x) // 100)), 0
-    masks = _masks(ws, 1.0 if gradual else remaining)
+    masks = networks.largest(ws, 1.0 if gradual else remaining)
     for _ in range(epochs):
         for batch in torch.randperm(len(x)).split(100):
             if gradual and step % 20 == 0:
                 part = min(1.0, step / (gradual * steps))
-                masks = _masks(ws, 1 - (1 - remaining) * (1 - (1 - part) ** 3))
+                masks = networks.largest(ws, 1 - (1 - remaining) * (1 - (1 - part) ** 3))
             with torch.no_grad():
                 for w, m in zip(ws, masks, strict=True):
                     w *= m
@@ -50,14 +43,14 @@ def _trained(weights, biases, images, labels, remaining, epochs=40, gradual=0.7,
             torch.nn.functional.cross_entropy(h, y[batch]).backward()
             optimizer.step()
             step += 1
-    masks = _masks(ws, remaining)
+    masks = networks.largest(ws, remaining)
     found = tuple((w.detach() * m).numpy() for w, m in zip(ws, masks, strict=True))
     return found, tuple(b.detach().numpy() for b in bs)
 
 
 def _one_shot(weights, biases, images, labels, remaining):
     """The plain way: prune, and leave it."""
-    masks = _masks([torch.from_numpy(w) for w in weights], remaining)
+    masks = networks.largest([torch.from_numpy(w) for w in weights], remaining)
     return tuple(w * m.numpy() for w, m in zip(weights, masks, strict=True)), biases
 
 
