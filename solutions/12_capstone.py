@@ -1311,7 +1311,7 @@ Table(
 # An *open* exercise has no right answer: what you hand back is measured, here and again while grading, on numbers that your code does not see. A trained perceptron is to be written in half a bit a weight, a sixty-fourth
 # of its file. A layer is codes and the values that they stand for, at most 256, and takes what a perfect coder would take (Shannon 1948): $n H + 32 v$ bits, with $n$ codes of entropy $H$ and $v$ values. A
 # frequent value costs little, and zeros may be very frequent. How many weights stay, how many values do they share, and what is trained when? You have 20 seconds of processor time and torch;
-# the library is not there while grading. Bronze is above pruning and sharing without training, gold is what training with the shared values reached; the floats have about 83 %.
+# the library is not there while grading. Bronze is above pruning and sharing without training, gold is what training with the shared values reached.
 #
 # You are given weights [outputs, inputs] and biases, 4,000 training images [n, 256], labels, and the bits of the whole network. Hand back for each layer (codes uint8 of the weight's shape, values float32, bias
 # float32); biases are not counted.
