@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from compresslab.data.files import write_whole
 from compresslab.longer.stored import machine
+from compresslab.writing import write_whole
 
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "tests" / "classroom" / "grading"

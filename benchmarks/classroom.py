@@ -44,8 +44,8 @@ from benchmarks.cluster import cluster, end
 from benchmarks.mistakes import mistakes
 from compresslab.classroom.grading.grade import exercises_of, lab_name
 from compresslab.classroom.release import read_solution
-from compresslab.data.files import write_whole
 from compresslab.longer.stored import machine
+from compresslab.writing import write_whole
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "results" / "classroom.json"

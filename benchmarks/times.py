@@ -21,8 +21,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.claims import ROOT, labs, machine
-from compresslab.data.files import write_whole
 from compresslab.report import Table
+from compresslab.writing import write_whole
 
 RECORDS = ROOT / "docs" / "results" / "times.json"
 PAGE = ROOT / "docs" / "times.md"

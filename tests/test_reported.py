@@ -14,7 +14,7 @@ from torch import nn
 
 from compresslab import models
 from compresslab.classroom import progress
-from compresslab.data.files import cache_folder, find, write_whole
+from compresslab.data.files import cache_folder, find
 from compresslab.data.split import Examples
 from compresslab.kernels import panels
 from compresslab.runtime import files
@@ -27,6 +27,7 @@ from compresslab.techniques.ptq import calibrate, correct_bias, prepare, quantiz
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.surgery import shrink, silence
 from compresslab.training import Hook, fit
+from compresslab.writing import write_whole
 
 X = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 DATA = Examples(X, torch.arange(64) % 5)

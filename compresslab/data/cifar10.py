@@ -11,6 +11,7 @@ import numpy as np
 
 from compresslab.data import files
 from compresslab.data.split import Split, examples, held_out
+from compresslab.writing import write_whole
 
 HOME = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -46,7 +47,7 @@ def _fetch() -> Path:
     with tarfile.open(folder / archive) as tar:
         for name in [*BATCHES, "test_batch.bin"]:
             content = tar.extractfile(f"{FOLDER}/{name}").read()
-            files.write_whole(target / name, lambda path, data=content: path.write_bytes(data))
+            write_whole(target / name, lambda path, data=content: path.write_bytes(data))
     return target
 
 

@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from compresslab.data import files
 from compresslab.data.split import Split, examples
+from compresslab.writing import write_whole
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ALPHABETS = {"glyphs": LETTERS, "lowercase": LETTERS.lower()}
@@ -165,6 +166,6 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
 def _try_to_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Keep the arrays for the next run; where nothing can be written, they are drawn every time."""
     try:
-        files.write_whole(path, lambda temporary: np.savez(temporary, **arrays))
+        write_whole(path, lambda temporary: np.savez(temporary, **arrays))
     except OSError:
         return

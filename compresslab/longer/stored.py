@@ -19,11 +19,11 @@ from types import ModuleType
 
 import torch
 
-from compresslab.data.files import write_whole
 from compresslab.experiment import mean_and_sd, usable_cores
 from compresslab.kernels.simd import instruction_set
 from compresslab.longer.experiment import Experiment, Finding, Rows, check_rows, fingerprint
 from compresslab.training import seed_everything
+from compresslab.writing import write_whole
 
 FOLDER = Path(__file__).with_name("results")
 MACHINERY = ("__init__", "experiment", "stored", "show")

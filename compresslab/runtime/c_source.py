@@ -25,11 +25,11 @@ from pathlib import Path
 
 from torch import nn
 
-from compresslab.data.files import write_whole
 from compresslab.runtime.arena import NoPlaceError, lives_by_name, places, shapes_of, whole_shape
 from compresslab.runtime.c_calls import ENDS, WRITERS
 from compresslab.runtime.c_text import STEPS, NotForC, Sheet, functions
 from compresslab.runtime.program import Program
+from compresslab.writing import write_whole
 
 WORDS_OF_C = {
     *(

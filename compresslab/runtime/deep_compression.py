@@ -27,12 +27,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from compresslab.data.files import write_whole
 from compresslab.numerics import entropy, gaps
 from compresslab.numerics.codebook import Palette
 from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.storage import FileError, check_fit
 from compresslab.techniques.sharing import Shared, shared_layers
+from compresslab.writing import write_whole
 
 FORMAT, VERSION = "compresslab.deep", "1"
 WIDTHS = range(2, 9)

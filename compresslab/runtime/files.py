@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compresslab.arguments import as_path, bare, check_network
-from compresslab.data.files import write_whole
 from compresslab.network.recurrent import recurrent_layers, unrolled
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
 from compresslab.runtime.dynamic import in_form_of
@@ -29,6 +28,7 @@ from compresslab.runtime.storage import FileError, check_fit, fill_ties, state_o
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.scores import prunable
 from compresslab.techniques.sharing import shared_layers, unshared
+from compresslab.writing import write_whole
 
 READERS = {
     storage.FORMAT: lambda path, like: storage.load(path),

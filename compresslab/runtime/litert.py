@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from compresslab.data.files import write_whole
 from compresslab.runtime.export import quietly
+from compresslab.writing import write_whole
 
 INSTALL = "pip install compresslab[litert]"
 WIDTHS = ("float32", "float16", "int8")

@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from compresslab.data.files import write_whole
 from compresslab.kernels import sparse
 from compresslab.network.edit import replaced
 from compresslab.network.select import computes_as
@@ -26,6 +25,7 @@ from compresslab.runtime import ops
 from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.steps.step import Numbers, bits_from_file, bits_to_file, numbers_in
 from compresslab.runtime.storage import FileError, fill_ties, state_once
+from compresslab.writing import write_whole
 
 FORMAT, VERSION = "compresslab.sparse", "1"
 FORMS = {"csr": sparse.Csr.of, "2:4": sparse.TwoOfFour.of, "blocks": sparse.Blocks.of}

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from compresslab.data.files import write_whole
 from compresslab.runtime import steps as every_kind  # noqa: F401  (it makes them known)
 from compresslab.runtime.program import Line, Program
 from compresslab.runtime.steps.step import KINDS, Step
+from compresslab.writing import write_whole
 
 FORMAT, VERSION = "compresslab.program", "1"
 MOST_STEPS = 10_000

@@ -29,7 +29,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compresslab.arguments import kind
-from compresslab.data.files import write_whole
 from compresslab.kernels import bitpack, lowbit
 from compresslab.network.edit import replaced
 from compresslab.network.select import own_linear_layers, sizes, word_tables
@@ -39,6 +38,7 @@ from compresslab.runtime.rebuild import Shapes, in_shape
 from compresslab.runtime.steps.step import Numbers, numbers_in
 from compresslab.runtime.storage import FileError
 from compresslab.techniques.weight_only import Codes, WeightConfig
+from compresslab.writing import write_whole
 
 FORMAT, VERSION = "compresslab.weights", "1"
 PARTS = ("codes", "scale", "zero")

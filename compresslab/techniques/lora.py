@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compresslab.arguments import as_path
-from compresslab.data.files import write_whole
 from compresslab.network.edit import in_place_of_, plain_copy, replace_
 from compresslab.network.select import is_linear, is_transposed, refuse_fast_path, sizes
+from compresslab.writing import write_whole
 
 
 class LoRA(nn.Module):

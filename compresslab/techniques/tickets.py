@@ -33,11 +33,11 @@ from torch import nn
 
 from compresslab import models
 from compresslab.data import Split, load
-from compresslab.data.files import write_whole
 from compresslab.progress_bar import Bar
 from compresslab.techniques.prune import KeepMask, Mask, select
 from compresslab.techniques.scores import magnitude, prunable
 from compresslab.training import Hook, Run, evaluate, fit, seed_everything
+from compresslab.writing import write_whole
 
 VARIANTS = ("winning", "rewound", "signs", "reinitialised", "random")
 Results = dict[str, list[tuple[float, float]]]

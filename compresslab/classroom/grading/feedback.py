@@ -28,8 +28,8 @@ from compresslab.classroom.grading.html_page import escaped, html_page
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results
 from compresslab.classroom.grading.written import WrittenAnswer
-from compresslab.data.files import write_whole
 from compresslab.notice import marked
+from compresslab.writing import write_whole
 
 STATES = {"passed": "#007A58", "partly": "#8F6400", "not done": "#6F6F6F", "missing": "#6F6F6F"}
 OTHERWISE = "#B84C00"

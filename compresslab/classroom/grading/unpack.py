@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from compresslab.classroom.grading.submission import LARGEST
-from compresslab.data.files import write_whole
+from compresslab.writing import write_whole
 
 MOST_MEMBERS, DEEPEST, MOST_UNPACKED = 20_000, 2, 256 * 2**20
 """Of a learner: files in all zip files, how deep they may lie in one another, bytes of notebooks."""

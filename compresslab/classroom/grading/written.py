@@ -24,7 +24,7 @@ from compresslab.classroom.grading import submission
 from compresslab.classroom.grading.collect import Found
 from compresslab.classroom.grading.folder import harmless
 from compresslab.classroom.grading.html_page import html_page
-from compresslab.data.files import write_whole
+from compresslab.writing import write_whole
 
 COLUMNS = ("learner", "question", "points", "out_of", "remark")
 PREFIX = "written-"

@@ -27,7 +27,7 @@ from compresslab.classroom.grading.sandbox import MISSING, SandboxError, bubblew
 from compresslab.classroom.judge import CHECK_SEED, call, verdict
 from compresslab.classroom.result import Outcome
 from compresslab.cli import app
-from compresslab.data.files import UMASK
+from compresslab.writing import UMASK
 
 ROOT = Path(__file__).parents[3]
 SOLUTIONS = sorted((ROOT / "solutions").glob("*.ipynb"))
