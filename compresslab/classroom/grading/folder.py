@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import re
 import secrets
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
@@ -35,8 +36,9 @@ from compresslab.classroom.grading import collect, submission
 from compresslab.classroom.grading.grade import exercises_of, grade_submission, lab_name
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.sandbox import Limits, SandboxError, printable
-from compresslab.data.files import write_whole
+from compresslab.writing import write_whole
 
+FORMULAS = frozenset("=+-@")
 COLUMNS = (
     "learner",
     "exercise",
@@ -329,6 +331,11 @@ def _write(marks: Sequence[Mark], out: Path, about: dict) -> None:
 
 
 def harmless(cell: object) -> object:
-    """Text that a spreadsheet would take for a formula, made text."""
-    is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    """Text that a spreadsheet would take for a formula, made text; also behind blanks, or in wide signs."""
+    if not isinstance(cell, str):
+        return cell
+    visible = (c for c in cell if unicodedata.category(c) not in ("Cc", "Cf", "Zs", "Zl", "Zp"))
+    first = unicodedata.normalize("NFKC", next(visible, ""))
+    # A tab or a line's end at the beginning opens a field of its own in some programs.
+    is_formula = first in FORMULAS or cell.startswith(("\t", "\r", "\n"))
     return f"'{cell}" if is_formula else cell

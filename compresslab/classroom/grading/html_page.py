@@ -1,7 +1,10 @@
 """A page of HTML for people: it holds no script, loads nothing, and says so to the browser."""
 
 import html
+import unicodedata
 
+TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""What Unicode has for text in two directions (its annex 9): with it a file `gnp.exe` reads `exe.png`."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;"
@@ -14,8 +17,18 @@ STYLE = (
 
 
 def escaped(words: str) -> str:
-    """Plain text as HTML."""
-    return html.escape(words)
+    """Plain text as HTML; signs that steer a terminal or turn the direction of writing as their escapes.
+
+    What joins letters or keeps them apart (U+200C, U+200D) stays: names are written with it.
+    """
+    return html.escape("".join(repr(c)[1:-1] if _steers(c) else c for c in words))
+
+
+def _steers(sign: str) -> bool:
+    """Whether a character moves what stands around it: a control character, or one for both directions."""
+    if sign in "\n\t":
+        return False
+    return unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") or sign in TURNS
 
 
 def html_page(title: str, body: str) -> str:

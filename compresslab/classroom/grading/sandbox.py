@@ -27,11 +27,12 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from compresslab.classroom.grading import protocol
 from compresslab.classroom.grading.cgroup import Group, open_group
+from compresslab.classroom.grading.outside import crowded, is_stopped
 
 PACKAGE = Path(__file__).parents[2]
 STAGED = ("kernels/simd", "kernels/_jit.py")
@@ -41,6 +42,8 @@ MISSING = (
     "--allow-unsandboxed if you trust every submission"
 )
 START_SECONDS = 120.0
+STARVED = 0.25
+"""Of its time, what an answer that computes gets of a processor at least, unless others take it."""
 # In a user namespace of its own an answer could mount the control groups, and kill the grader through them.
 ALONE = ("--unshare-all", "--unshare-user", "--disable-userns")
 ROOM = ("--size", str(64 * 2**20), "--tmpfs", "/tmp")
@@ -131,6 +134,7 @@ class Sandbox:
         self.unsandboxed = unsandboxed
         self.folder: tempfile.TemporaryDirectory | None = None
         self.process: subprocess.Popen | None = None
+        self.busy = 0.0  # seconds of processor time that the last answer took
         self.group: Group | None = None
 
     def __enter__(self) -> "Sandbox":
@@ -199,7 +203,7 @@ class Sandbox:
         ]
 
     def run(self, task: dict, inputs: Sequence[tuple], limits: Limits) -> tuple[str, list[Said]]:
-        """Run one answer on its cases.
+        """Run one answer on its cases; a second time, with twice the time, where others had the processor.
 
         Args:
             task: id, before, answer, imports, function, harness, harness_name, compiled.
@@ -211,7 +215,10 @@ class Sandbox:
             it said.
         """
         try:
-            return self._run(task, inputs, limits)
+            ended, said = self._run(task, inputs, limits)
+            if ended == "time" and self.busy < STARVED * limits.wall and crowded():
+                ended, said = self._run(task, inputs, replace(limits, wall=2 * limits.wall))
+            return ended, said
         except BaseException:
             # The judge's clock or memory was met: the worker's next words would be taken for another answer.
             self.stop()
@@ -233,6 +240,7 @@ class Sandbox:
             why, said = None, None
         known = said is not None and type(why) is dict and why.get("task") == task["id"]
         ended = str(why.get("ended")) if known else "lost"
+        self.busy = float(why.get("busy", 0)) if known else 0.0
         if ended in ("ended", "lost") and self.group is not None:
             now = self._counted()
             # The kernel kills one case, the process that starts them, or the worker. Where the machine had no
@@ -278,14 +286,21 @@ class Sandbox:
         return self._counted()
 
     def read(self, seconds: float, largest: int = protocol.LARGEST) -> bytes | None:
-        """The next frame; None if it does not come in time, is larger than that, or is none."""
+        """The next frame; None if it does not come in time, is larger than that, or is none.
+
+        Nor from a worker that an answer has stopped, where nobody else counts what is used.
+        """
         end, stream = time.monotonic() + seconds, self.process.stdout
         content = bytearray()
         wanted = protocol.HEADER
         while len(content) < wanted:
             left = end - time.monotonic()
-            if left <= 0 or not select.select([stream], [], [], left)[0]:
+            if left <= 0:
                 return None
+            if not select.select([stream], [], [], min(left, 0.5))[0]:
+                if self.group is None and is_stopped(self.process.pid):
+                    return None
+                continue
             part = os.read(stream.fileno(), min(wanted - len(content), 1 << 20))
             if not part:
                 return None

@@ -298,6 +298,12 @@ def _supervise(
                 return "ended"
 
 
+def _processor_seconds() -> float:
+    """What all processes that have ended here took of a processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Serve tasks until the input ends."""
     folder, alone = sys.argv[1], sys.argv[2] == "alone"
@@ -329,6 +335,7 @@ def main() -> None:
     while (content := read_frame(source)) is not None:
         task = json.loads(content)
         inputs = [read_frame(source) for _ in range(task["cases"])]
+        before = _processor_seconds()
         pipe, end = os.pipe()
         child = os.fork()
         if child == 0:
@@ -346,7 +353,8 @@ def main() -> None:
         kill_all(child, alone)
         spent = alone and not emptied("/tmp", at_first)
         os.close(pipe)
-        about = {"task": task["id"], "ended": why, "spent": spent}
+        busy = _processor_seconds() - before
+        about = {"task": task["id"], "ended": why, "spent": spent, "busy": busy}
         write_frame(sink, json.dumps(about).encode())
         write_frame(sink, b"".join(said))
 

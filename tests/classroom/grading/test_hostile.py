@@ -3,8 +3,11 @@
 import socket
 import textwrap
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compresslab.classroom.exercises import exercise
@@ -49,6 +52,16 @@ def graded(sandbox):
     yield run
     # Whatever was run: the next answer is graded as if nothing had been.
     assert run(RIGHT).status == "passed"
+
+
+COUNTS = (np.array([3, 1, 1]),)
+
+
+def task_of(answer):
+    """What the sandbox is given of an answer."""
+    names = ("before", "imports", "function", "harness", "harness_name", "compiled")
+    parts = ([], (*IMPORTS, "import time"), "code_lengths", "", "", False)
+    return {"id": "combine.code_lengths", "answer": answer, **dict(zip(names, parts, strict=True))}
 
 
 def body(code):
@@ -467,6 +480,43 @@ def test_a_stopped_worker_does_not_lift_the_limits(graded, counted):
     mark = graded(body(textwrap.dedent(stop)))
     assert mark.points == 0
     assert "processes" in mark.message
+
+
+@pytest.mark.attack("limits")
+def test_a_stopped_worker_is_seen_from_outside_where_nobody_else_counts(graded, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "open_group", lambda *_: None)
+    stop = """
+        import os, signal, time
+        os.kill(2, signal.SIGSTOP)
+        time.sleep(8)
+        os.kill(2, signal.SIGCONT)
+        raise RuntimeError("nobody has seen it")
+        """
+    with Sandbox() as alone:
+        alone.start()
+        assert alone.group is None
+        start = time.monotonic()
+        ended, said = alone.run(task_of(body(textwrap.dedent(stop))), [COUNTS], LIMITS)
+        assert time.monotonic() - start < 5
+    assert (ended, said) == ("lost", [])
+
+
+WAITS = """
+def code_lengths(counts):
+    time.sleep(2.5)
+    return right(counts)
+"""
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize("crowded", [True, False])
+def test_an_answer_whose_time_others_took_gets_a_second_one(sandbox, monkeypatch, crowded):
+    """Waiting stands for a processor that others have: both take time and no processor."""
+    monkeypatch.setattr(sandbox_module, "crowded", lambda: crowded)
+    answer = RIGHT.replace("code_lengths", "right") + WAITS
+    ended, said = sandbox.run(task_of(answer), [COUNTS], replace(LIMITS, wall=2))
+    assert ended == ("ended" if crowded else "time")
+    assert any(s.status == "value" for s in said) == crowded
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\x1b[31mred\\x00", "=cmd()\\n\\r\\t"])
