@@ -38,7 +38,6 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from compresslab.data.files import write_whole
 from compresslab.network.edit import replaced
 from compresslab.network.graph import NORMS, module_at
 from compresslab.numerics.affine import quantize
@@ -46,6 +45,7 @@ from compresslab.runtime.integers import ConversionError, folded, largest_sum
 from compresslab.techniques.ptq import hands_on
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 from compresslab.training import evaluating
+from compresslab.writing import write_whole
 
 OPSET = 20
 

@@ -53,14 +53,24 @@ def torch_dynamic(layer: nn.Module) -> nn.Module:
 class OnnxModel(nn.Module):
     """An ONNX Runtime session on one file: a network like any other."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        """Args: the file, read once and kept; threads inside an operator."""
+    def __init__(self, path: Path, threads: int, exact: bool = False) -> None:
+        """The file is read once and kept.
+
+        Args:
+            path: of the file.
+            threads: inside an operator.
+            exact: whether the graph is run as it is written: codes are made floats, multiplied and rounded
+                again, slowly, with the same results on every processor. Otherwise pairs of products of bytes
+                are added in 16 bits where a processor has AVX2 and not VNNI, and large ones saturate.
+        """
         import onnxruntime
 
         super().__init__()
         self.file = Path(path).read_bytes()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
+        if exact:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = ["CPUExecutionProvider"]
         self.session = onnxruntime.InferenceSession(self.file, options, providers=providers)
         self.name = self.session.get_inputs()[0].name
