@@ -47,6 +47,7 @@ release: $(VENV)/.authors
 site: $(VENV)/.site
 	$(BIN)/python docs/site/assemble.py build/site $(ANSWERS)
 	$(BIN)/python -m sphinx -b html -W --keep-going -q build/site site
+	$(BIN)/python -m pytest -q tests/browser/test_site_pages.py
 
 # Slides of every lab, to be shown without a network: site/slides/index.html.
 slides: $(VENV)/.site
@@ -78,7 +79,9 @@ lite: .venv-lite/.lite
 clean:
 	find compresslab benchmarks tests -name '__pycache__' -prune -exec rm -rf {} +
 
+# Before anything is downloaded: what the pinned torch has no wheel for.
 $(VENV)/bin/python:
+	$(PYTHON) docs/can_install.py
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.course: $(VENV)/bin/python pyproject.toml constraints.txt
