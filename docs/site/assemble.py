@@ -22,7 +22,13 @@ ROOT = Path(__file__).parents[2]
 OWN = Path(__file__).parent
 sys.path.insert(0, str(OWN))
 
+sys.path.insert(0, str(ROOT))
+
 import chinese  # noqa: E402
+
+from compresslab.classroom.course import read_labs  # noqa: E402
+from compresslab.classroom.glossary import Term, explained_in, read_terms  # noqa: E402
+from compresslab.classroom.still import without_widgets  # noqa: E402
 
 PAGES = (
     "architectures",
@@ -42,7 +48,6 @@ PAGES = (
 TEACHING = ("syllabus", "labs", "test")
 """Pages of docs/teaching, which stand beside the others as teaching_NAME."""
 CHINESE_GLOSSARY = "glossary.ipynb"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 REFERENCE = (
     ("The front door", ("compresslab",)),
     (
@@ -88,24 +93,13 @@ def lab(solution: NotebookNode, handed_out: NotebookNode, answers: bool) -> Note
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             tags.append("hide-input")
         cell.metadata["tags"] = sorted(set(tags))
-        cell.outputs = [o for o in map(_readable, cell.outputs) if o is not None]
+        cell.outputs = without_widgets(cell.outputs)
     found.metadata.pop("widgets", None)
     return found
 
 
 def _grade_id(cell: NotebookNode) -> str:
     return cell.metadata.get("nbgrader", {}).get("grade_id", "")
-
-
-def _readable(output: NotebookNode) -> NotebookNode | None:
-    """An output without its widget; None if there was nothing else."""
-    if "data" not in output:
-        return output
-    data = {kind: content for kind, content in output["data"].items() if kind != WIDGET}
-    if WIDGET in output["data"] and not set(data) - {"text/plain"}:
-        return None
-    output["data"] = data
-    return output
 
 
 def page(text: str, labs: str = "labs") -> str:
@@ -167,17 +161,60 @@ def _linked(notebook: NotebookNode, glossary: str) -> NotebookNode:
     return notebook
 
 
+def anchor(term: Term) -> str:
+    """The place of a term in the glossary."""
+    return f"term-{re.sub(r'[^a-z0-9]+', '-', term.english.lower()).strip('-')}"
+
+
+def with_terms(notebook: NotebookNode, terms: list[Term]) -> None:
+    """Link each term's Chinese name, which stands beside its first use, to its line in the glossary.
+
+    Args:
+        notebook: a lab, which is changed.
+        terms: those that it explains.
+    """
+    left = {t.chinese: t for t in sorted(terms, key=lambda t: -len(t.chinese))}
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown" or not left:
+            continue
+        lines, fenced = cell.source.split("\n"), False
+        for place, line in enumerate(lines):
+            fenced ^= line.lstrip().startswith("```")
+            if fenced or line.startswith("#") or "`" in line:
+                continue
+            found = [name for name in left if name in line]
+            for name in found:
+                if name in re.sub(r"<a .*?</a>", "", lines[place]):  # not inside of a longer one
+                    link = f'<a href="../glossary.html#{anchor(left[name])}">{name}</a>'
+                    lines[place] = lines[place].replace(name, link, 1)
+                    del left[name]
+        cell.source = "\n".join(lines)
+
+
+def with_anchors(text: str, terms: list[Term]) -> str:
+    """The glossary, whose lines can be linked to."""
+    for term in terms:
+        here = f"| {term.english} | "
+        if text.count(here) != 1:
+            raise ValueError(f"the glossary must have one line that begins with {here!r}")
+        text = text.replace(here, f'| <a id="{anchor(term)}"></a>{term.english} | ')
+    return text
+
+
 def assemble(folder: Path, answers: bool) -> None:
     """Everything into a folder, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     for place in ("labs", "labs-zh"):
         (folder / place).mkdir(parents=True)
     names = sorted(p.stem for p in (ROOT / "solutions").glob("[0-9]*.ipynb"))
+    terms, pages = read_terms(), read_labs(ROOT / "labs")
+    explained = {t.english: explained_in(t, pages).file for t in terms}
     for name in names:
         both = (nbformat.read(ROOT / place / f"{name}.ipynb", 4) for place in ("solutions", "labs"))
         made = lab(*both, answers)
         edition = _linked(chinese.in_chinese(made, name), CHINESE_GLOSSARY)
         nbformat.write(edition, folder / "labs-zh" / f"{name}.ipynb")
+        with_terms(made, [t for t in terms if explained[t.english] == f"{name}.ipynb"])
         nbformat.write(_linked(made, "../glossary.md"), folder / "labs" / f"{name}.ipynb")
     glossary = nbformat.read(ROOT / "labs-zh" / CHINESE_GLOSSARY, 4)
     nbformat.write(_linked(glossary, CHINESE_GLOSSARY), folder / "labs-zh" / CHINESE_GLOSSARY)
@@ -185,6 +222,7 @@ def assemble(folder: Path, answers: bool) -> None:
     (folder / "readme.zh.md").write_text(page(in_its_words, "labs-zh"), encoding="utf-8")
     for name in PAGES:
         text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        text = with_anchors(text, terms) if name == "glossary" else text
         (folder / f"{name}.md").write_text(page(text), encoding="utf-8")
     for name in TEACHING:
         text = (ROOT / "docs" / "teaching" / f"{name}.md").read_text(encoding="utf-8")

@@ -85,6 +85,25 @@ def plain_text(
         lines[:] = [line.replace("|", "\\|") for line in lines]
 
 
+def of_page(app: object, page: str, template: str, context: dict, doctree: object) -> None:
+    """What a page says of itself: its language, and where its lab runs without installing anything."""
+    if page.startswith("labs-zh/") or page.endswith(".zh"):
+        context["language"] = "zh-CN"
+    host, _, place = repository.removeprefix("https://").partition("/")
+    if page.startswith(("labs/", "labs-zh/")) and host == "github.com":
+        context.setdefault("header_buttons", []).append(
+            {
+                "type": "link",
+                "url": f"https://codespaces.new/{place}",
+                "tooltip": "A machine of your own in the browser, with everything in it",
+                "text": "Codespaces",
+                "icon": "fas fa-cloud",
+                "label": "codespaces-button",
+            }
+        )
+
+
 def setup(app: object) -> None:
-    """Before napoleon reads the sections."""
+    """Before napoleon reads the sections, and after the theme has made its buttons."""
     app.connect("autodoc-process-docstring", plain_text, priority=400)
+    app.connect("html-page-context", of_page, priority=900)
