@@ -23,6 +23,7 @@ import math
 import numbers
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ import numpy as np
 from compresslab import data
 from compresslab.language import translated
 from compresslab.notice import tell
+from compresslab.ownership import is_the_librarys
 
 STRICT, RECORD = "COMPRESSLAB_STRICT", "COMPRESSLAB_CLAIMS"
 FINDINGS = Path(__file__).with_name("findings.csv")
@@ -49,6 +51,7 @@ def claim(
     *,
     timed: bool = False,
     asked: bool = True,
+    yours: Callable | tuple[Callable, ...] = (),
 ) -> None:
     """State a finding: print the sentence with ✔ if it holds, otherwise with ✘ (see the module).
 
@@ -60,6 +63,8 @@ def claim(
         timed: whether the margin rests on a measured time, which belongs to a machine and a minute.
         asked: False where the sentence speaks of what is not here: another class of processors, a network
             that is not installed.
+        yours: the answers that the sentence calls "yours". Where one of them is the library's, because an
+            exercise is not done yet, the sentence is not asked.
 
     Raises:
         ClaimFailed: if the claim does not hold and COMPRESSLAB_STRICT is set, rests on no time, and the
@@ -74,6 +79,9 @@ def claim(
         raise TypeError(f"a margin of {margin!r} needs {need}, got unit={unit!r}")
     if not asked:
         tell(f"· not asked here: {sentence}", "open")
+        return
+    if any(map(is_the_librarys, yours if isinstance(yours, tuple) else (yours,))):
+        tell(f"· not asked before the exercise is done: {sentence}", "open")
         return
     holds = bool(margin) if exact else float(margin) > 0
     _record(sentence, margin, unit, holds, timed)

@@ -1,4 +1,4 @@
-"""The command line: `compresslab lab | doctor | progress | grade | release | checkpoint`."""
+"""The command line: `compresslab lab | export | doctor | progress | grade | release | checkpoint`."""
 
 import os
 import subprocess
@@ -44,10 +44,15 @@ def lab(
     folder = _course_folder("labs" if english else f"labs-{language.chosen()}")
     options = [f"--notebook-dir={folder}", f"--port={port}"]
     options.append("--LabApp.default_url=/lab/tree/start.ipynb")
+    # A notebook that was closed keeps its kernel, and with it hundreds of megabytes.
+    options += ["--MappingKernelManager.cull_idle_timeout=3600"]
     if not browser:
         options.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")
+    from compresslab.classroom.opening import make_ready
+
+    make_ready(Path(folder))
     command, surroundings = [sys.executable, "-m", "jupyterlab", *options], _with_settings()
     if os.name == "nt":  # there execve neither quotes arguments nor keeps the console
         raise typer.Exit(subprocess.call(command, env=surroundings))
@@ -62,6 +67,27 @@ def _with_settings() -> dict[str, str]:
     ours = str(Path(__file__).parent / "classroom" / "jupyter")
     before = os.environ.get("JUPYTER_CONFIG_PATH")
     return os.environ | {"JUPYTER_CONFIG_PATH": f"{before}{os.pathsep}{ours}" if before else ours}
+
+
+@app.command()
+def export(
+    notebook: Annotated[str, typer.Argument(help="a notebook, or a lab's name such as 04_pruning")],
+    out: Annotated[Path, typer.Option(help="the file, or a folder")] = Path(),
+) -> None:
+    """Write a lab that was run and saved as one HTML file, for somebody without Jupyter."""
+    from compresslab.classroom.handing_in import write_html
+
+    path = Path(notebook)
+    if not path.suffix:
+        english = language.chosen() == language.ENGLISH
+        path = (
+            _course_folder("labs" if english else f"labs-{language.chosen()}") / f"{notebook}.ipynb"
+        )
+    try:
+        typer.echo(f"wrote {write_html(path, out)}")
+    except (OSError, ValueError) as error:
+        typer.echo(f"not exported: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -205,7 +231,7 @@ def similar(
     """Find pairs of answers that are alike in structure, to be looked at; nothing leaves this machine."""
     from compresslab.classroom.grading import collect, similarity, submission
     from compresslab.classroom.grading.grade import exercises_of, lab_name
-    from compresslab.data.files import write_whole
+    from compresslab.writing import write_whole
 
     try:
         name = lab_name(lab)

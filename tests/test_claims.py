@@ -1,5 +1,6 @@
 """Claims: what is printed, what stops, what is kept; margins of agreement against NumPy's own."""
 
+import functools
 import json
 import math
 
@@ -62,6 +63,20 @@ def test_a_claim_about_time_never_stops(strict, capsys):
     said = capsys.readouterr().out
     assert said.startswith("✘ not on this machine, in this run: fire is slow (by 1 times)")
     assert said.endswith("✔ fire is fast\n")
+
+
+@pytest.mark.parametrize("ours", [claim, functools.partial(claim, "a"), (len, claim)])
+def test_what_is_said_of_your_answer_is_not_said_of_the_librarys(ours, capsys, monkeypatch):
+    monkeypatch.setenv(claims.STRICT, "1")
+    claim("your answer is right", -1.0, "points", yours=ours)
+    assert capsys.readouterr().out.startswith(
+        "· not asked before the exercise is done: your answer"
+    )
+
+
+def test_what_is_said_of_your_answer_is_asked_of_yours(capsys):
+    claim("your answer is right", 1.0, "points", yours=(lambda: 1, functools.partial(len, "a")))
+    assert capsys.readouterr().out == "✔ your answer is right\n"
 
 
 def test_a_claim_that_is_not_asked_here_says_so_and_is_not_kept(tmp_path, monkeypatch, capsys):

@@ -1,19 +1,24 @@
 """What makes the notebooks a course: exercises with feedback, predictions, progress, release.
 
 from compresslab.classroom import adopt, check, explore, predict
+
+A name is imported when it is used: the command line, and a browser, know the course without torch.
 """
 
-try:
-    from compresslab.classroom.check import adopt, check
-    from compresslab.classroom.widgets import explore, predict
-except ModuleNotFoundError as missing:
-    # In a browser there is neither torch nor Numba, and `light` does without them.
-    _missing = missing
+import importlib
 
-    def __getattr__(name: str) -> object:
-        if name in __all__:
-            raise ImportError(f"{name} needs {_missing.name}, which is not installed") from _missing
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+PLACES = {"adopt": "checking", "check": "checking", "explore": "widgets", "predict": "prediction"}
 
 __all__ = ["adopt", "check", "explore", "predict"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"compresslab.classroom.{PLACES[name]}")
+    except ModuleNotFoundError as missing:
+        raise ImportError(f"{name} needs {missing.name}, which is not installed") from missing
+
+    globals()[name] = getattr(module, name)
+    return globals()[name]

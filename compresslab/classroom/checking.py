@@ -4,15 +4,15 @@ A passed answer is what the rest of the lab runs on; otherwise the lab goes on w
 function, and says so.
 """
 
-import functools
-import inspect
 from collections.abc import Callable
 
+from compresslab import ownership
 from compresslab.classroom.exercises import exercise
 from compresslab.classroom.judge import judge, not_compiled
 from compresslab.classroom.progress import record
 from compresslab.classroom.result import CheckResult
 from compresslab.notice import tell
+from compresslab.ownership import plain
 
 
 def check(function: Callable, id: str) -> CheckResult:
@@ -69,22 +69,11 @@ def is_the_librarys(function: Callable, id: str) -> bool:
     Raises:
         ValueError: if there is no such exercise.
     """
-    plain, reference = _plain(function), _plain(exercise(id).reference)
-    module = getattr(plain, "__module__", None) or ""
-    ours = module.split(".")[0] == __package__.split(".")[0]
+    answer, reference = plain(function), plain(exercise(id).reference)
+    module = getattr(answer, "__module__", None) or ""
     # Known mistakes are written down in the library, too, and are no answers of its own.
-    own = ours and not module.startswith(exercise.__module__)
-    return plain is reference or own
-
-
-def _plain(function: Callable) -> Callable:
-    """What is inside of wrappers: compiled, partial, decorated."""
-    while True:
-        inner = getattr(function, "py_func", function)
-        inner = inner.func if isinstance(inner, functools.partial) else inspect.unwrap(inner)
-        if inner is function:
-            return function
-        function = inner
+    own = ownership.is_the_librarys(answer) and not module.startswith(exercise.__module__)
+    return answer is reference or own
 
 
 def verdict(function: Callable, id: str) -> CheckResult:

@@ -1,7 +1,7 @@
 """The course as a whole: its labs in order, what each builds on, how long it takes, what is done of it.
 
-All of it is read from the labs themselves (title, objectives, time, exercises), but for what builds on what.
-The map draws that: from left to right what comes later, from top to bottom the families of techniques.
+All of it but what builds on what is read from the labs themselves: title, objectives, time, exercises with
+their points. Neither torch nor the exercises are imported: the start page is made before they are needed.
 """
 
 import re
@@ -10,14 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
-from compresslab import alternative_text, shown_words
 from compresslab.classroom import progress
-from compresslab.classroom.exercises import EXERCISES, of_grade_id
 from compresslab.language import translated
 
 NEEDS = {
@@ -47,12 +42,11 @@ GRID = (
 )
 PLACES = {lab: (x, y) for y, row in enumerate(GRID) for x, lab in enumerate(row) if lab}
 """Column and row of each lab on the map."""
-NOT_BEGUN, BEGUN, DONE = "#FFFFFF", "#FCE3B4", "#A6D8C7"
 
 
 @dataclass(frozen=True)
 class LabPage:
-    """One lab: number, title, file, text of all cells, minutes to work through, exercises' ids."""
+    """One lab: number, title, file, text of all cells, minutes to work through, exercises' ids and points."""
 
     number: str
     title: str
@@ -60,12 +54,12 @@ class LabPage:
     text: str
     goal: str
     minutes: int
-    exercises: tuple[str, ...]
+    exercises: Mapping[str, float]
 
     @property
     def points(self) -> float:
         """What its exercises give."""
-        return sum(EXERCISES[id].points for id in self.exercises)
+        return sum(self.exercises.values())
 
     def earned(self, stored: Mapping[str, dict]) -> float:
         """Points of its exercises so far.
@@ -73,7 +67,7 @@ class LabPage:
         Args:
             stored: verdicts by exercise id, as `progress.read` gives them.
         """
-        return sum(progress.earned(id, stored.get(id, {})) for id in self.exercises)
+        return sum(progress.earned(stored.get(id, {}), most) for id, most in self.exercises.items())
 
 
 FORMS = (
@@ -115,10 +109,19 @@ def _read(path: Path) -> LabPage:
     if not found:
         raise ValueError(f"{path.name} must begin with title, **You will** and **Time:**, does not")
     number, title, goal, minutes = found.groups()
-    ids = [cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in cells]
-    exercises = tuple(of_grade_id(i).id for i in ids if of_grade_id(i) and not i.endswith("-check"))
+    grades = [cell.metadata.get("nbgrader", {}) for cell in cells if cell.cell_type == "code"]
+    exercises = {
+        id_of(grade["grade_id"]): grade.get("points", 0)
+        for grade in grades
+        if grade.get("grade_id", "").endswith("-check")
+    }
     goal = " ".join(goal.split())
     return LabPage(number, title, path.name, text, goal, int(minutes), exercises)
+
+
+def id_of(grade_id: str) -> str:
+    """An exercise's id: nbgrader's have a hyphen where ours have a dot, and a check's ends in `-check`."""
+    return grade_id.removesuffix("-check").replace("-", ".", 1)
 
 
 # ---- as people see it ----------------------------------------------------------------------------
@@ -142,94 +145,30 @@ def labs_table(labs: Sequence[LabPage], language: str | None = None) -> str:
     return "\n".join([*lines, f"| | {total} | | {time} | {points:g} |"])
 
 
-class CourseMap:
-    """Where the learner is: a picture of the labs, and what to do next."""
-
-    def __init__(self, folder: Path = Path()) -> None:
-        """Args: the folder of the labs; progress is read when the map is shown."""
-        self.labs = read_labs(folder, strict=False)
-        if not self.labs:
-            raise ValueError(f"folder must hold the labs, found none in {Path(folder).resolve()}")
-
-    def figure(self) -> Figure:
-        """A box a lab, coloured by what is done; arrows say what builds on what."""
-        shown_words.speak()
-        alternative_text.carry()
-        stored = progress.read()
-        figure = plt.figure(figsize=(11, 4.4), layout="none")
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(-0.5, 4.5), ylim=(4.5, -0.5))
-        axes.axis("off")
-        axes.grid(False)
-        for number, sources in NEEDS.items():
-            for source in filter(lambda s, n=number: _neighbours(s, n), sources):
-                _arrow(axes, PLACES[source], PLACES[number])
-        for lab in self.labs:
-            _box(axes, lab, lab.earned(stored))
-        return figure
-
-    def next_step(self) -> str:
-        """The first lab with something left to do, as a sentence."""
-        stored = progress.read()
-        for lab in self.labs:
-            earned = lab.earned(stored)
-            if earned < lab.points:
-                how = translated("Go on with") if earned else translated("Next:")
-                points = f"{earned:g} of {lab.points:g}"
-                left = translated(f"{points} points so far, {lab.minutes} minutes in all")
-                return translated(f"{how} lab {lab.number}, {lab.title} ({left}).")
-        return translated("Everything is done. Lab 12's project has no end.")
-
-    def show(self) -> None:
-        """Draw the map, and say what is next."""
-        self.figure()
-        plt.show()
-        shown_words.say(self.next_step())
+def name_of_map() -> str:
+    """What the map is called, for readers who do not see it."""
+    return translated("The labs, and what each builds on")
 
 
-def _neighbours(source: str, number: str) -> bool:
-    """Whether an arrow between two labs crosses no third one."""
-    (x0, y0), (x1, y1) = PLACES[source], PLACES[number]
-    return x1 == x0 + 1 and (x0 == 0 or y0 == y1)
+def state(lab: LabPage, earned: float) -> str:
+    """What is done of a lab, and how long it takes."""
+    points = translated(f"{earned:g} of {lab.points:g} points")
+    return f"{points} · {lab.minutes} min"
 
 
-def _arrow(axes: plt.Axes, start: tuple[int, int], end: tuple[int, int]) -> None:
-    axes.annotate(
-        "",
-        xy=(end[0] - 0.44, end[1]),
-        xytext=(start[0] + 0.44, start[1]),
-        arrowprops={"arrowstyle": "-|>", "color": "0.45", "connectionstyle": "arc3,rad=0.08"},
-    )
+def needs(lab: LabPage) -> str:
+    """What a lab builds on; "" if on nothing."""
+    others = ", ".join(NEEDS.get(lab.number, ()))
+    return translated(f"needs {others}") if others else ""
 
 
-def _box(axes: plt.Axes, lab: LabPage, earned: float) -> None:
-    x, y = PLACES[lab.number]
-    colour = DONE if earned >= lab.points else BEGUN if earned else NOT_BEGUN
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - 0.43, y - 0.36),
-            0.86,
-            0.72,
-            boxstyle="round,pad=0.01,rounding_size=0.05",
-            facecolor=colour,
-            edgecolor="0.3",
-        )
-    )
-    sign = "✓ " if earned >= lab.points else ""
-    drawn = lab.title.isascii() or shown_words.draws()
-    title = _broken(f"{lab.number} {lab.title}") if drawn else lab.number
-    axes.text(x, y - 0.08, title, ha="center", va="center", fontsize=8.5)
-    far = [s for s in NEEDS.get(lab.number, ()) if not _neighbours(s, lab.number)]
-    if far:
-        text = translated(f"needs {', '.join(far)}")
-        axes.text(x - 0.43, y - 0.4, text, ha="left", va="bottom", fontsize=7.5, color="0.3")
-    state = f"{sign}{earned:g} of {lab.points:g} points"
-    axes.text(x, y + 0.26, f"{state} · {lab.minutes} min", ha="center", va="center", fontsize=7)
-
-
-def _broken(title: str, width: int = 24) -> str:
-    """A title in at most two lines."""
-    if len(title) <= width:
-        return title
-    cut = title.rfind(" ", 0, width)
-    return f"{title[:cut]}\n{title[cut + 1 :]}"
+def next_step(labs: Sequence[LabPage], stored: Mapping[str, dict]) -> str:
+    """The first lab with something left to do, as a sentence."""
+    for lab in labs:
+        earned = lab.earned(stored)
+        if earned < lab.points:
+            how = translated("Go on with") if earned else translated("Next:")
+            points = f"{earned:g} of {lab.points:g}"
+            left = translated(f"{points} points so far, {lab.minutes} minutes in all")
+            return translated(f"{how} lab {lab.number}, {lab.title} ({left}).")
+    return translated("Everything is done. Lab 12's project has no end.")

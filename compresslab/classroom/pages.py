@@ -15,12 +15,12 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from compresslab.classroom import course, glossary
+from compresslab.classroom import course, course_map, glossary
 from compresslab.classroom.course import LabPage, labs_table, read_labs
+from compresslab.classroom.opening import START
 from compresslab.classroom.release import KERNEL, clean, client_of, stored_hash, write_if_new
 from compresslab.language import ENGLISH
 
-START = "start.ipynb"
 GLOSSARY = "glossary.ipynb"
 
 
@@ -32,7 +32,8 @@ def start_page(source: Path, labs: list[LabPage], language: str = ENGLISH) -> No
         cell.id = f"start-{position + 1:02d}"
         cell.metadata = NotebookNode()
     # The picture depends on the code that draws it.
-    text = "\n".join([*(cell.source for cell in notebook.cells), inspect.getsource(course)])
+    drawn = [inspect.getsource(module) for module in (course, course_map)]
+    text = "\n".join([*(cell.source for cell in notebook.cells), *drawn])
     digest = hashlib.sha256(text.encode()).hexdigest()
     return _notebook(notebook.cells, compresslab={"source_hash": digest})
 

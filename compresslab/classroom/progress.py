@@ -1,5 +1,7 @@
 """What the learner has done so far: one small JSON file, exercise id -> latest verdict and best.
 
+Beside the exercises, under `PREDICTIONS`, it holds what was predicted: question -> choice.
+
 It lies in COMPRESSLAB_PROGRESS, else in the user's data folder. Two notebooks may be open at once: a verdict
 is added under a lock to what the file holds at that moment. A file that is damaged is put aside under a
 name of its own; one that may not be read is left alone. Where nothing can be written, the course works
@@ -11,15 +13,20 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import platformdirs
 
-from compresslab.classroom.exercises import EXERCISES
-from compresslab.data.files import named_path, write_whole
-from compresslab.report import Table
+from compresslab.writing import named_path, write_whole
+
+if TYPE_CHECKING:
+    from compresslab.report import Table
+
+PREDICTIONS = "predictions"
+"""The key of what was predicted; no exercise has such an id, for theirs have a dot."""
 
 
 def progress_file() -> Path:
@@ -64,20 +71,36 @@ def _unused(path: Path) -> Path:
 
 def record(id: str, status: str, mistake: str | None, points: float | None = None) -> None:
     """Remember a verdict; once passed, an exercise stays passed, and points stay."""
+    _change(lambda stored: _add(stored.setdefault(id, {}), status, mistake, points))
+
+
+def predict(question: str, choice: str) -> None:
+    """Remember what was chosen as the answer to a question."""
+    _change(lambda stored: stored.setdefault(PREDICTIONS, {}).update({question: choice}))
+
+
+def predicted(question: str) -> str | None:
+    """What was chosen before; None if nothing was."""
+    choice = read().get(PREDICTIONS, {}).get(question)
+    return choice if isinstance(choice, str) else None
+
+
+def _change(change: Callable[[dict[str, dict]], None]) -> None:
+    """Change what is stored, under the lock; nothing where it cannot be written."""
     path = progress_file()
     if path.is_dir():
-        warnings.warn(f"{path} is a folder, no file: progress is not kept", stacklevel=3)
+        warnings.warn(f"{path} is a folder, no file: progress is not kept", stacklevel=4)
         return
     with contextlib.suppress(OSError), _locked(path):
         stored = _stored(path)
-        _add(stored.setdefault(id, {}), status, mistake, points)
+        change(stored)
         text = json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True)
         write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def earned(id: str, entry: dict) -> float:
-    """The points of an exercise, from what is stored of it."""
-    most, points = EXERCISES[id].points, entry.get("points")
+def earned(entry: dict, most: float) -> float:
+    """The points of an exercise that gives at most so many, from what is stored of it."""
+    points = entry.get("points")
     if type(points) in (int, float) and 0 <= points <= most:
         return points
     # Written before points were, or damaged.
@@ -115,13 +138,16 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def summary() -> Table:
+def summary() -> "Table":
     """Every exercise of the course with its verdict and points."""
+    from compresslab.classroom.exercises import EXERCISES
+    from compresslab.report import Table
+
     stored = read()
     rows, together = [], 0.0
     for exercise in EXERCISES.values():
         entry = stored.get(exercise.id, {})
-        points = earned(exercise.id, entry)
+        points = earned(entry, exercise.points)
         together += points
         state = "passed" if entry.get("passed") else entry.get("last", "not done")
         points = f"{points:g} / {exercise.points}"

@@ -10,6 +10,8 @@ and its check cells are graded tests with the exercise's points. The lab is the 
 region replaced by a stub that says "not done yet", and without outputs. The solution notebook is executed
 and keeps its outputs, so that it can be read on the web; timestamps and progress bars are taken out.
 
+Cells that ask or answer a question, that only draw or only import are folded; one click opens them.
+
 Cell ids follow from the exercise or the position and the executed notebook remembers the hash of its
 text, so releasing an unchanged solution changes nothing.
 """
@@ -31,8 +33,9 @@ from nbformat import NotebookNode
 
 from compresslab import claims
 from compresslab.classroom.exercises import of_grade_id
-from compresslab.data.files import write_whole
+from compresslab.classroom.still import without_widgets
 from compresslab.progress_bar import CLASS as PROGRESS
+from compresslab.writing import write_whole
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -80,6 +83,8 @@ def read_solution(path: Path) -> Lab:
             seen[grade_id] = position + 1
             _check_exercise(grade, place)
         cell.id = _cell_id(grade_id, position)
+        if cell.cell_type == "code" and not grade and gives_away(cell.source):
+            cell.metadata["jupyter"] = {"source_hidden": True}
     _check_pairs(seen, path.name)
     lab = nbformat.from_dict(solution)
     for cell in lab.cells:
@@ -141,6 +146,20 @@ def _check_pairs(seen: dict[str, int], name: str) -> None:
         partner = partner if grade_id.endswith("-check") else f"{grade_id}-check"
         if partner not in seen:
             raise ReleaseError(f"{name}, cell {cell}: {grade_id!r} has no cell {partner!r}")
+
+
+def gives_away(source: str) -> bool:
+    """Whether a cell is shown folded: it asks or answers a question, only draws, or only imports.
+
+    The code of a question is read twice otherwise, and that of its answer before it.
+    """
+    if "= predict(" in source or ".reveal(" in source:
+        return True
+    nodes = ast.parse(source).body
+    if all(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes):
+        return bool(nodes)
+    drawing = [isinstance(n, ast.FunctionDef) and "axes" in ast.unparse(n) for n in nodes]
+    return all(drawing) and bool(nodes)
 
 
 def stub(source: str) -> str:
@@ -289,13 +308,10 @@ def clean(cell: NotebookNode) -> None:
     for output in cell.outputs:
         if output.output_type == "stream" and output.name == "stderr":
             continue
-        data = output.get("data", {})
-        if "application/vnd.jupyter.widget-view+json" in data:
-            continue
-        if PROGRESS in data.get("text/html", ""):
+        if PROGRESS in output.get("data", {}).get("text/html", ""):
             continue
         kept.append(output)
-    cell.outputs = kept
+    cell.outputs = without_widgets(kept)
 
 
 def _texts(cell: NotebookNode) -> str:

@@ -1,65 +1,42 @@
-"""Sliders and questions: thin wrappers over ipywidgets, with no mathematics inside."""
+"""Sliders: a thin wrapper over ipywidgets, with no mathematics inside."""
 
-from collections.abc import Callable, Sequence
+import html
+from collections.abc import Callable
 
 import ipywidgets
 import matplotlib.pyplot as plt
-from IPython.display import display
 
+from compresslab.alternative_text import as_html
+from compresslab.classroom.still import with_still
 from compresslab.language import translated
-from compresslab.notice import tell
 
 
 def explore(draw: Callable[..., None], **controls: object) -> None:
     """Show `draw(**values)` under controls, drawn again whenever one moves.
 
+    Where no widget runs, the first picture stays, with the values it was drawn at.
+
     Args:
         draw: makes one matplotlib figure from the values.
         controls: as `ipywidgets.interact` takes them: (1, 8) a slider, ["a", "b"] a menu, a widget.
     """
+    first: list[str] = []
 
     def redraw(**values: object) -> None:
         draw(**values)
+        if not first:
+            first.append(_still(values))
         plt.show()
 
     widget = ipywidgets.interactive(redraw, **controls)
     for control in widget.children[:-1]:
         control.continuous_update = False
         control.style.description_width = "initial"
-    display(widget)
+    with_still(widget, "".join(first))
 
 
-class Prediction:
-    """A question to answer before the cell that answers it."""
-
-    def __init__(self, question: str, choices: Sequence[str]) -> None:
-        """Args: the question, and what one may choose from."""
-        self.choices = list(choices)
-        shown = [(translated(choice), choice) for choice in self.choices]
-        self.radio = ipywidgets.RadioButtons(
-            options=shown, index=None, layout=ipywidgets.Layout(width="100%")
-        )
-        self.question = ipywidgets.HTML(f"<b>{translated('Predict')}.</b> {translated(question)}")
-
-    def reveal(self, answer: str) -> None:
-        """Say what the measurement answered, beside the choice made.
-
-        Raises:
-            ValueError: if the answer is none of the choices.
-        """
-        if answer not in self.choices:
-            raise ValueError(f"answer must be one of {self.choices}, got {answer!r}")
-        chosen = self.radio.value
-        if chosen is None:
-            tell(f"The answer: {answer}. (You made no prediction.)", "answer")
-        elif chosen == answer:
-            tell(f"The answer: {answer}, as you predicted.", "answer")
-        else:
-            tell(f"The answer: {answer}. You predicted: {chosen}. What did you overlook?", "answer")
-
-
-def predict(question: str, choices: Sequence[str]) -> Prediction:
-    """Ask a question with radio buttons; `reveal` it after the experiment."""
-    prediction = Prediction(question, choices)
-    display(ipywidgets.VBox([prediction.question, prediction.radio]))
-    return prediction
+def _still(values: dict[str, object]) -> str:
+    """What is drawn, as pictures, and the values it was drawn at."""
+    pictures = "".join(as_html(plt.figure(number)) for number in plt.get_fignums())
+    chosen = ", ".join(f"{name} = {value}" for name, value in values.items())
+    return f"{pictures}<p>{html.escape(translated(f'A still picture, drawn at {chosen}.'))}</p>"

@@ -164,12 +164,16 @@ def assert_it_looks_the_same_without_its_kernel(page, jupyter, lab, widgets):
 def test_the_course_opens_on_its_map_and_leads_into_the_first_lab(course, jupyter, page):
     port, token = jupyter
     page.goto(f"http://127.0.0.1:{port}/?token={token}")
-    page.wait_for_selector(f"{NOTEBOOK} .jp-OutputArea-output img")
-    shoot(page, "start")
-    # A page that is still being drawn has its picture before its words.
+    page.wait_for_selector(f"{NOTEBOOK} .jp-OutputArea-output svg line", state="attached")
     page.locator(f"{NOTEBOOK} .jp-Notebook", has_text="Next: lab 00").wait_for()
+    shoot(page, "start")
     for lab in LABS:
-        assert page.query_selector(f'{NOTEBOOK} a[href*="{lab}.ipynb"]'), lab
+        boxes = page.query_selector_all(f'{NOTEBOOK} .jp-OutputArea-output a[href*="{lab}.ipynb"]')
+        assert len(boxes) == 1, lab
+    # Nobody has touched the page, so nobody is asked to save it.
+    page.wait_for_selector(IDLE)
+    time.sleep(1)
+    assert page.locator(".lm-DockPanel-tabBar .jp-mod-dirty").count() == 0
     page.click(f'{NOTEBOOK} a[href*="{LABS[0]}.ipynb"] >> nth=0')
     page.wait_for_selector(f"{NOTEBOOK} h1:has-text('Lab 00')")
 
@@ -178,14 +182,15 @@ def run_cell(page, index, source=None):
     """Run one cell, with other text in it if there is any; gives what it shows."""
     cell = page.query_selector_all(f"{NOTEBOOK} .jp-Cell")[index]
     cell.scroll_into_view_if_needed()
-    cell.query_selector(".cm-content").click()
+    folded = cell.query_selector(".jp-Placeholder-prompt")
+    (folded or cell.query_selector(".cm-content")).click()
     if source is not None:
         page.keyboard.press("Control+a")
         page.keyboard.insert_text(source)
     page.keyboard.press("Control+Enter")
     time.sleep(0.5)  # its number may be the one that it had before
     for _ in range(3000):
-        prompt = cell.query_selector(".jp-InputPrompt").inner_text()
+        prompt = "".join(p.inner_text() for p in cell.query_selector_all(".jp-InputPrompt"))
         if any(c.isdigit() for c in prompt):
             page.wait_for_selector(IDLE)
             return cell.query_selector(".jp-Cell-outputWrapper").inner_text()

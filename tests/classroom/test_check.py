@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from compresslab.classroom import adopt, check, compare
-from compresslab.classroom.check import is_the_librarys
+from compresslab.classroom.checking import is_the_librarys
 from compresslab.classroom.exercises import EXERCISES, exercise
 from compresslab.classroom.judge import judge
 from compresslab.classroom.progress import earned, progress_file, read, record, summary
