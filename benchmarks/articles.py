@@ -22,6 +22,7 @@ SOURCE, PAGE = ROOT / "docs" / "articles.toml", ROOT / "docs" / "articles.md"
 FINDINGS = ROOT / "compresslab" / "findings.csv"
 VERDICTS = ("holds", "in part", "not here", "false")
 BEYOND = "out of reach"
+KEYS = {"says", "where", "claims", "longer", "verdict", "note"}
 HEAD = """# From the articles to the labs
 
 The course grew from five articles on model compression: an overview in Cantonese of four techniques and
@@ -94,6 +95,8 @@ def page() -> str:
     told = ", ".join(f"{counts[v]} {v}" for v in (*VERDICTS, BEYOND))
     lines.append(f"{total} statements: {told}.\n")
     for part in parts:
+        if part.keys() != {"title", "row"}:
+            raise ValueError(f"{part['title']!r} must have rows alone, got {list(part)}")
         lines += [f"\n## {part['title']}\n"]
         lines += ["| it is said | verdict | where | what came out |", "|---|---|---|---|"]
         lines += [_row(row, known, heads, names) for row in part["row"]]
@@ -104,8 +107,12 @@ def _check(row: Mapping) -> None:
     """A statement rests on something that was run, or says why it cannot be.
 
     Raises:
-        ValueError: for an unknown verdict, a statement without findings, or out of reach without a reason.
+        ValueError: for an unknown verdict or key, a statement without findings, or out of reach without a
+            reason.
     """
+    unknown = row.keys() - KEYS
+    if unknown:
+        raise ValueError(f"{row['says']!r} has {', '.join(sorted(unknown))}, which no row has")
     if row["verdict"] not in (*VERDICTS, BEYOND):
         known = ", ".join((*VERDICTS, BEYOND))
         raise ValueError(f"verdict must be one of {known}, got {row['verdict']!r}")

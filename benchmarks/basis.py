@@ -9,9 +9,9 @@ calls something or stores into a part. So
     claim("...", accuracy(sparse) - 0.9)
 
 A record of a run holds a hash of each claim's basis, so that a new section of a lab, another figure or a
-better word costs no finding its runs. What is said and asked (claim, print, check, predict, reveal) and
-imports never belong to a basis. Left out: a statement that moves only torch's common generator of random
-numbers. What is drawn after it is then another sample, which is what a replication wants.
+better word costs no finding its runs. What is said and asked (claim, print, check, predict, reveal),
+docstrings and imports never belong to a basis. Left out: a statement that moves only torch's common generator
+of random numbers. What is drawn after it is then another sample, which is what a replication wants.
 """
 
 import ast
@@ -65,6 +65,8 @@ class _Experiments(ast.NodeTransformer):
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant):  # a docstring
+            return None
         reveals = (
             isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "reveal"
         )

@@ -46,11 +46,11 @@ from benchmarks.basis import claims_of, code_of
 from compresslab.claims import COLUMNS, FINDINGS, RECORD
 from compresslab.classroom.grading.executors import open_executor
 from compresslab.classroom.release import client_of, read_solution
-from compresslab.data.files import write_whole
 from compresslab.experiment import THREADS
 from compresslab.longer.stored import machine
 from compresslab.seeds import VARIABLE as SEED
 from compresslab.syntax import dump
+from compresslab.writing import write_whole
 
 ROOT = Path(__file__).parents[1]
 SOLUTIONS = ROOT / "solutions"

@@ -46,6 +46,7 @@ from compresslab.lab import (
     use_style,
 )
 
+# %%
 use_style()
 SEEDS = begin()
 
@@ -93,12 +94,12 @@ plt.show()
 #
 # ```python
 # def parameter_bytes_spec(parameters, bits):
-#     full, used = 0, 0                  # whole bytes, and bits in the byte being filled
+#     full, used = 0, 0  # whole bytes, and bits in the byte being filled
 #     for _ in range(parameters * bits):
 #         used += 1
 #         if used == 8:
 #             full, used = full + 1, 0
-#     return full + (1 if used else 0)   # a byte that is only partly filled counts
+#     return full + (1 if used else 0)  # a byte that is only partly filled counts
 # ```
 #
 # </details>
@@ -127,9 +128,17 @@ fits = predict(
 # %%
 widths = {bits: parameter_bytes(GPT3, bits) for bits in (32, 16, 8, 4, 3, 2)}
 first_fit = next(bits for bits, size in widths.items() if size <= 80e9)
+
+# %%
 fits.reveal(f"{first_fit} bits")
 claim("In fp16, GPT-3's weights take 350 GB", widths[16] == 350e9)
+claim(
+    "At 16 bits five accelerators of 80 GB (A100) hold them, and four do not",
+    4 < widths[16] / 80e9 <= 5,
+)
 claim("4 bits a weight are still too many for one accelerator of 80 GB", widths[4] > 80e9)
+
+# %%
 Table(
     ["bits a weight", "GPT-3's weights", "accelerators of 80 GB"],
     [[str(b), in_bytes(size), str(int(-(-size // 80e9)))] for b, size in widths.items()],
@@ -235,11 +244,15 @@ def remember_size(layer, inputs, output):
 
 for layer in vgg16:
     layer.register_forward_hook(remember_size)
+
+# %%
 vgg16(torch.zeros(1, 3, 224, 224, device="meta"))
 for layer in vgg16:
     parameters = sum(p.numel() for p in layer.parameters())
     if isinstance(layer, nn.Conv2d):
-        macs = conv2d_macs(layer.in_channels, layer.out_channels, layer.kernel_size, sizes[layer])
+        macs = conv2d_macs(
+            layer.in_channels, layer.out_channels, layer.kernel_size, sizes[layer]
+        )
         layers.append((f"conv {layer.out_channels}", parameters, macs))
     elif isinstance(layer, nn.Linear):
         macs = linear_macs(layer.in_features, layer.out_features)
@@ -258,13 +271,16 @@ plt.show()
 # %%
 with FlopCounterMode(display=False) as torch_counter:
     vgg16(torch.zeros(1, 3, 224, 224, device="meta"))
-linear_share = sum(p for n, p in zip(names, parameters) if n.startswith("linear")) / sum(parameters)
+linear_share = sum(p for n, p in zip(names, parameters) if n.startswith("linear")) / sum(
+    parameters
+)
 conv_work = sum(m for n, m in zip(names, macs) if n.startswith("conv")) / sum(macs)
 heaviest = names[int(np.argmax(parameters))]
+
+# %%
 heavy.reveal("the first linear layer" if heaviest == "linear 4096" else "the last convolutions")
 claim(
-    "torch's own counter finds the same total",
-    torch_counter.get_total_flops() == 2 * sum(macs),
+    "torch's own counter finds the same total", torch_counter.get_total_flops() == 2 * sum(macs)
 )
 claim("VGG-16 has 138 million parameters", round(sum(parameters) / 1e6) == 138)
 claim(
@@ -323,14 +339,18 @@ axes.plot(times, ".", markersize=4, label="one call")
 axes.axhline(np.mean(times), color="#D55E00", linestyle="--", label="mean")
 axes.axhline(np.median(times), color="#009E73", label="median")
 axes.set(
-    xlabel="call", ylabel="milliseconds", yscale="log", title="One network, one image, 300 calls"
+    xlabel="call",
+    ylabel="milliseconds",
+    yscale="log",
+    title="One network, one image, 300 calls",
 )
 plain_log_ticks(axes.yaxis)
 axes.legend()
 plt.show()
 print(
     f"median {np.median(times):.3f} ms, mean {np.mean(times):.3f} ms, "
-    f"slowest {times.max():.3f} ms: a few slow calls pull the mean up, and leave the median alone"
+    f"slowest {times.max():.3f} ms: a few slow calls pull the mean up, and leave the median "
+    "alone"
 )
 
 # %% [markdown]
@@ -349,7 +369,9 @@ print(
 #         call()
 #         if number >= warmup:
 #             times.append(clock() - start)
-#     while len(times) > 2:              # take the smallest and the largest away, again and again
+#     while (
+#         len(times) > 2
+#     ):  # take the smallest and the largest away, again and again
 #         times.remove(min(times))
 #         times.remove(max(times))
 #     return sum(times) / len(times)
@@ -381,7 +403,8 @@ fair_time = adopt(fair_time, "measuring.fair_time")
 
 # %%
 cheaper = predict(
-    "64 images in one batch, against 64 times one image: how much cheaper is an image in the batch?",
+    "64 images in one batch, against 64 times one image: how much cheaper is an image in the "
+    "batch?",
     ["slower", "less than twice", "at least twice"],
 )
 
@@ -393,8 +416,12 @@ for size in (1, 4, 16, 64):
         seconds = fair_time(lambda: network(images), time.perf_counter, 3, 21)
     per_image[size] = 1e6 * seconds / size
 ratio = per_image[1] / per_image[64]
+
+# %%
 cheaper.reveal("at least twice" if ratio >= 2 else "less than twice" if ratio > 1 else "slower")
 claim("An image is cheaper in a batch of 64 than alone", ratio - 1, "times", timed=True)
+
+# %%
 Table(
     ["batch", "µs per image"],
     [[str(size), f"{micro:.0f}"] for size, micro in per_image.items()],
@@ -435,7 +462,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-roofline", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def roofline(macs, bytes_moved, macs_per_second, bytes_per_second):
-    """Least seconds a layer can take, and "compute" or "memory" for what decides (a tie: "compute")."""
+    """Least seconds a layer can take, and "compute" or "memory" for what decides (a tie:
+    "compute")."""
     ### BEGIN SOLUTION
     compute, memory = macs / macs_per_second, bytes_moved / bytes_per_second
     return max(compute, memory), "compute" if compute >= memory else "memory"
@@ -460,7 +488,8 @@ bound_at_1 = predict(
 # %%
 limits = measure.machine_limits()
 print(
-    f"this machine, {limits.threads} thread(s): {limits.macs_per_second / 1e9:.0f} GMAC/s in fp32, "
+    f"this machine, {limits.threads} thread(s): {limits.macs_per_second / 1e9:.0f} GMAC/s in "
+    "fp32, "
     f"{limits.bytes_per_second / 1e9:.0f} GB/s"
 )
 SIDE, BATCHES = 2048, (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -478,13 +507,19 @@ for size in BATCHES:
     measured.append(seconds)
     bounds.append(bound)
     kinds.append(kind)
+
+# %%
 bound_at_1.reveal(kinds[0])
 claim(
     "By the bound, one input through a large linear layer waits for memory",
     kinds[0] == "memory",
     timed=True,
 )
-claim("By the bound, 256 inputs through it wait for arithmetic", kinds[-1] == "compute", timed=True)
+claim(
+    "By the bound, 256 inputs through it wait for arithmetic",
+    kinds[-1] == "compute",
+    timed=True,
+)
 claim(
     "No batch is answered faster than its bound (but for a third that clocks may be off)",
     min(m / b for m, b in zip(measured, bounds)) - 0.67,
@@ -498,7 +533,9 @@ axes.loglog(BATCHES, 1e3 * np.array(measured), "o-", label="measured")
 axes.loglog(BATCHES, 1e3 * np.array(bounds), "--", color="#D55E00", label="roofline bound")
 knee = kinds.index("compute")
 axes.axvspan(BATCHES[0], BATCHES[knee - 1], alpha=0.12, color="#E69F00", label="memory-bound")
-axes.set(xlabel="batch size", ylabel="milliseconds", title=f"Linear layer {SIDE} x {SIDE}, fp32")
+axes.set(
+    xlabel="batch size", ylabel="milliseconds", title=f"Linear layer {SIDE} x {SIDE}, fp32"
+)
 plain_log_ticks(axes.xaxis)
 plain_log_ticks(axes.yaxis)
 axes.legend()
@@ -576,11 +613,13 @@ claim(
 )
 claim("The MLP does the fewest multiplications", mlp.macs == min(m.macs for m in rows))
 claim(
-    "And by the estimate it takes the most energy: fetching its weights costs more than multiplying with them",
+    "And by the estimate it takes the most energy: fetching its weights costs more than "
+    "multiplying with them",
     mlp.energy == max(m.energy for m in rows),
 )
 claim(
-    "The smallest file is not the fastest: the MLP, with the largest, answers sooner at batch 1 than the "
+    "The smallest file is not the fastest: the MLP, with the largest, answers sooner at batch "
+    "1 than the "
     "depthwise network",
     depthwise.latency[1].median / mlp.latency[1].median - 1,
     "times",
@@ -674,7 +713,8 @@ Table(["network", "parameters", "MACs", "MACs / parameter"], rows, "one image")
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-times_faster", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def times_faster(one, other):
-    """Seconds float64 [pairs, calls] twice -> float64 [pairs]: how many times faster the first one is."""
+    """Seconds float64 [pairs, calls] twice
+    -> float64 [pairs]: how many times faster the first one is."""
     ### BEGIN SOLUTION
     logs = np.log(other[:, 5:] / one[:, 5:])
     middle = np.median(logs, axis=1, keepdims=True)
@@ -722,7 +762,7 @@ Table(
 # faster." Name three numbers you would ask for, and for each say how you would measure it so that you
 # believe it.
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -27,6 +27,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numba import njit
+
+# %%
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
@@ -100,8 +102,13 @@ Table(
 
 # %%
 wide = predict(
-    "fp16 and bf16 both take 16 bits. Which one holds the number 100,000, and which one is finer around 1?",
-    ["bf16 holds it, fp16 is finer", "fp16 holds it, bf16 is finer", "both hold it, fp16 is finer"],
+    "fp16 and bf16 both take 16 bits. Which one holds the number 100,000, and which one is "
+    "finer around 1?",
+    [
+        "bf16 holds it, fp16 is finer",
+        "fp16 holds it, bf16 is finer",
+        "both hold it, fp16 is finer",
+    ],
 )
 
 # %%
@@ -123,6 +130,8 @@ holds = {
     for f in formats.FORMATS.values()
 }
 finer = formats.FP16.mantissa > formats.BF16.mantissa
+
+# %%
 wide.reveal(
     "bf16 holds it, fp16 is finer"
     if holds["bf16"] and not holds["fp16"] and finer
@@ -226,10 +235,13 @@ def uniform_levels(picture, bits):
     return np.rint(picture * steps) / steps
 
 
+# %%
 def palette_levels(picture, bits):
     pixels = picture.reshape(-1, 3)
     colours = min(2 ** (3 * bits), 256)
-    model = MiniBatchKMeans(colours, n_init=1, random_state=SEEDS[0], batch_size=4096).fit(pixels)
+    model = MiniBatchKMeans(colours, n_init=1, random_state=SEEDS[0], batch_size=4096).fit(
+        pixels
+    )
     return model.cluster_centers_[model.labels_].reshape(picture.shape)
 
 
@@ -267,7 +279,8 @@ for column, bits in enumerate((8, 4, 2, 1)):
         axes[row, column].axis("off")
 plt.show()
 claim(
-    "At 1 and 2 bits a channel, a k-means palette of as many colours has less than half the error of "
+    "At 1 and 2 bits a channel, a k-means palette of as many colours has less than half the "
+    "error of "
     "uniform levels",
     min(0.5 - errors["palette", b] / errors["uniform", b] for b in (1, 2)),
     "times the error",
@@ -297,12 +310,20 @@ claim(
 #
 # ```python
 # def affine_qparams_spec(lo, hi, low, high):
-#     scale, zero_point = torch.empty_like(lo), torch.empty(lo.shape, dtype=torch.int32)
+#     scale, zero_point = (
+#         torch.empty_like(lo),
+#         torch.empty(lo.shape, dtype=torch.int32),
+#     )
 #     for i in np.ndindex(tuple(lo.shape)):
 #         smallest, largest = min(float(lo[i]), 0.0), max(float(hi[i]), 0.0)
 #         scale[i] = (largest - smallest) / (high - low)
-#         candidates = range(low, high + 1)      # the one with which code `low` comes closest to `smallest`
-#         zero_point[i] = min(candidates, key=lambda z: abs((low - z) * float(scale[i]) - smallest))
+#         candidates = range(
+#             low, high + 1
+#         )  # the one with which code `low` comes closest to `smallest`
+#         zero_point[i] = min(
+#             candidates,
+#             key=lambda z: abs((low - z) * float(scale[i]) - smallest),
+#         )
 #     return scale, zero_point
 # ```
 #
@@ -313,7 +334,8 @@ claim(
 
 # %% nbgrader={"grade": false, "grade_id": "numbers-affine_qparams", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def affine_qparams(lo, hi, low, high):
-    """float32 tensors lo <= hi, not both 0, and codes low..high -> (scale, zero_point), each of lo's shape."""
+    """float32 tensors lo <= hi, not both 0, and codes low..high
+    -> (scale, zero_point), each of lo's shape."""
     ### BEGIN SOLUTION
     lo, hi = lo.clamp(max=0.0), hi.clamp(min=0.0)
     scale = (hi - lo) / (high - low)
@@ -340,11 +362,18 @@ affine_qparams = adopt(affine_qparams, "numbers.affine_qparams")
 # ```python
 # def quantize_spec(x, scale, zero_point, low, high):
 #     codes = np.empty(x.shape, np.int32)
-#     steps = x * (np.float32(1) / np.float32(scale))        # x in units of the scale
+#     steps = x * (np.float32(1) / np.float32(scale))  # x in units of the scale
 #     for i in np.ndindex(x.shape):
+#
 #         def distance(code):
-#             return abs(float(np.clip(steps[i], -1000, 1000)) - (code - zero_point))
-#         codes[i] = min(range(low, high + 1), key=lambda code: (distance(code), (code - zero_point) % 2))
+#             return abs(
+#                 float(np.clip(steps[i], -1000, 1000)) - (code - zero_point)
+#             )
+#
+#         codes[i] = min(
+#             range(low, high + 1),
+#             key=lambda code: (distance(code), (code - zero_point) % 2),
+#         )
 #     return codes
 # ```
 #
@@ -353,7 +382,8 @@ affine_qparams = adopt(affine_qparams, "numbers.affine_qparams")
 
 # %% nbgrader={"grade": false, "grade_id": "numbers-quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def quantize(x, scale, zero_point, low, high):
-    """float32 array -> int32 array of codes low..high; ties to even, everything outside saturates."""
+    """float32 array
+    -> int32 array of codes low..high; ties to even, everything outside saturates."""
     ### BEGIN SOLUTION
     code = np.rint(x * (np.float32(1) / np.float32(scale))) + zero_point
     return np.clip(code, low, high).astype(np.int32)
@@ -388,7 +418,9 @@ def draw_steps(bits, lo, hi):
     )
     axes[0].legend()
     axes[1].plot(x, x - back, color="#D55E00")
-    axes[1].set(xlabel="x", ylabel=r"error $x - \hat x$", title="rounding inside, clipping outside")
+    axes[1].set(
+        xlabel="x", ylabel=r"error $x - \hat x$", title="rounding inside, clipping outside"
+    )
     plt.show()
 
 
@@ -419,7 +451,9 @@ claim(
 claim(
     "torch's fake_quantize gives the same numbers",
     torch.equal(
-        torch.fake_quantize_per_tensor_affine(torch.from_numpy(x), float(scale), int(zero), 0, 255),
+        torch.fake_quantize_per_tensor_affine(
+            torch.from_numpy(x), float(scale), int(zero), 0, 255
+        ),
         affine.quantize(torch.from_numpy(x), affine.QParams(scale, zero, grid)).dequantize(),
     ),
 )
@@ -549,7 +583,8 @@ drag_grid(weight, bits=3)
 
 # %%
 better = predict(
-    "At 4 bits: how many dB does one scale a channel gain over one for the tensor, in this layer?",
+    "At 4 bits: how many dB does one scale a channel gain over one for the tensor, in this "
+    "layer?",
     ["less than 1 dB", "1 to 6 dB", "more than 6 dB"],
 )
 
@@ -571,6 +606,7 @@ def quantized(weight, bits, sharing, symmetric=True):
     return q.dequantize().reshape(weight.shape), q.nbytes
 
 
+# %%
 BITS = (8, 7, 6, 5, 4, 3, 2)
 curves = {
     "tensor, symmetric": ("tensor", True),
@@ -581,14 +617,22 @@ curves = {
 figure, axes = plt.subplots()
 decibels = {}
 for index, (name, (sharing, symmetric)) in enumerate(curves.items()):
-    decibels[name] = [sqnr_db(weight, quantized(weight, b, sharing, symmetric)[0]) for b in BITS]
+    decibels[name] = [
+        sqnr_db(weight, quantized(weight, b, sharing, symmetric)[0]) for b in BITS
+    ]
     axes.plot(BITS, decibels[name], "os^D"[index] + "-", label=name)
-axes.set(xlabel="bits a weight", ylabel="SQNR, dB", title=f"Weights of layer {sample}: 6 dB a bit")
+axes.set(
+    xlabel="bits a weight", ylabel="SQNR, dB", title=f"Weights of layer {sample}: 6 dB a bit"
+)
 axes.legend()
 plt.show()
 at4 = BITS.index(4)
 gain = decibels["channel, symmetric"][at4] - decibels["tensor, symmetric"][at4]
+
+# %%
 better.reveal("less than 1 dB" if gain < 1 else "1 to 6 dB" if gain <= 6 else "more than 6 dB")
+
+# %%
 slope = np.polyfit(BITS[:5], decibels["channel, symmetric"][:5], 1)[0]
 claim(
     "From 8 to 4 bits, each bit is worth between 5.5 and 6.9 dB",
@@ -596,7 +640,9 @@ claim(
     "dB",
 )
 few = [decibels["channel, symmetric"][BITS.index(bits)] for bits in (4, 3, 2)]
-claim("From 4 to 2 bits, each bit is worth more than 6.02 dB", (few[0] - few[2]) / 2 - 6.02, "dB")
+claim(
+    "From 4 to 2 bits, each bit is worth more than 6.02 dB", (few[0] - few[2]) / 2 - 6.02, "dB"
+)
 claim(
     "Finer sharing is better at every width",
     min(
@@ -633,7 +679,9 @@ def with_quantized_weights(network, bits, sharing):
     return evaluate(changed, data.test), total
 
 
-tried = [(bits, sharing) for bits in (8, 6, 4, 3, 2) for sharing in ("tensor", "channel", "group")]
+tried = [
+    (bits, sharing) for bits in (8, 6, 4, 3, 2) for sharing in ("tensor", "channel", "group")
+]
 runs = side_by_side(
     lambda case: [with_quantized_weights(network, *case) for network in networks],
     tried,
@@ -659,7 +707,8 @@ claim(
     "points",
 )
 claim(
-    "At 3 bits, one scale per channel loses less than three quarters of what one for the tensor does",
+    "At 3 bits, one scale per channel loses less than three quarters of what one for the "
+    "tensor does",
     0.75 - (fp32[0] - mean[3, "channel"]) / (fp32[0] - mean[3, "tensor"]),
     "of the loss",
 )
@@ -744,7 +793,8 @@ pack4 = adopt(pack4, "numbers.pack4")
 
 # %%
 shrink = predict(
-    "The same network as fp32, as 4-bit codes in bytes, and packed: the packed file is how much smaller than fp32?",
+    "The same network as fp32, as 4-bit codes in bytes, and packed: the packed file is how "
+    "much smaller than fp32?",
     ["about 4 times", "about 6 times", "about 8 times"],
 )
 
@@ -762,6 +812,7 @@ def four_bit_tensors(network, packing):
     return tensors
 
 
+# %%
 files = {
     "fp32": {k: v.contiguous() for k, v in networks[0].state_dict().items()},
     "4-bit codes, one a byte": four_bit_tensors(networks[0], packing=False),
@@ -775,7 +826,11 @@ with tempfile.TemporaryDirectory() as folder:
         on_disk[name] = path.stat().st_size
         assert load_file(path).keys() == tensors.keys()
 times = on_disk["fp32"] / on_disk["4-bit codes, packed"]
-shrink.reveal("about 4 times" if times < 5 else "about 6 times" if times < 7 else "about 8 times")
+
+# %%
+shrink.reveal(
+    "about 4 times" if times < 5 else "about 6 times" if times < 7 else "about 8 times"
+)
 claim(
     "Packing saves more than 35 % of the file of codes",
     on_disk["4-bit codes, packed"] < 0.65 * on_disk["4-bit codes, one a byte"],
@@ -784,6 +839,8 @@ claim(
     "The packed file is less than 8 times smaller than fp32: scales, norms and names stay",
     4 < times < 8,
 )
+
+# %%
 Table(
     ["file", "bytes on disk", "fp32 / this"],
     [[n, in_bytes(size), f"{on_disk['fp32'] / size:.1f}"] for n, size in on_disk.items()],
@@ -830,7 +887,7 @@ quantize_loop = adopt(quantize_loop, "numbers.quantize_loop")
 
 # %%
 faster = predict(
-    "How much faster than NumPy is your loop on four million numbers?",
+    "How much faster than NumPy is the compiled loop on four million numbers?",
     ["not faster", "up to 2 times", "2 to 5 times", "more than 5 times"],
 )
 
@@ -856,13 +913,22 @@ def in_torch():
     return torch.clamp(torch.round(torch.from_numpy(x) * 50), -127, 127).to(torch.int8)
 
 
-contest = {"NumPy": in_numpy, "torch": in_torch, "your loop": in_numba, "the library": in_library}
+contest = {
+    "NumPy": in_numpy,
+    "torch": in_torch,
+    "the loop": in_numba,
+    "the library": in_library,
+}
 rounds = {name: [] for name in contest}
+
+# %%
 for _ in range(9):  # in turn, so that a disturbance hits all alike
     for name, run in contest.items():
         rounds[name].append(fair_time(run, time.perf_counter, 1, 1))
 medians = {name: float(np.median(values)) for name, values in rounds.items()}
-ratio = medians["NumPy"] / medians["your loop"]
+ratio = medians["NumPy"] / medians["the loop"]
+
+# %%
 faster.reveal(
     "more than 5 times"
     if ratio > 5
@@ -872,6 +938,8 @@ faster.reveal(
     if ratio > 1
     else "not faster"
 )
+
+# %%
 in_numba()
 by_loop = codes.copy()
 in_library()
@@ -886,7 +954,8 @@ Table(
         [n, f"{1e3 * t:.2f}", f"{5 * x.size / t / 1e9:.1f}", f"{medians['NumPy'] / t:.1f}"]
         for n, t in medians.items()
     ],
-    f"4 M numbers; torch: {torch.get_num_threads()} thread(s), the others 1; medians of 9 interleaved rounds",
+    f"4 M numbers; torch: {torch.get_num_threads()} thread(s), the others 1; medians of 9 "
+    "interleaved rounds",
 )
 
 # %% [markdown]
@@ -925,7 +994,9 @@ def tensor_file(bits):
         codes = np.rint(rows / scales[:, None]).astype(np.int64) + high
         single = (codes.reshape(-1, 1) >> places) & 1
         header = np.array([x.ndim, *x.shape], np.uint32)
-        return header.tobytes() + scales.tobytes() + np.packbits(single.astype(np.uint8)).tobytes()
+        return (
+            header.tobytes() + scales.tobytes() + np.packbits(single.astype(np.uint8)).tobytes()
+        )
 
     def read(content):
         ndim = int(np.frombuffer(content, np.uint32, 1)[0])
@@ -1075,7 +1146,7 @@ Table(
 # symmetric or an asymmetric grid, signed or unsigned? What does an integer matrix product have to do in
 # addition if *both* operands have a zero point that is not 0? (Multiply $(q_x - z_x)(q_w - z_w)$ out.)
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -26,6 +26,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+# %%
 from numba import njit
 from torch import nn
 
@@ -56,6 +58,8 @@ from compresslab.lab import (
     trained,
     use_style,
 )
+
+# %%
 from compresslab.numerics import affine, observers
 from compresslab.numerics.error import sqnr_db
 from compresslab.numerics.grid import IntGrid
@@ -100,6 +104,8 @@ for name, seeds in networks.items():
     with tempfile.TemporaryDirectory() as folder:
         size = storage.save(convert(quantized()(seeds[0])), Path(folder) / "int8.safetensors")
     sizes[name] = disk_bytes(seeds[0]), size
+
+# %%
 claim("The files are more than three times smaller", all(a > 3 * b for a, b in sizes.values()))
 claim(
     "8 bits cost less than 0.3 points",
@@ -130,6 +136,7 @@ activation[:20] = 25 + torch.rand(20, generator=generator) * 5
 grid = IntGrid(4, signed=False)
 
 
+# %%
 def observed(name, x, bits):
     watcher = observers.observer(name, IntGrid(bits, signed=False))
     watcher.update(x)
@@ -212,7 +219,9 @@ for bits, style in zip((8, 6, 4, 3), ("-", "--", "-.", ":")):
         back = (activation / (t / high)).round().clamp(-high, high) * (t / high)
         noise.append(float((back - activation).square().mean()))
     axes.semilogy(thresholds, noise, style, label=f"{bits} bits, best at {best[bits]:.1f}")
-axes.set(xlabel="clipping threshold", ylabel="mean squared error", title="Fewer bits: clip earlier")
+axes.set(
+    xlabel="clipping threshold", ylabel="mean squared error", title="Fewer bits: clip earlier"
+)
 axes.legend()
 plt.show()
 claim(
@@ -242,20 +251,26 @@ for count in track(COUNTS, "calibrating"):
         curve.append(
             accuracies(vggs, lambda n: quantize_post_training(n, config, data.train.x[:count]))
         )
-dynamic = {bits: accuracies(vggs, quantized(activation_bits=bits, dynamic=True)) for bits in (8, 4)}
+dynamic = {
+    bits: accuracies(vggs, quantized(activation_bits=bits, dynamic=True)) for bits in (8, 4)
+}
 figure, axes = plt.subplots(figsize=(7, 3.2))
 for index, (bits, curve) in enumerate(curves.items()):
     mean, sd = zip(*curve)
     axes.errorbar(
         COUNTS, mean, sd, marker="os"[index], capsize=3, label=f"{bits}-bit activations, static"
     )
-    axes.axhline(dynamic[bits][0], linestyle="--", color=f"C{index}", label=f"{bits} bits, dynamic")
+    axes.axhline(
+        dynamic[bits][0], linestyle="--", color=f"C{index}", label=f"{bits} bits, dynamic"
+    )
 axes.axhline(fp32["VGG-like"][0], color="0.5", linestyle=":", label="fp32")
 axes.set(xscale="log", xlabel="calibration images", ylabel="test accuracy, %")
 plain_log_ticks(axes.xaxis)
 axes.legend(fontsize=8)
 plt.show()
 first = next(c for c, (mean, _) in zip(COUNTS, curves[8]) if fp32["VGG-like"][0] - mean < 0.5)
+
+# %%
 enough.reveal(
     "one"
     if first == 1
@@ -308,8 +323,12 @@ print(
 )
 Table(
     ["weight bits", "one scale a tensor, %", "one scale a channel, %"],
-    [[str(b), mean_sd(*shared[b, "tensor"]), mean_sd(*shared[b, "channel"])] for b in (8, 4, 3, 2)],
-    f"depthwise, activations in fp32, {len(SEEDS)} seeds; fp32: {mean_sd(*fp32['depthwise'])} %",
+    [
+        [str(b), mean_sd(*shared[b, "tensor"]), mean_sd(*shared[b, "channel"])]
+        for b in (8, 4, 3, 2)
+    ],
+    f"depthwise, activations in fp32, {len(SEEDS)} seeds; fp32: {mean_sd(*fp32['depthwise'])} "
+    "%",
 )
 
 # %% [markdown]
@@ -317,7 +336,8 @@ Table(
 
 # %%
 fragile = predict(
-    "W4A4: weights and activations at 4 bits, min-max ranges, one weight scale a tensor: who loses more?",
+    "W4A4: weights and activations at 4 bits, min-max ranges, one weight scale a tensor: who "
+    "loses more?",
     ["VGG-like", "depthwise", "about the same"],
 )
 
@@ -345,7 +365,11 @@ for recipe, options in track(recipes.items(), "recipes", "recipe"):
         results[recipe, name] = accuracies(seeds, quantized(**options))
 loss = {key: fp32[key[1]][0] - value[0] for key, value in results.items()}
 gap = loss["W4A4, scale a tensor", "depthwise"] - loss["W4A4, scale a tensor", "VGG-like"]
+
+# %%
 fragile.reveal("depthwise" if gap > 1 else "VGG-like" if gap < -1 else "about the same")
+
+# %%
 Table(
     ["recipe", *networks],
     [[r, *(mean_sd(*results[r, n]) for n in networks)] for r in recipes],
@@ -360,8 +384,11 @@ claim(
     "points",
 )
 claim(
-    "At W3A3, MSE ranges are worth more than 5 points to the depthwise network, with one weight scale per channel in both",
-    loss["W3A3, scale a channel", "depthwise"] - loss["W3A3, channel, MSE ranges", "depthwise"] - 5,
+    "At W3A3, MSE ranges are worth more than 5 points to the depthwise network, with one "
+    "weight scale per channel in both",
+    loss["W3A3, scale a channel", "depthwise"]
+    - loss["W3A3, channel, MSE ranges", "depthwise"]
+    - 5,
     "points",
 )
 
@@ -385,7 +412,9 @@ claim(
 #     for channel in range(len(weight)):
 #         deviation = math.sqrt(float(variance[channel]) + epsilon)
 #         new_weight[channel] = weight[channel] * gain[channel] / deviation
-#         new_bias[channel] = (bias[channel] - mean[channel]) * gain[channel] / deviation + shift[channel]
+#         new_bias[channel] = (bias[channel] - mean[channel]) * gain[
+#             channel
+#         ] / deviation + shift[channel]
 #     return new_weight, new_bias
 # ```
 #
@@ -394,7 +423,8 @@ claim(
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-fold_batch_norm", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def fold_batch_norm(weight, bias, gain, shift, mean, variance, epsilon):
-    """weight [outputs, ...], all others [outputs] -> (weight, bias) of the one layer that does both."""
+    """weight [outputs, ...], all others [outputs]
+    -> (weight, bias) of the one layer that does both."""
     ### BEGIN SOLUTION
     factor = gain / torch.sqrt(variance + epsilon)
     shape = (-1, *[1] * (weight.ndim - 1))
@@ -418,9 +448,13 @@ weight, bias = fold_batch_norm(
     norm.running_var,
     norm.eps,
 )
+
+# %%
 image = torch.rand(4, conv.in_channels, 8, 8, generator=generator)
 with torch.no_grad():
-    one = nn.functional.conv2d(image, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+    one = nn.functional.conv2d(
+        image, weight, bias, conv.stride, conv.padding, groups=conv.groups
+    )
     claim(
         "One folded convolution computes what convolution and norm computed",
         agreement(one, norm(conv(image)), atol=1e-4),
@@ -428,7 +462,9 @@ with torch.no_grad():
     )
 folded = [fold_batch_norms(n) for n in depthwises]
 figure, axes = plt.subplots(figsize=(8, 3))
-for index, (label, w) in enumerate({"as trained": conv.weight, "norm folded in": weight}.items()):
+for index, (label, w) in enumerate(
+    {"as trained": conv.weight, "norm folded in": weight}.items()
+):
     ranges = w.detach().flatten(1).abs().amax(1)
     axes.bar(np.arange(len(ranges)) + 0.4 * index, ranges / ranges.max(), 0.4, label=label)
 axes.set(
@@ -473,7 +509,9 @@ def equalizing_factors(range_first, range_second):
     """float32 [channels] twice -> t, float32 [channels]; 1 where either range is 0."""
     ### BEGIN SOLUTION
     alive = (range_first > 0) & (range_second > 0)
-    return torch.where(alive, torch.sqrt(range_first / range_second), torch.ones_like(range_first))
+    return torch.where(
+        alive, torch.sqrt(range_first / range_second), torch.ones_like(range_first)
+    )
     ### END SOLUTION
 
 
@@ -490,6 +528,7 @@ claim(
     "Divided and multiplied by your factors, both ranges are the same",
     agreement(r1 / t, r2 * t, rtol=1e-4),
     "tolerances",
+    yours=equalizing_factors,
 )
 
 # %%
@@ -516,6 +555,8 @@ ways = {
 reached = {way: accuracies(seeds, lambda n: n) for way, seeds in ways.items()}
 points_lost = {way: fp32["depthwise"][0] - result[0] for way, result in reached.items()}
 share = 1 - points_lost["folded, evened out, biases corrected"] / points_lost["folded"]
+
+# %%
 mended.reveal(
     "less than a quarter"
     if share < 0.25
@@ -523,6 +564,8 @@ mended.reveal(
     if share < 0.75
     else "more than three quarters"
 )
+
+# %%
 same = max(
     float((logits(a, data.test.x[:500]) - logits(b, data.test.x[:500])).abs().max())
     for a, b in zip(folded, even)
@@ -554,7 +597,9 @@ scan = sensitivity(network, lambda n: evaluate(n, data.val), bits=(8, 4, 3, 2))
 names = list(dict.fromkeys(entry.layer for entry in scan))
 figure, axes = plt.subplots(figsize=(7, 3))
 for index, bits in enumerate((4, 3, 2)):
-    lost = [base - next(e.quality for e in scan if (e.layer, e.bits) == (n, bits)) for n in names]
+    lost = [
+        base - next(e.quality for e in scan if (e.layer, e.bits) == (n, bits)) for n in names
+    ]
     axes.bar(np.arange(len(names)) + 0.27 * index, lost, 0.27, label=f"{bits} bits")
 axes.set_xticks(np.arange(len(names)) + 0.27, [f"layer {n}" for n in names])
 axes.set_yscale("symlog", linthresh=1)
@@ -583,9 +628,14 @@ plt.show()
 #     best, least = None, math.inf
 #     layers, widths = loss.shape
 #     for number in range(widths**layers):
-#         choice = [number // widths ** (layers - 1 - l) % widths for l in range(layers)]
+#         choice = [
+#             number // widths ** (layers - 1 - l) % widths for l in range(layers)
+#         ]
 #         total = sum(loss[l, w] for l, w in enumerate(choice))
-#         if sum(size[l, w] for l, w in enumerate(choice)) <= budget and total < least:
+#         if (
+#             sum(size[l, w] for l, w in enumerate(choice)) <= budget
+#             and total < least
+#         ):
 #             best, least = choice, total
 #     return np.array(best, np.int64)
 # ```
@@ -595,7 +645,8 @@ plt.show()
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-spend_budget", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def spend_budget(loss, size, budget):
-    """loss, size [layers, widths], int -> int64 [layers]: the chosen width's number for each layer."""
+    """loss, size [layers, widths], int
+    -> int64 [layers]: the chosen width's number for each layer."""
     ### BEGIN SOLUTION
     import itertools
 
@@ -621,12 +672,14 @@ WIDTHS = (8, 4, 3, 2)
 by_place = {(e.layer, e.bits): e for e in scan}
 loss = np.array([[max(0.0, base - by_place[n, b].quality) for b in WIDTHS] for n in names])
 size = np.array([[by_place[n, b].size for b in WIDTHS] for n in names])
-weights = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+weights = sum(
+    m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)
+)
 budget = int(3.5 * weights / 8)
 yours = {n: WIDTHS[w] for n, w in zip(names, spend_budget(loss, size, budget))}
 greedy = search(scan, budget, base)
 plans = {
-    "your search": yours,
+    "the search": yours,
     "greedy search": greedy,
     "3 bits everywhere (the widest single width that fits)": dict.fromkeys(names, 3),
 }
@@ -635,24 +688,31 @@ for plan, bits in plans.items():
     runs = accuracies(vggs, quantized(activation_bits=8, weight_range="mse", layers=bits))
     total = sum(by_place[n, b].size for n, b in bits.items())
     outcome[plan] = runs[0], total
-    rows.append([plan, ", ".join(str(b) for b in bits.values()), in_bytes(total), mean_sd(*runs)])
-claim("The mixed plan fits the budget", outcome["your search"][1] <= budget)
+    rows.append(
+        [plan, ", ".join(str(b) for b in bits.values()), in_bytes(total), mean_sd(*runs)]
+    )
+
+# %%
+claim("The mixed plan fits the budget", outcome["the search"][1] <= budget)
 claim(
     "The mixed plan loses less than 4 points",
-    4 - (fp32["VGG-like"][0] - outcome["your search"][0]),
+    4 - (fp32["VGG-like"][0] - outcome["the search"][0]),
     "points",
 )
 plan_loss = {plan: fp32["VGG-like"][0] - found[0] for plan, found in outcome.items()}
 claim(
-    "The mixed plan loses less than two thirds of what 3 bits everywhere lose, on all seeds' mean",
+    "The mixed plan loses less than two thirds of what 3 bits everywhere lose, on all seeds' "
+    "mean",
     2 / 3
-    - plan_loss["your search"] / plan_loss["3 bits everywhere (the widest single width that fits)"],
+    - plan_loss["the search"]
+    / plan_loss["3 bits everywhere (the widest single width that fits)"],
     "of the loss",
 )
 Table(
     ["plan", "bits of each layer, first to last", "weights", "accuracy, %"],
     rows,
-    f"budget {in_bytes(budget)}; planned on one network's validation images, tested on {len(SEEDS)} networks",
+    f"budget {in_bytes(budget)}; planned on one network's validation images, tested on "
+    f"{len(SEEDS)} networks",
     text_columns=2,
 )
 
@@ -679,7 +739,8 @@ Table(
 #     for m in range(rows):
 #         for n in range(outputs):
 #             acc[m, n] = int(bias[n]) + sum(
-#                 (a - zero_point) * b for a, b in zip(x[m].tolist(), weight[n].tolist())
+#                 (a - zero_point) * b
+#                 for a, b in zip(x[m].tolist(), weight[n].tolist())
 #             )
 #     return acc
 # ```
@@ -776,6 +837,8 @@ claim(
     "The file, read back, gives the same logits bit for bit",
     torch.equal(logits(reloaded, data.test.x), logits(program, data.test.x)),
 )
+
+# %%
 claim(
     "The integer network's file is at least 3.5 times smaller than that of fp32",
     disk_bytes(big) / file_size > 3.5,
@@ -795,6 +858,7 @@ mine = requantize(
 claim(
     "Your two functions give the first convolution's codes, every one of them",
     np.array_equal(mine, layer(codes).numpy().reshape(mine.shape)),
+    yours=(integer_matmul, requantize),
 )
 Table(
     ["step", "module", "takes"],
@@ -820,7 +884,9 @@ if peers.onnxruntime_available():
     runners["ONNX Runtime int8"] = peers.onnxruntime_int8(big, calibration)
     file_sizes |= {n: runners[n].bytes_disk for n in runners if n.startswith("ONNX")}
 else:
-    print("ONNX Runtime is not installed (pip install compresslab[peers]); its rows are left out.")
+    print(
+        "ONNX Runtime is not installed (pip install compresslab[peers]); its rows are left out."
+    )
 milliseconds = {}
 for size in (1, 64):
     images = data.test.x[:size]
@@ -834,13 +900,18 @@ ours = {
     size: milliseconds[size]["torch fp32"] / milliseconds[size]["ours, int8"]
     for size in milliseconds
 }
+
+# %%
 claim(
-    "In a batch of 64, the integer network is faster than its float self in torch, if the processor has byte dot products (VNNI)",
+    "In a batch of 64, the integer network is faster than its float self in torch, if the "
+    "processor has byte dot products (VNNI)",
     ours[64] - 1,
     "times",
     timed=True,
     asked="VNNI" in instruction_set(),
 )
+
+# %%
 claim(
     "For one image, one call for all steps takes less than 0.8 of the time of a call for each",
     0.8 - milliseconds[1]["ours, int8"] / milliseconds[1]["ours, int8, step by step"],
@@ -851,7 +922,10 @@ rows = []
 for n, run in runners.items():
     with torch.inference_mode():
         right = 100 * float(
-            (torch.cat([run(part) for part in data.test.x.split(1000)]).argmax(1) == data.test.y)
+            (
+                torch.cat([run(part) for part in data.test.x.split(1000)]).argmax(1)
+                == data.test.y
+            )
             .double()
             .mean()
         )
@@ -864,6 +938,8 @@ for n, run in runners.items():
             f"{right:.1f}",
         ]
     )
+
+# %%
 Table(
     [
         "engine",
@@ -903,7 +979,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-integer_layer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def integer_layer(weight, bias, x):
-    """float32 [o, i], [o], [n, i] -> (scale_x, zero_x), (scale_y, zero_y), codes int8, bias int32, run."""
+    """float32 [o, i], [o], [n, i]
+    -> (scale_x, zero_x), (scale_y, zero_y), codes int8, bias int32, run."""
 
     ### BEGIN SOLUTION
     def grid(values):
@@ -1082,7 +1159,10 @@ except NotImplementedError as error:
     refused = True
     print(str(error).partition(". ")[0])
 print(
-    next((str(w.message).partition(".\n")[0] for w in warned if "deprecated" in str(w.message)), "")
+    next(
+        (str(w.message).partition(".\n")[0] for w in warned if "deprecated" in str(w.message)),
+        "",
+    )
 )
 claim("Without stubs, what eager mode has converted does not run", refused)
 
@@ -1133,7 +1213,8 @@ Table(
             "depthwise, scale a tensor: points lost, then evened out",
             "Nagel et al. 2019, table 1 (MobileNetV2, 8 bits)",
             "71.6, then 1.8",
-            f"{points_lost['folded']:.1f}, then {points_lost['folded, evened out']:.1f} (4 bits)",
+            f"{points_lost['folded']:.1f}, then {points_lost['folded, evened out']:.1f} (4 "
+            "bits)",
         ],
         [
             "size of int8 against fp32",
@@ -1152,7 +1233,7 @@ Table(
 # taken at night. Which step of this lab would you suspect, how would you confirm it, and what are two ways to
 # mend it without training?
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -28,6 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+# %%
 from compresslab.lab import (
     Table,
     accuracy,
@@ -57,6 +58,7 @@ from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.qat import optimizer_of, toward_teacher, with_quantized_gradients
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 
+# %%
 use_style()
 SEEDS = begin()
 
@@ -83,12 +85,15 @@ fp32 = mean_and_sd(networks)
 after = {}
 for bits in (8, 4, 3, 2):
     config = QuantConfig(bits, bits, edge_bits=EDGES)
-    after[bits] = mean_and_sd([quantize_post_training(n, config, calibration) for n in networks])
+    after[bits] = mean_and_sd(
+        [quantize_post_training(n, config, calibration) for n in networks]
+    )
 claim("After training, 2 bits cost more than 20 points", fp32[0] - after[2][0] - 20, "points")
 Table(
     ["bits of weights and activations", "post-training, %"],
     [[str(b), mean_sd(*after[b])] for b in after],
-    f"fp32: {mean_sd(*fp32)} %, {len(SEEDS)} seeds; min-max ranges, first and last layer 8 bits",
+    f"fp32: {mean_sd(*fp32)} %, {len(SEEDS)} seeds; min-max ranges, first and last layer 8 "
+    "bits",
 )
 
 # %% [markdown]
@@ -193,7 +198,8 @@ ste_gradient = adopt(ste_gradient, "qat.ste_gradient")
 
 # %% nbgrader={"grade": false, "grade_id": "qat-fake_quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def fake_quantize(x, scale, low, high):
-    """float32 tensor, float, two ints -> the quantized numbers, differentiable straight through."""
+    """float32 tensor, float, two ints
+    -> the quantized numbers, differentiable straight through."""
     ### BEGIN SOLUTION
     steps = x * (1 / scale)
     inside = (steps.round() >= low) & (steps.round() <= high)
@@ -235,6 +241,7 @@ def fit_line(quantize, steps=150):
     return losses
 
 
+# %%
 through = fit_line(lambda w: fake_quantize(w, 0.3, -4, 3))
 true = fit_line(lambda w: (w / 0.3).round().clamp(-4, 3) * 0.3)
 plain = fit_line(lambda w: w)
@@ -304,6 +311,8 @@ longer_then_ptq = {
 }
 qaf = {bits: mean_and_sd(fine_tuned(bits)) for bits in (3, 2)}
 gain = more[0] - fp32[0]
+
+# %%
 control.reveal("under half a point" if gain < 0.5 else "1 to 3 points" if gain <= 3 else "more")
 claim("The control: training longer in fp32 gains less than a point", 1 - gain, "points")
 claim(
@@ -317,10 +326,13 @@ claim(
     fp32[0] - qaf[2][0] - 4,
     "points",
 )
+
+# %%
 Table(
     ["bits", "PTQ, %", "fp32 longer, then PTQ, %", "QAF with fixed steps, %"],
     [[str(b), mean_sd(*after[b]), mean_sd(*longer_then_ptq[b]), mean_sd(*qaf[b])] for b in qaf],
-    f"{EPOCHS} epoch, {len(SEEDS)} seeds; fp32 {mean_sd(*fp32)}, fp32 trained longer {mean_sd(*more)} %",
+    f"{EPOCHS} epoch, {len(SEEDS)} seeds; fp32 {mean_sd(*fp32)}, fp32 trained longer "
+    f"{mean_sd(*more)} %",
 )
 
 # %% [markdown]
@@ -342,7 +354,9 @@ Table(
 # ```python
 # def lsq_gradient_spec(x, scale, low, high, grad):
 #     total = 0.0
-#     for value, incoming in zip((x * (1 / torch.tensor(scale))).tolist(), grad.tolist()):
+#     for value, incoming in zip(
+#         (x * (1 / torch.tensor(scale))).tolist(), grad.tolist()
+#     ):
 #         code = round(value)
 #         slope = low if code < low else high if code > high else code - value
 #         total += incoming * slope
@@ -354,7 +368,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "qat-lsq_gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def lsq_gradient(x, scale, low, high, grad):
-    """float32 [n], float, int, int, float32 [n] -> the gradient that reaches the scale, a scalar tensor."""
+    """float32 [n], float, int, int, float32 [n]
+    -> the gradient that reaches the scale, a scalar tensor."""
     ### BEGIN SOLUTION
     v = x * (1 / scale)
     code = torch.round(v)
@@ -402,6 +417,8 @@ axes.set(
 )
 axes.legend()
 plt.show()
+
+# %%
 claim(
     "Gradient descent ends within a quarter of the best step",
     0.25 - abs(step / best - 1),
@@ -420,7 +437,9 @@ contest = {
     "PTQ, min-max": after[2],
     "PTQ, MSE ranges": mean_and_sd(
         [
-            quantize_post_training(n, QuantConfig(2, 2, edge_bits=EDGES, **good_start), calibration)
+            quantize_post_training(
+                n, QuantConfig(2, 2, edge_bits=EDGES, **good_start), calibration
+            )
             for n in networks
         ]
     ),
@@ -438,6 +457,8 @@ scratch = through_quantizers(
 contest["QAT from scratch, learned steps, all epochs"] = mean_and_sd(scratch)
 lsq = contest["QAF, learned steps from MSE"]
 distance = fp32[0] - lsq[0]
+
+# %%
 learned.reveal(
     "within 2 points"
     if distance <= 2
@@ -446,13 +467,17 @@ learned.reveal(
     else "more than 6 points below"
 )
 claim("Two learned bits, one epoch: within 6 points of fp32", 6 - distance, "points")
+
+# %%
 claim(
     "With fixed min-max steps, an epoch stays more than 6 points below fp32",
     fp32[0] - contest["QAF, fixed min-max steps"][0] - 6,
     "points",
 )
 starts = contest["QAF, fixed MSE steps"][0] - contest["QAF, fixed min-max steps"][0]
-learning = contest["QAF, learned steps from min-max"][0] - contest["QAF, fixed min-max steps"][0]
+learning = (
+    contest["QAF, learned steps from min-max"][0] - contest["QAF, fixed min-max steps"][0]
+)
 claim(
     "In one epoch, a good start gains more than learning the steps from a bad one",
     starts - learning,
@@ -471,7 +496,8 @@ claim(
 Table(
     ["2-bit weights and activations", "accuracy, %", "below fp32"],
     [[n, mean_sd(*r), f"{fp32[0] - r[0]:.1f}"] for n, r in contest.items()],
-    f"{len(SEEDS)} seeds; fp32 {mean_sd(*fp32)} %, trained longer {mean_sd(*more)} %; QAF {EPOCHS} epoch, QAT {ALL_EPOCHS} epochs",
+    f"{len(SEEDS)} seeds; fp32 {mean_sd(*fp32)} %, trained longer {mean_sd(*more)} %; QAF "
+    f"{EPOCHS} epoch, QAT {ALL_EPOCHS} epochs",
 )
 
 # %% [markdown]
@@ -501,10 +527,12 @@ verdict = (
     else "hurts"
 )
 print(
-    f"2 bits, learned steps: labels {mean_sd(*lsq)} %, teacher {mean_sd(*with_teacher)} %: here the teacher {verdict}."
+    f"2 bits, learned steps: labels {mean_sd(*lsq)} %, teacher {mean_sd(*with_teacher)} %: "
+    f"here the teacher {verdict}."
 )
 claim(
-    "With or without a teacher: both are nearer to each other than to the run with fixed min-max steps",
+    "With or without a teacher: both are nearer to each other than to the run with fixed "
+    "min-max steps",
     lsq[0] - contest["QAF, fixed min-max steps"][0] - abs(difference),
     "points",
 )
@@ -518,7 +546,8 @@ claim(
 
 # %%
 survive = predict(
-    "Gradients of 4 bits, rounded to the nearest or up and down at random: which trains the network to within 10 points of fp32?",
+    "Gradients of 4 bits, rounded to the nearest or up and down at random: which trains the "
+    "network to within 10 points of fp32?",
     ["both", "only at random", "neither"],
 )
 
@@ -584,12 +613,15 @@ for name, bits, random_rounding in (
     runs = built(build, SEEDS)
     if bits is not None:
         runs = [with_quantized_gradients(n, bits, random_rounding) for n in runs]
-    # Rounding at random draws from torch's global generator: such networks train one after the other.
+    # Rounding at random draws from torch's global generator: such networks train one after the
+    # other.
     in_turn = bits is not None and random_rounding
     fit_all(runs, small, 2, 0.1, seeds=SEEDS, label=name, in_turn=in_turn)
     gradient_runs[name] = mean_and_sd(runs)
 reference = gradient_runs["fp32 gradients"][0]
 trains = {n: reference - r[0] < 10 for n, r in gradient_runs.items()}
+
+# %%
 survive.reveal(
     "both"
     if trains["4 bits, nearest"] and trains["4 bits, at random"]
@@ -607,10 +639,13 @@ claim(
     gradient_runs["4 bits, at random"][0] - gradient_runs["4 bits, nearest"][0],
     "points",
 )
+
+# %%
 Table(
     ["gradients", "accuracy, %"],
     [[n, mean_sd(*r)] for n, r in gradient_runs.items()],
-    f"gradients of the layers' outputs; 2 epochs on {len(small):,} images, {len(SEEDS)} seeds; weights and "
+    f"gradients of the layers' outputs; 2 epochs on {len(small):,} images, {len(SEEDS)} "
+    "seeds; weights and "
     f"activations in fp32; guessing: {100 / len(data.classes):.1f} %",
 )
 
@@ -628,8 +663,13 @@ Table(
 # <details><summary>Show a slow version</summary>
 #
 # ```python
-# def requantization_spec(scale_x, scale_w, scale_y, gain, shift, mean, variance, epsilon):
-#     multiplier, bias = torch.empty(len(gain)), torch.empty(len(gain), dtype=torch.int32)
+# def requantization_spec(
+#     scale_x, scale_w, scale_y, gain, shift, mean, variance, epsilon
+# ):
+#     multiplier, bias = (
+#         torch.empty(len(gain)),
+#         torch.empty(len(gain), dtype=torch.int32),
+#     )
 #     for c in range(len(gain)):
 #         t = float(gain[c]) / math.sqrt(float(variance[c]) + epsilon)
 #         unit = scale_x * float(scale_w[c]) * t
@@ -643,7 +683,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "qat-requantization", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def requantization(scale_x, scale_w, scale_y, gain, shift, mean, variance, epsilon):
-    """-> (multiplier float32 [channels], bias int32 [channels]); scale_x, scale_y, epsilon are numbers."""
+    """-> (multiplier float32 [channels], bias int32 [channels]); scale_x, scale_y,
+    epsilon are numbers."""
     ### BEGIN SOLUTION
     t = gain / torch.sqrt(variance + epsilon)
     unit = scale_x * scale_w * t
@@ -674,51 +715,46 @@ first_layer = convert(prepared).layers[1]
 alive = torch.from_numpy(first_layer.codes()).flatten(1).any(1)
 print(f"channels: {len(alive)}, dead: {len(alive) - int(alive.sum())}")
 claim(
-    "Your multipliers and biases are those of the converted network's first layer, in every channel that lives",
+    "Your multipliers and biases are those of the converted network's first layer, in every "
+    "channel that lives",
     min(
         agreement(multiplier[alive], first_layer.multiplier[alive], rtol=1e-4),
         agreement(bias[alive], first_layer.bias[alive], rtol=1e-4, atol=1.5),
     ),
     "tolerances",
+    yours=requantization,
 )
 
+
 # %%
-rows = []
+def answers(network):
+    return logits(network, data.test.x).argmax(1)
+
+
+simulated = {
+    "int8 PTQ": quantize_post_training(networks[0], QuantConfig(), calibration),
+    "2 bits, learned": lsq_networks[0],
+}
+float_size, float_right = disk_bytes(networks[0]), evaluate(networks[0], data.test)
+rows = [["fp32", in_bytes(float_size), "1.0", f"{float_right:.1f}", "-"]]
+
+# %%
 with tempfile.TemporaryDirectory() as folder:
-    rows.append(
-        [
-            "fp32",
-            in_bytes(disk_bytes(networks[0])),
-            "1.0",
-            f"{evaluate(networks[0], data.test):.1f}",
-            "-",
-        ]
-    )
-    for name, network in {
-        "int8 PTQ": quantize_post_training(networks[0], QuantConfig(), calibration),
-        "2 bits, learned": lsq_networks[0],
-    }.items():
+    for name, network in simulated.items():
         program = convert(network)
         size = storage.save(program, Path(folder) / "network.safetensors")
-        same = float(
-            (logits(network, data.test.x).argmax(1) == logits(program, data.test.x).argmax(1))
-            .double()
-            .mean()
-        )
-        rows.append(
-            [
-                name,
-                in_bytes(size),
-                f"{disk_bytes(networks[0]) / size:.1f}",
-                f"{evaluate(program, data.test):.1f}",
-                f"{100 * same:.2f} %",
-            ]
-        )
+        right = evaluate(program, data.test)
+        same = float((answers(network) == answers(program)).double().mean())
+        smaller = f"{float_size / size:.1f}"
+        rows.append([name, in_bytes(size), smaller, f"{right:.1f}", f"{100 * same:.2f} %"])
         claim(
-            f"{name}: the integer program is as accurate as its simulation to within two points",
-            2 - abs(evaluate(program, data.test) - evaluate(network, data.test)),
+            f"{name}: the integer program is as accurate as its simulation to within two "
+            "points",
+            2 - abs(right - evaluate(network, data.test)),
             "points",
         )
+
+# %%
 Table(
     ["network", "file", "fp32 / this", "accuracy, %", "same prediction as simulated"],
     rows,
@@ -826,7 +862,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "qat-two_by_two", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def two_by_two(weights, biases, images, labels):
-    """Tuples of float32 arrays, images, labels -> for each layer (codes, scales, bias, step)."""
+    """Tuples of float32 arrays, images, labels
+    -> for each layer (codes, scales, bias, step)."""
 
     ### BEGIN SOLUTION
     def through(v):
@@ -852,9 +889,9 @@ def two_by_two(weights, biases, images, labels):
     optimizer, rounds = torch.optim.Adam(learned, 2e-3), 15 * (len(x) // 100)
     for number in range(rounds):
         if number % (len(x) // 100) == 0:
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number)).split(
-                100
-            )
+            order = torch.randperm(
+                len(x), generator=torch.Generator().manual_seed(number)
+            ).split(100)
         batch = order[number % (len(x) // 100)]
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - number / rounds)
         optimizer.zero_grad()
@@ -949,7 +986,7 @@ Table(
 # After quantization-aware training the accuracy in training mode is 95 %, and after conversion to integers 60 %. List
 # three places where simulation and integer program could disagree, and a test for each.
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -27,6 +27,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+# %%
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -144,7 +145,8 @@ rewind = adopt(rewind, "tickets.rewind")
 
 # %%
 first = predict(
-    "The same connections at one weight in eight: own initial weights against fresh ones. The difference?",
+    "The same connections at one weight in eight: own initial weights against fresh ones. The "
+    "difference?",
     ["under 5 points", "5 to 20 points", "more than 20 points"],
 )
 
@@ -177,12 +179,14 @@ def with_weights(model, values):
     return model
 
 
+# %%
 def train(model, mask=None, label="training"):
     hooks = [KeepMask(mask)] if mask else []
     fit(model, data.train, EPOCHS, LR, hooks=hooks, label=label, seed=SEEDS[0])
     return model
 
 
+# %%
 seed_everything(SEEDS[0])
 start = models.MLP(data.shape, CLASSES)
 kept, network = np.ones(flat(start).size, bool), train(copy.deepcopy(start), label="dense")
@@ -198,6 +202,8 @@ stranger = evaluate(
     train(models.MLP(data.shape, CLASSES), as_mask(start, kept), "fresh weights"), data.test
 )
 gap = winner - stranger
+
+# %%
 first.reveal(
     "under 5 points" if gap < 5 else "5 to 20 points" if gap <= 20 else "more than 20 points"
 )
@@ -206,9 +212,12 @@ claim(
     3 - (dense_accuracy - winner),
     "points",
 )
-claim("The same connections with fresh weights are more than 10 points worse", gap - 10, "points")
+claim(
+    "The same connections with fresh weights are more than 10 points worse", gap - 10, "points"
+)
 print(
-    f"dense {dense_accuracy:.1f} %, ticket {winner:.1f} %, same connections, fresh weights {stranger:.1f} %"
+    f"dense {dense_accuracy:.1f} %, ticket {winner:.1f} %, same connections, fresh weights "
+    f"{stranger:.1f} %"
 )
 
 # %% [markdown]
@@ -236,7 +245,12 @@ explore(draw_pixels, share=(0.02, 1.0, 0.02))
 kept_by_pixel = as_mask(start, kept).keep["1"]  # of the ticket itself
 kept_by_pixel = kept_by_pixel.float().mean(0).reshape(data.shape[1:])
 corners = torch.cat(
-    [kept_by_pixel[:2, :2], kept_by_pixel[:2, -2:], kept_by_pixel[-2:, :2], kept_by_pixel[-2:, -2:]]
+    [
+        kept_by_pixel[:2, :2],
+        kept_by_pixel[:2, -2:],
+        kept_by_pixel[-2:, :2],
+        kept_by_pixel[-2:, -2:],
+    ]
 )
 ink = data.train.x.mean((0, 1))
 claim(
@@ -275,7 +289,9 @@ claim(
 # def random_ticket_spec(masks, noise):
 #     chosen = []
 #     for mask, values in zip(masks, noise):
-#         order = sorted(range(values.size), key=lambda i: (float(values.ravel()[i]), i))
+#         order = sorted(
+#             range(values.size), key=lambda i: (float(values.ravel()[i]), i)
+#         )
 #         keep = np.zeros(values.size, bool)
 #         for i in order[: int(mask.sum())]:
 #             keep[i] = True
@@ -309,7 +325,9 @@ noise = tuple(torch.rand(m.shape).numpy() for m in found.keep.values())
 random = random_ticket(tuple(m.numpy() for m in found.keep.values()), noise)
 random = Mask({name: torch.from_numpy(keep) for name, keep in zip(found.keep, random)})
 claim(
-    "Your random ticket has as many weights in every layer", random.of_layers() == found.of_layers()
+    "Your random ticket has as many weights in every layer",
+    random.of_layers() == found.of_layers(),
+    yours=random_ticket,
 )
 seed_everything(SEEDS[0])
 lost = evaluate(train(models.MLP(data.shape, CLASSES), random, "random ticket"), data.test)
@@ -342,7 +360,8 @@ print(f"random ticket {lost:.1f} %, winning {winner:.1f} % (one seed; three belo
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-signs_only", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def signs_only(initial):
-    """float32 [...], none of them 0 -> float32 [...]: the signs, at the layer's root mean square."""
+    """float32 [...], none of them 0
+    -> float32 [...]: the signs, at the layer's root mean square."""
     ### BEGIN SOLUTION
     return np.sign(initial) * np.sqrt(np.square(initial).mean())
     ### END SOLUTION
@@ -362,7 +381,8 @@ claim(
 
 # %%
 signs = predict(
-    "Own signs at one magnitude, 6 % of the weights left: nearer to the winning or to the re-initialised ticket?",
+    "Own signs at one magnitude, 6 % of the weights left: nearer to the winning or to the "
+    "re-initialised ticket?",
     ["to the winning one", "to the re-initialised one", "in the middle"],
 )
 
@@ -385,6 +405,7 @@ POOL = ProcessPoolExecutor(
 )
 
 
+# %%
 def run(trials, label):
     with tempfile.TemporaryDirectory() as folder:
         found = run_all(trials, Path(folder), POOL, label)
@@ -421,13 +442,19 @@ NAMES = {
 }
 
 
+# %%
 def draw(results, title, shares=REMAINING):
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
     for colour, ((variant, name), marker) in enumerate(zip(NAMES.items(), "o^sD")):
         if variant in results[0]:
             mean, sd = band(results, variant)
             axes.plot(
-                [100 * s for s in shares], mean, marker=marker, ms=5, label=name, color=f"C{colour}"
+                [100 * s for s in shares],
+                mean,
+                marker=marker,
+                ms=5,
+                label=name,
+                color=f"C{colour}",
             )
             axes.fill_between(
                 [100 * s for s in shares], mean - sd, mean + sd, color=f"C{colour}", alpha=0.2
@@ -441,12 +468,15 @@ def draw(results, title, shares=REMAINING):
     plt.show()
 
 
+# %%
 draw(results, f"{data.name}, {len(SEEDS)} seeds (band: ± sd)")
 means = {v: dict(zip(REMAINING, band(results, v)[0])) for v in VARIANTS}
 sds = {v: dict(zip(REMAINING, band(results, v)[1])) for v in VARIANTS}
 dense = tuple(float(v[0]) for v in band(results, "dense"))
 at = {v: means[v][0.06] for v in VARIANTS}
 near = (at["winning"] - at["signs"]) / (at["winning"] - at["reinitialised"])
+
+# %%
 signs.reveal(
     "to the winning one"
     if near < 1 / 3
@@ -455,7 +485,8 @@ signs.reveal(
     else "in the middle"
 )
 claim(
-    "With a quarter of the weights the winning ticket matches the dense network (within a point)",
+    "With a quarter of the weights the winning ticket matches the dense network (within a "
+    "point)",
     means["winning"][0.25] - (dense[0] - 1),
     "points",
 )
@@ -464,6 +495,8 @@ claim(
     at["winning"] - at["reinitialised"] - 15,
     "points",
 )
+
+# %%
 claim(
     "At 6 %, the winning ticket is more than 40 points above the random one",
     at["winning"] - at["random"] - 40,
@@ -531,7 +564,8 @@ claim(
 
 # %%
 rewound = predict(
-    "Rewound to a quarter of an epoch instead of to the start: better tickets, for this small network?",
+    "Rewound to a quarter of an epoch instead of to the start: better tickets, for this small "
+    "network?",
     ["yes, by more than 4 points", "no difference to speak of", "worse, by more than 4 points"],
 )
 
@@ -543,6 +577,8 @@ pairs = run(
 )
 wins, backs = (float(band(pairs, v)[0][-1]) for v in ("winning", "rewound"))
 difference = backs - wins
+
+# %%
 rewound.reveal(
     "yes, by more than 4 points"
     if difference > 4
@@ -551,13 +587,16 @@ rewound.reveal(
     else "no difference to speak of"
 )
 claim(
-    "Rewinding to a quarter of an epoch moves this small network's ticket by less than 2 points",
+    "Rewinding to a quarter of an epoch moves this small network's ticket by less than 2 "
+    "points",
     2 - abs(difference),
     "points",
 )
 print(
-    f"6 % left, found in two rounds: rewound to the start {wins:.1f} %, to a quarter of an epoch {backs:.1f} % "
-    f"(in four rounds, section 1: {at['winning']:.1f} %: more, smaller rounds find better tickets)"
+    f"6 % left, found in two rounds: rewound to the start {wins:.1f} %, to a quarter of an "
+    f"epoch {backs:.1f} % "
+    f"(in four rounds, section 1: {at['winning']:.1f} %: more, smaller rounds find better "
+    "tickets)"
 )
 
 # %% [markdown]
@@ -586,7 +625,8 @@ print(
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-mask_distance", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def mask_distance(one, other):
-    """Two tuples of bool arrays -> the share of places, over all layers, in which they differ."""
+    """Two tuples of bool arrays
+    -> the share of places, over all layers, in which they differ."""
     ### BEGIN SOLUTION
     different = sum(int((a ^ b).sum()) for a, b in zip(one, other))
     return different / sum(a.size for a in one)
@@ -622,14 +662,19 @@ axes[1].set(
 )
 axes[1].legend()
 plt.show()
+
+# %%
 claim("The mask changes less from epoch to epoch", distances[0] - distances[-1], "of the mask")
 claim(
     "Your distances are the library's",
     agreement(distances, bird.distances, atol=1e-6),
     "tolerances",
+    yours=mask_distance,
 )
 claim(
-    "The early bird's mask settles before training ends", EPOCHS - (bird.found or EPOCHS), "epochs"
+    "The early bird's mask settles before training ends",
+    EPOCHS - (bird.found or EPOCHS),
+    "epochs",
 )
 claim(
     "The early ticket is as good as the last epoch's, to within 2 points",
@@ -656,7 +701,8 @@ POOL.shutdown()
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-find_ticket", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def find_ticket(initial, train, remaining, rounds):
-    """Tuple of float32 arrays, function, fraction, int -> tuple of bool arrays: the weights that stay."""
+    """Tuple of float32 arrays, function, fraction, int
+    -> tuple of bool arrays: the weights that stay."""
     ### BEGIN SOLUTION
     masks = [np.ones(w.shape, bool) for w in initial]
     total = sum(w.size for w in initial)
@@ -666,7 +712,9 @@ def find_ticket(initial, train, remaining, rounds):
         sizes = [np.where(m, np.abs(w), -1.0) for w, m in zip(trained, masks, strict=True)]
         flat = np.concatenate([s.ravel() for s in sizes])
         stays = np.zeros(total, bool)
-        largest = np.argsort(-flat, kind="stable")[: round(remaining ** (number / rounds) * total)]
+        largest = np.argsort(-flat, kind="stable")[
+            : round(remaining ** (number / rounds) * total)
+        ]
         stays[largest] = True
         parts = np.split(stays, ends)
         masks = [p.reshape(w.shape) for p, w in zip(parts, initial, strict=True)]
@@ -695,6 +743,7 @@ start = tuple(layer.weight.detach().numpy().copy() for layer in layers)
 kept = []
 
 
+# %%
 def train_small(weights):
     """A hundred steps from these weights; zeros stay zero."""
     masks = [torch.from_numpy(w != 0) for w in weights]
@@ -705,7 +754,9 @@ def train_small(weights):
     optimizer = torch.optim.SGD(small.parameters(), 0.2, momentum=0.9)
     for step in range(100):
         batch = slice(50 * step % 5_000, 50 * step % 5_000 + 50)
-        loss = torch.nn.functional.cross_entropy(small(data.train.x[batch]), data.train.y[batch])
+        loss = torch.nn.functional.cross_entropy(
+            small(data.train.x[batch]), data.train.y[batch]
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -716,6 +767,7 @@ def train_small(weights):
     return tuple(layer.weight.detach().numpy().copy() for layer in layers)
 
 
+# %%
 masks = find_ticket(start, train_small, 0.1, 4)
 rows = [
     [r, *(f"{100 * k:.0f}" for k in layer)]
@@ -739,7 +791,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "tickets-early_mask", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def early_mask(initial, images, labels, remaining):
-    """Tuple of float32 arrays, images, labels, fraction -> tuple of bool arrays: the weights that stay."""
+    """Tuple of float32 arrays, images, labels, fraction
+    -> tuple of bool arrays: the weights that stay."""
     ### BEGIN SOLUTION
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     masks, steps = [torch.ones(w.shape) for w in initial], 20 * (len(x) // 100)
@@ -749,9 +802,9 @@ def early_mask(initial, images, labels, remaining):
         optimizer = torch.optim.Adam([*ws, *bs], 1.2e-2)
         for step in range(steps):
             if step % (len(x) // 100) == 0:
-                order = torch.randperm(len(x), generator=torch.Generator().manual_seed(step)).split(
-                    100
-                )
+                order = torch.randperm(
+                    len(x), generator=torch.Generator().manual_seed(step)
+                ).split(100)
             batch = order[step % (len(x) // 100)]
             optimizer.param_groups[0]["lr"] = 1.2e-2 * (1 - step / steps)
             h = x[batch]
@@ -807,23 +860,28 @@ cl.table(
 # ## What the papers say, what we measured
 
 # %%
+papers = [
+    [
+        "winning ticket matches dense down to",
+        "Frankle and Carbin 2019, figure 3 (LeNet, MNIST)",
+        "3.6 %",
+        "digits: 4 %, within 3 points"
+        if digit_dense - digit_win[0.04] < 3
+        else "digits: not at 4 %",
+    ],
+    [
+        "signs suffice",
+        "Zhou et al. 2019, section 4",
+        "signs matter, not magnitudes",
+        f"signs alone: {100 * (1 - near):.0f} % of the way from re-initialised to winning",
+    ],
+]
+
+# %%
 Table(
     ["finding", "source", "paper", "here"],
     [
-        [
-            "winning ticket matches dense down to",
-            "Frankle and Carbin 2019, figure 3 (LeNet, MNIST)",
-            "3.6 %",
-            "digits: 4 %, within 3 points"
-            if digit_dense - digit_win[0.04] < 3
-            else "digits: not at 4 %",
-        ],
-        [
-            "signs suffice",
-            "Zhou et al. 2019, section 4",
-            "signs matter, not magnitudes",
-            f"signs alone: {100 * (1 - near):.0f} % of the way from re-initialised to winning",
-        ],
+        *papers,
         [
             "rewinding helps",
             "Frankle et al. 2020 (ResNet-50)",
@@ -846,7 +904,7 @@ Table(
 # Your colleague trains a random ticket with 20 % of the weights *in total* and reports that it is 30 points worse than the
 # winning one, "so the mask must be what counts". What two other explanations must be excluded first, and how?
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
 
+# %%
 from compresslab.lab import (
     Examples,
     Table,
@@ -54,6 +55,8 @@ from compresslab.lab import (
     trained,
     use_style,
 )
+
+# %%
 from compresslab.techniques import lora, lowrank, scores
 from compresslab.techniques.prune import prune_and_tune
 
@@ -156,6 +159,7 @@ def energy_kept(network, name):
     return (squared.cumsum(0) / squared.sum()).numpy()
 
 
+# %%
 half_energy = {}
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
 for axis, name in zip(axes, ("1", "3")):
@@ -165,14 +169,19 @@ for axis, name in zip(axes, ("1", "3")):
         half_energy[name, label] = int((curves.mean(0) < 0.5).sum()) + 1
     outputs, inputs = networks[0].get_submodule(name).weight.shape
     axis.axvline(
-        lowrank.break_even(outputs, inputs), color="black", lw=1, ls=":", label="break-even rank"
+        lowrank.break_even(outputs, inputs),
+        color="black",
+        lw=1,
+        ls=":",
+        label="break-even rank",
     )
     axis.set(xlabel="rank", title=f"layer {name}: {outputs} x {inputs}", ylim=(0, 102))
 axes[0].set_ylabel("energy kept, %")
 axes[0].legend(fontsize=9)
 plt.show()
 claim(
-    "The trained hidden layers' energy lies in far fewer directions: half of it in at most half as many",
+    "The trained hidden layers' energy lies in far fewer directions: half of it in at most "
+    "half as many",
     min(half_energy[n, "as it began"] / 2 - half_energy[n, "trained"] for n in ("1", "3")),
     "directions",
 )
@@ -262,7 +271,8 @@ Table(
 
 # %%
 start = predict(
-    "Rank 8 in every layer, then three epochs: how much better than the same thin network trained from scratch, all epochs?",
+    "Rank 8 in every layer, then three epochs: how much better than the same thin network "
+    "trained from scratch, all epochs?",
     ["more than 10 points", "1 to 10 points", "less than 1 point"],
 )
 
@@ -276,11 +286,13 @@ RANKS = (32, 16, 8)
 
 
 def thin(network, rank):
-    """Every layer at that rank with your factors (the last at most at 20, its break-even is near)."""
+    """Every layer at that rank with your factors (the last at most at 20, its break-even
+    is near)."""
     small = copy.deepcopy(network)
     for name, layer in lowrank.factorizable(network).items():
         first, second = svd_factors(
-            layer.weight.detach().numpy(), min(rank, 20 if layer.out_features == CLASSES else rank)
+            layer.weight.detach().numpy(),
+            min(rank, 20 if layer.out_features == CLASSES else rank),
         )
         pair = torch.nn.Sequential(
             torch.nn.Linear(first.shape[1], len(first), bias=False),
@@ -299,6 +311,7 @@ def parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
+# %%
 def begun_anew(network, seed):
     seed_everything(seed + 10)
     fresh = copy.deepcopy(network)
@@ -329,6 +342,7 @@ def fitted(networks, epochs, rate, label, **options):
     return fit_all(networks, data.train, epochs, rate, seeds=SEEDS, label=label, **options)
 
 
+# %%
 found, sizes = {}, {}
 for rank in RANKS:
     cut = [thin(n, rank) for n in networks]
@@ -356,7 +370,9 @@ kinds = list(dict.fromkeys(kind for _, kind in found))
 figure, axes = plt.subplots(figsize=(9, 3.6))
 for kind, marker in zip(kinds, "osD^v"):
     mean, sd = (np.array(v) for v in zip(*(found[rank, kind] for rank in RANKS)))
-    axes.errorbar([sizes[r] / 1000 for r in RANKS], mean, sd, marker=marker, capsize=3, label=kind)
+    axes.errorbar(
+        [sizes[r] / 1000 for r in RANKS], mean, sd, marker=marker, capsize=3, label=kind
+    )
 axes.axhline(
     longer[0],
     color="black",
@@ -374,6 +390,8 @@ axes.set_xticklabels([f"{sizes[r] / 1000:.0f}\n(rank {r})" for r in RANKS])
 axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 gain = {r: found[r, "tuned"][0] - found[r, "same shape from scratch"][0] for r in RANKS}
+
+# %%
 start.reveal(
     "less than 1 point"
     if gain[8] < 1
@@ -398,10 +416,13 @@ print(
         *("one from scratch", found[8, "same shape from scratch"]),
     ),
 )
+
+# %%
 Table(
     ["rank", "parameters", *kinds],
     [[str(r), in_units(sizes[r]), *(mean_sd(*found[r, k]) for k in kinds)] for r in RANKS],
-    f"test accuracy, %, {len(SEEDS)} seeds; dense {mean_sd(*dense)}, trained as long {mean_sd(*longer)}",
+    f"test accuracy, %, {len(SEEDS)} seeds; dense {mean_sd(*dense)}, trained as long "
+    f"{mean_sd(*longer)}",
 )
 
 # %% [markdown]
@@ -497,6 +518,8 @@ for rank in RANKS:
         aware[rank, label] = on_test(
             [with_products(n, min(rank, CLASSES), product) for n in networks]
         )
+
+# %%
 claim(
     "Untuned, the SVD that knows the inputs is better, on average over the ranks",
     float(np.mean([aware[r, "for the inputs"][0] - aware[r, "plain"][0] for r in RANKS])),
@@ -505,7 +528,9 @@ claim(
 Table(
     ["untuned", *(f"rank {min(r, CLASSES)}" for r in RANKS)],
     [[k, *(mean_sd(*aware[r, k]) for r in RANKS)] for k in ("plain", "for the inputs")],
-    f"test accuracy, %, {len(SEEDS)} seeds; moments from 2,000 training images without labels; the last layer is whole at rank 26 (20 in the sweep); here the first column is rank 26 for all layers, in the sweep it was 32",
+    f"test accuracy, %, {len(SEEDS)} seeds; moments from 2,000 training images without "
+    "labels; the last layer is whole at rank 26 (20 in the sweep); here the first column is "
+    "rank 26 for all layers, in the sweep it was 32",
 )
 
 # %% [markdown]
@@ -526,7 +551,10 @@ Table(
 # def split_convolution_spec(weight, rank):
 #     m, c, h, w = weight.shape
 #     u, s, vt = np.linalg.svd(weight.reshape(m, c * h * w), full_matrices=False)
-#     thin, mix = np.zeros((rank, c, h, w), np.float32), np.zeros((m, rank, 1, 1), np.float32)
+#     thin, mix = (
+#         np.zeros((rank, c, h, w), np.float32),
+#         np.zeros((m, rank, 1, 1), np.float32),
+#     )
 #     for k in range(rank):
 #         for column in range(c * h * w):
 #             i, j, l = column // (h * w), column // w % h, column % w
@@ -556,7 +584,8 @@ check(split_convolution, "low_rank.split_convolution")
 # %%
 split_convolution = adopt(split_convolution, "low_rank.split_convolution")
 fewer = predict(
-    "A convolutional network at a third of its multiplications: how many times faster at batch 1?",
+    "A convolutional network at a third of its multiplications: how many times faster at "
+    "batch 1?",
     ["about 3 times", "about 2 times", "hardly faster, or slower"],
 )
 
@@ -578,7 +607,9 @@ def with_split_convolutions(network, ranks):
     small = copy.deepcopy(network)
     for name, rank in ranks.items():
         old = small.get_submodule(name)
-        thin_weight, mix_weight = split_convolution(old.weight.detach().contiguous().numpy(), rank)
+        thin_weight, mix_weight = split_convolution(
+            old.weight.detach().contiguous().numpy(), rank
+        )
         first = torch.nn.Conv2d(old.in_channels, rank, 3, padding=1, bias=False)
         second = torch.nn.Conv2d(rank, old.out_channels, 1, bias=False)
         first.weight.data, second.weight.data = (
@@ -590,6 +621,7 @@ def with_split_convolutions(network, ranks):
     return small
 
 
+# %%
 def on_few(networks, epochs, rate, label):
     return fit_all(networks, few, epochs, rate, seeds=SEEDS, label=label)
 
@@ -610,7 +642,9 @@ slim = on_few(
 versions = {"dense, trained as long": tuned(copy.deepcopy(wide), "dense")}
 before = {}
 for kind in ("channel", "spatial"):
-    ranks = {n: r for n, r in lowrank.ranks_by_budget(wide[0], 0.33, kind).items() if n in INNER}
+    ranks = {
+        n: r for n, r in lowrank.ranks_by_budget(wide[0], 0.33, kind).items() if n in INNER
+    }
     if kind == "channel":
         small = [arranged(with_split_convolutions(n, ranks)) for n in wide]
     else:
@@ -641,6 +675,8 @@ single = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 1))
 perceptrons = {"whole": networks[0], "rank 16": thin(networks[0], 16), "one output": single}
 mlp_times = [1e3 * t for t in race_networks(perceptrons, images[:1]).values()]
 times_faster = whole[2] / split[2]
+
+# %%
 fewer.reveal(
     "about 3 times"
     if times_faster > 2.5
@@ -648,8 +684,11 @@ fewer.reveal(
     if times_faster > 1.6
     else "hardly faster, or slower"
 )
+
+# %%
 claim(
-    "At about a third of the multiplications both cuts stay within two points of the network trained as long",
+    "At about a third of the multiplications both cuts stay within two points of the network "
+    "trained as long",
     2 - max(whole[4][0] - rows["spatial"][4][0], whole[4][0] - split[4][0]),
     "points",
 )
@@ -671,6 +710,8 @@ claim(
     "times",
     timed=True,
 )
+
+# %%
 Table(
     [
         "convolutions",
@@ -693,7 +734,9 @@ Table(
         ]
         for k, r in rows.items()
     ],
-    f"one thread, torch, channels last; {len(SEEDS)} seeds; the MLP at batch 1: whole {mlp_times[0]:.3f} ms, rank 16 {mlp_times[1]:.3f} ms, a layer with one output {mlp_times[2]:.3f} ms",
+    f"one thread, torch, channels last; {len(SEEDS)} seeds; the MLP at batch 1: whole "
+    f"{mlp_times[0]:.3f} ms, rank 16 {mlp_times[1]:.3f} ms, a layer with one output "
+    f"{mlp_times[2]:.3f} ms",
 )
 
 # %% [markdown]
@@ -717,10 +760,15 @@ Table(
 # def lora_output_spec(x, weight, down, up, alpha):
 #     out = np.zeros((len(x), len(weight)), np.float32)
 #     for i, row in enumerate(x):
-#         inner = [sum(down[k, j] * row[j] for j in range(len(row))) for k in range(len(down))]
+#         inner = [
+#             sum(down[k, j] * row[j] for j in range(len(row)))
+#             for k in range(len(down))
+#         ]
 #         for o in range(len(weight)):
 #             plain = sum(weight[o, j] * row[j] for j in range(len(row)))
-#             out[i, o] = plain + alpha / len(down) * sum(up[o, k] * inner[k] for k in range(len(down)))
+#             out[i, o] = plain + alpha / len(down) * sum(
+#                 up[o, k] * inner[k] for k in range(len(down))
+#             )
 #     return out
 # ```
 #
@@ -729,7 +777,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-lora_output", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def lora_output(x, weight, down, up, alpha):
-    """float32 x [n, inputs], W [outputs, inputs], A [r, inputs], B [outputs, r], a number -> float32 [n, outputs]."""
+    """float32 x [n, inputs], W [outputs, inputs], A [r, inputs], B [outputs, r], a number
+    -> float32 [n, outputs]."""
     ### BEGIN SOLUTION
     return x @ weight.T + np.float32(alpha / len(down)) * (x @ down.T @ up.T)
     ### END SOLUTION
@@ -751,6 +800,7 @@ claim(
     "Your formula and the library's layer agree",
     agreement(yours, layer(images), atol=1e-3),
     "tolerances",
+    yours=lora_output,
 )
 kept = layer.base.weight.clone()
 layer.merge()
@@ -833,7 +883,8 @@ RATES = (0.003, 0.01, 0.03)
 
 
 def prepared(method):
-    """The networks, each with what the method adds; what it draws depends on the network's seed."""
+    """The networks, each with what the method adds; what it draws depends on the
+    network's seed."""
     made = []
     for network, seed in zip(networks, SEEDS):
         seed_everything(seed)
@@ -841,6 +892,7 @@ def prepared(method):
     return made
 
 
+# %%
 def adapted(task, cases, label):
     """For every (method, rate) the networks that it adapts to a task, all side by side."""
     made = {case: prepared(case[0]) for case in cases}
@@ -874,11 +926,15 @@ on_paper = {m: results["ruled paper", m][0][0] for m in METHODS}
 small_lora = [m for m in METHODS if m.startswith("LoRA") and share[m] < 0.03]
 lora_best = max(on_paper[m] for m in small_lora)
 others = {m: on_paper[m] for m in ("full fine-tuning", "the last layer only")}
+
+# %%
 winner.reveal(
     "LoRA with 2 % of the parameters"
     if lora_best > max(others.values())
     else max(others, key=others.get)
 )
+
+# %%
 few_first = "LoRA, rank 4, first layer"
 lower_best = max(results["lower case", m][0][0] for m in small_lora)
 claim(
@@ -899,6 +955,8 @@ claim(
     ),
     "points",
 )
+
+# %%
 claim(
     "Full fine-tuning on lower case forgets more than half of the capitals",
     dense[0] / 2 - results["lower case", "full fine-tuning"][1][0],
@@ -922,7 +980,8 @@ Table(
         ]
         for m in ("untouched", *METHODS)
     ],
-    f"test accuracy, %, {len(SEEDS)} seeds; Adam, the best of the rates {RATES} by validation images for each method",
+    f"test accuracy, %, {len(SEEDS)} seeds; Adam, the best of the rates {RATES} by validation "
+    "images for each method",
 )
 
 # %% [markdown]
@@ -965,7 +1024,8 @@ task_file = disk_bytes(
     )
 )
 print(
-    f"one base of {in_bytes(disk_bytes(networks[0]))} and {in_bytes(task_file)} for each further task"
+    f"one base of {in_bytes(disk_bytes(networks[0]))} and {in_bytes(task_file)} for each "
+    "further task"
 )
 claim(
     "A task's file is less than a twentieth of the network's",
@@ -1030,7 +1090,10 @@ merged = copy.deepcopy(networks[0])
 for index, layer in enumerate(adapted):
     if hasattr(layer, "merged"):
         merged[index] = layer.merged()
-print(f"{tuned:,} numbers to train instead of {sum(p.numel() for p in networks[0].parameters()):,}")
+print(
+    f"{tuned:,} numbers to train instead of "
+    f"{sum(p.numel() for p in networks[0].parameters()):,}"
+)
 claim(
     "Merged before any training the network is what it was",
     evaluate(merged, data.test) == evaluate(networks[0], data.test),
@@ -1131,13 +1194,15 @@ Table(
             "convolutions at a fraction of the MACs",
             "Zhang et al. 2016, abstract (VGG-16, 4 times fewer, outputs matched, top-5)",
             "-0.3 points",
-            f"{whole[1] / split[1]:.1f} times fewer: {split[4][0] - whole[4][0]:+.1f} points, {whole[3] / split[3]:.1f} times faster",
+            f"{whole[1] / split[1]:.1f} times fewer: {split[4][0] - whole[4][0]:+.1f} points, "
+            f"{whole[3] / split[3]:.1f} times faster",
         ],
         [
             "LoRA against full fine-tuning",
             "Hu et al. 2021, table 2 (RoBERTa-base, GLUE mean)",
             "+0.8",
-            f"{lora_best - on_paper['full fine-tuning']:+.1f} and {lower_best - results['lower case', 'full fine-tuning'][0][0]:+.1f}",
+            f"{lora_best - on_paper['full fine-tuning']:+.1f} and "
+            f"{lower_best - results['lower case', 'full fine-tuning'][0][0]:+.1f}",
         ],
     ],
     text_columns=2,
@@ -1149,7 +1214,7 @@ Table(
 # A colleague wants to adapt one network to twenty customers' cameras with LoRA, and to a new set of classes as well. Which of the two would you
 # advise against, what would you measure first, and with which controls?
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

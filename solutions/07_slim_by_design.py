@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+# %%
 from compresslab.lab import (
     COLOURS,
     MARKERS,
@@ -53,6 +54,7 @@ from compresslab.lab import (
 )
 from compresslab.techniques import blocks
 
+# %%
 use_style()
 SEEDS = begin()
 
@@ -136,7 +138,11 @@ check(separable_cost, "slim.separable_cost")
 # %%
 separable_cost = adopt(separable_cost, "slim.separable_cost")
 counted = sum(c.macs for c in count_layers(blocks.Separable(24, 40), (24, 8, 6)))
-claim("Your formula is what the counter counts", separable_cost(24, 40, 3, 8, 6)[1] == counted)
+claim(
+    "Your formula is what the counter counts",
+    separable_cost(24, 40, 3, 8, 6)[1] == counted,
+    yours=separable_cost,
+)
 
 
 def draw_saving(outputs, kernel):
@@ -178,7 +184,8 @@ explore(draw_saving, outputs=(8, 256, 8), kernel=(3, 7, 2))
 
 # %% nbgrader={"grade": false, "grade_id": "slim-depthwise", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def depthwise(x, weight):
-    """float32 [channels, h, w], float32 [channels, k, k] -> float32 [channels, h - k + 1, w - k + 1]."""
+    """float32 [channels, h, w], float32 [channels, k, k]
+    -> float32 [channels, h - k + 1, w - k + 1]."""
     ### BEGIN SOLUTION
     k = weight.shape[1]
     height, width = x.shape[1] - k + 1, x.shape[2] - k + 1
@@ -228,6 +235,8 @@ plain_log_ticks(axes.yaxis)
 axes.legend(fontsize=9)
 plt.show()
 grown = by_side[32]["its depthwise layer alone"] / by_side[4]["its depthwise layer alone"]
+
+# %%
 claim(
     "From 4x4 to 32x32, 64 times the work, the depthwise layer's time grows less than tenfold",
     10 - grown,
@@ -270,7 +279,8 @@ claim(
 
 # %% nbgrader={"grade": false, "grade_id": "slim-shuffle", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def shuffle(x, groups):
-    """float32 [n, channels, h, w], an int that divides the channels -> the same shape, channels dealt out anew."""
+    """float32 [n, channels, h, w], an int that divides the channels
+    -> the same shape, channels dealt out anew."""
     ### BEGIN SOLUTION
     n, channels, *rest = x.shape
     dealt = x.reshape(n, groups, channels // groups, *rest).swapaxes(1, 2)
@@ -351,11 +361,13 @@ claim(
     (receptive_field((3, 3), (1, 1)) == 5 and receptive_field((3, 3, 3), (1, 1, 1)) == 7),
 )
 slimmest = predict(
-    "Six versions of one network, trained alike. Which block gives the fastest network for one image?",
+    "Six versions of one network, trained alike. Which block gives the fastest network for "
+    "one image?",
     ["standard", "grouped", "separable", "bottleneck", "1xk then kx1", "1xk beside kx1"],
 )
 best_small = predict(
-    "A narrow ordinary network with as many multiplications as the separable one: which is better, and which is faster?",
+    "A narrow ordinary network with as many multiplications as the separable one: which is "
+    "better, and which is faster?",
     [
         *("separable is better, narrow is faster", "narrow is better, separable is faster"),
         *("narrow is better and faster", "separable is better and faster"),
@@ -401,7 +413,8 @@ contestants = {name: fitted(build, name) for name, build in BUILDERS.items()}
 
 # %%
 def described(found):
-    """Parameters, MACs, milliseconds for 1 and 64 images, mean and sd of the accuracy, by name."""
+    """Parameters, MACs, milliseconds for 1 and 64 images, mean and sd of the accuracy, by
+    name."""
     firsts = {name: networks[0] for name, networks in found.items()}
     times = [race_networks(firsts, channels_last(data.test.x[:batch])) for batch in (1, 64)]
     rows = {}
@@ -409,13 +422,7 @@ def described(found):
         parameters = sum(p.numel() for p in firsts[name].parameters())
         macs = sum(c.macs for c in count_layers(firsts[name], data.shape))
         one, many = (1e3 * t[name] for t in times)
-        rows[name] = (
-            parameters,
-            macs,
-            one,
-            many,
-            *accuracy(networks, data.test),
-        )
+        rows[name] = (parameters, macs, one, many, *accuracy(networks, data.test))
     return rows
 
 
@@ -430,11 +437,18 @@ def as_table(rows, caption):
     )
 
 
+# %%
 rows = described(contestants)
 separable, narrow, standard = rows["separable"], rows["narrow"], rows["standard"]
+
+# %%
 slimmest.reveal(min((n for n in rows if n != "narrow"), key=lambda n: rows[n][2]))
+
+# %%
 better = "narrow" if narrow[4] > separable[4] else "separable"
 quicker = "narrow" if narrow[2] < separable[2] else "separable"
+
+# %%
 best_small.reveal(
     f"{better} is better and faster"
     if better == quicker
@@ -451,7 +465,8 @@ claim(
     separable[1] < standard[1] / 5,
 )
 claim(
-    "The narrow network has no more multiplications than the separable one and is faster, for one image and for 64",
+    "The narrow network has no more multiplications than the separable one and is faster, for "
+    "one image and for 64",
     min(separable[2] / narrow[2], separable[3] / narrow[3]) - 1,
     "times",
     timed=True,
@@ -462,17 +477,24 @@ claim(
     standard[4] - separable[4],
     "points",
 )
+
+# %%
 as_table(rows, f"{EPOCHS} epochs each, rate {RATE}")
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-for axes, index, label in ((left, 1, "MACs, thousands"), (right, 2, "milliseconds for one image")):
+for axes, index, label in (
+    (left, 1, "MACs, thousands"),
+    (right, 2, "milliseconds for one image"),
+):
     scale = 1e-3 if index == 1 else 1
     points = [(row[index] * scale, row[4]) for row in rows.values()]
     front = [points[i] for i in pareto_front(points)]
     axes.plot(*zip(*front), color="0.6", lw=1.5, zorder=1)
     for (name, row), (x, y), colour, marker in zip(rows.items(), points, COLOURS, MARKERS):
-        axes.errorbar(x, y, row[5], capsize=3, color=colour, marker=marker, ls="none", label=name)
+        axes.errorbar(
+            x, y, row[5], capsize=3, color=colour, marker=marker, ls="none", label=name
+        )
     axes.set(xlabel=label, xscale="log" if index == 1 else "linear")
 plain_log_ticks(left.xaxis)
 left.set_ylabel("test accuracy, %")
@@ -480,8 +502,11 @@ right.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 on_paper = {list(rows)[i] for i in pareto_front([(r[1], r[4]) for r in rows.values()])}
 on_clock = {list(rows)[i] for i in pareto_front([(r[2], r[4]) for r in rows.values()])}
+
+# %%
 print(
-    f"on the Pareto front by MACs: {', '.join(sorted(on_paper))}; by the clock: {', '.join(sorted(on_clock))}"
+    f"on the Pareto front by MACs: {', '.join(sorted(on_paper))}; by the clock: "
+    f"{', '.join(sorted(on_clock))}"
 )
 claim(
     "By the clock, fewer blocks are on the front than by MACs",
@@ -521,6 +546,8 @@ pooled, wide, five, threes = (
     more["5x5"],
     more["two 3x3 for each 5x5"],
 )
+
+# %%
 claim("Two 3x3 have fewer multiplications than the 5x5 they replace", threes[1] < five[1])
 claim(
     "Two 3x3 take longer for 64 images than the 5x5, or save less than a tenth of the time",
@@ -546,7 +573,8 @@ claim(
     vgg_parameters[1] < 0.12 * vgg_parameters[0],
 )
 print(
-    f"VGG-16: {in_units(vgg_parameters[0])} parameters, with a pooled head {in_units(vgg_parameters[1])}"
+    f"VGG-16: {in_units(vgg_parameters[0])} parameters, with a pooled head "
+    f"{in_units(vgg_parameters[1])}"
 )
 as_table(more, f"{EPOCHS} epochs each")
 
@@ -618,16 +646,24 @@ def stack(shared, own_norms=True):
 sharing = {
     "four blocks": fitted(lambda: stack(False), "four blocks"),
     "one block, four times": fitted(lambda: stack(True), "one block, four times"),
-    "its batch norm shared, too": fitted(lambda: stack(True, own_norms=False), "norms shared, too"),
+    "its batch norm shared, too": fitted(
+        lambda: stack(True, own_norms=False), "norms shared, too"
+    ),
 }
+
+# %%
 shared_rows = described(sharing)
 separate, shared = shared_rows["four blocks"], shared_rows["one block, four times"]
 files = [disk_bytes(networks[0]) for networks in sharing.values()]
 ratio = shared[2] / separate[2]
+
+# %%
 saves.reveal("bytes only" if ratio > 0.85 else "bytes and time")
 claim(
     "One block's weights four times: your formula says so",
-    shared_cost(("b",) * TIMES, (9 * BODY**2,) * TIMES, 1) == (9 * BODY**2, TIMES * 9 * BODY**2),
+    shared_cost(("b",) * TIMES, (9 * BODY**2,) * TIMES, 1)
+    == (9 * BODY**2, TIMES * 9 * BODY**2),
+    yours=shared_cost,
 )
 claim("Sharing makes the file less than half as large", files[1] < files[0] / 2)
 claim(
@@ -642,6 +678,8 @@ claim(
     shared[4] - shared_rows["its batch norm shared, too"][4] - 5,
     "points",
 )
+
+# %%
 as_table(shared_rows, f"files {', '.join(in_bytes(f) for f in files)}; {EPOCHS} epochs each")
 
 # %% [markdown]
@@ -735,7 +773,8 @@ Table(["block", "expansion", "parameters", "of one 3x3 convolution"], rows)
 
 # %% nbgrader={"grade": false, "grade_id": "slim-evolve", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def evolve(start, neighbours, fits, worth, looks, generator):
-    """List of tuples, three functions of a tuple, int, np.random.Generator -> the best tuple that was seen."""
+    """List of tuples, three functions of a tuple, int, np.random.Generator
+    -> the best tuple that was seen."""
     ### BEGIN SOLUTION
     seen = {shape: worth(shape) for shape in start}
     population = list(start)
@@ -775,7 +814,8 @@ evolve = adopt(evolve, "slim.evolve")
 def slim_network(images, labels, budget):
     """float32 [4000, 1, 16, 16], int64, int -> tuple of (weight, bias, stride, padding)."""
     ### BEGIN SOLUTION
-    # Smaller pictures early, where channels are few; the last map is read by one kernel of its size.
+    # Smaller pictures early, where channels are few; the last map is read by one kernel of its
+    # size.
     torch.manual_seed(0)
     shapes = ((1, 4, 5, 2, 2), (4, 8, 3, 2, 1), (8, 52, 4, 1, 0))
     convolutions = [torch.nn.Conv2d(i, o, k, s, p, bias=False) for i, o, k, s, p in shapes]
@@ -820,7 +860,9 @@ blocks_as_they_are = contestants["standard"]
 cl.table(
     cl.measure(blocks_as_they_are, data, "float32"),
     cl.measure([copy.deepcopy(n).half() for n in blocks_as_they_are], data, "float16, a cast"),
-    cl.measure([copy.deepcopy(n).bfloat16() for n in blocks_as_they_are], data, "bfloat16, a cast"),
+    cl.measure(
+        [copy.deepcopy(n).bfloat16() for n in blocks_as_they_are], data, "bfloat16, a cast"
+    ),
     cl.measure(contestants["separable"], data, "separable"),
     cl.measure(contestants["narrow"], data, "narrow"),
 )
@@ -853,22 +895,27 @@ show_longer("factorised_embedding")
 # ## What the papers say, what we measured
 
 # %%
+papers = [
+    [
+        "separable against standard, accuracy",
+        "Howard et al. 2017, table 4 (ImageNet)",
+        "-1.1 points",
+        f"{separable[4] - standard[4]:+.1f} (after few steps)",
+    ],
+    ["MACs, standard over separable", "the same", "8.6", f"{standard[1] / separable[1]:.1f}"],
+    [
+        "time, standard over separable",
+        "-",
+        "not given",
+        f"{standard[2] / separable[2]:.2f} (one image), {standard[3] / separable[3]:.2f} (64)",
+    ],
+]
+
+# %%
 Table(
     ["finding", "source", "paper", "here"],
     [
-        [
-            "separable against standard, accuracy",
-            "Howard et al. 2017, table 4 (ImageNet)",
-            "-1.1 points",
-            f"{separable[4] - standard[4]:+.1f} (after few steps)",
-        ],
-        ["MACs, standard over separable", "the same", "8.6", f"{standard[1] / separable[1]:.1f}"],
-        [
-            "time, standard over separable",
-            "-",
-            "not given",
-            f"{standard[2] / separable[2]:.2f} (one image), {standard[3] / separable[3]:.2f} (64)",
-        ],
+        *papers,
         [
             "parameters, ALBERT-base over BERT-base",
             "Lan et al. 2019, table 1",
@@ -891,7 +938,7 @@ Table(
 # A paper reports that a new block needs a fifth of the multiplications "and is therefore five times faster". Which measurements on which machine would you ask for,
 # and which ordinary network would you set beside it?
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 
 from compresslab.baselines import baseline_of
+
+# %%
 from compresslab.lab import (
     Batch,
     Examples,
@@ -54,6 +56,8 @@ from compresslab.lab import (
     trained,
     use_style,
 )
+
+# %%
 from compresslab.techniques import distill
 
 use_style()
@@ -84,7 +88,9 @@ def draw_answers(temperature):
         axes[0, column].imshow(data.val.x[index, 0], cmap="gray_r", vmin=0, vmax=1)
         axes[0, column].set_axis_off()
         best = soft.argsort(descending=True)[:5]
-        axes[1, column].bar([data.classes[i] for i in best], soft[best].numpy(), color="#0072B2")
+        axes[1, column].bar(
+            [data.classes[i] for i in best], soft[best].numpy(), color="#0072B2"
+        )
         axes[1, column].set(ylim=(0, 1), ylabel="probability" if column == 0 else "")
 
 
@@ -158,10 +164,17 @@ claim(
 #         return row - max(row) - np.log(sum(np.exp(z - max(row)) for z in row))
 #
 #     total = 0.0
-#     for s, t, label in zip(student.astype(float), teacher.astype(float), labels):
+#     for s, t, label in zip(
+#         student.astype(float), teacher.astype(float), labels
+#     ):
 #         hard = -log_softmax(s)[label]
-#         log_q, log_p = log_softmax(s / temperature), log_softmax(t / temperature)
-#         divergence = sum(np.exp(log_p[i]) * (log_p[i] - log_q[i]) for i in range(len(s)))
+#         log_q, log_p = (
+#             log_softmax(s / temperature),
+#             log_softmax(t / temperature),
+#         )
+#         divergence = sum(
+#             np.exp(log_p[i]) * (log_p[i] - log_q[i]) for i in range(len(s))
+#         )
 #         total += alpha * hard + (1 - alpha) * temperature**2 * divergence
 #     return float(total / len(labels))
 # ```
@@ -200,8 +213,13 @@ check(distillation_loss, "distill.distillation_loss")
 # ```python
 # def soft_gradient_spec(student, teacher, temperature):
 #     def soft(z):
-#         log_q, log_p = (torch.log_softmax(torch.from_numpy(v) / temperature, 1) for v in (z, teacher.astype(float)))
-#         return float(temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean())
+#         log_q, log_p = (
+#             torch.log_softmax(torch.from_numpy(v) / temperature, 1)
+#             for v in (z, teacher.astype(float))
+#         )
+#         return float(
+#             temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
+#         )
 #
 #     out, step = np.zeros_like(student), 1e-5
 #     for place in np.ndindex(student.shape):
@@ -240,6 +258,7 @@ claim(
     "The library's loss, on which the students below train, is yours",
     agreement(distillation_loss(z, v, labels, 0.3, 4.0), float(theirs), atol=1e-4),
     "tolerances",
+    yours=distillation_loss,
 )
 centred = (z - z.mean(1, keepdims=True)) - (v - v.mean(1, keepdims=True))
 hot = soft_gradient(z, v, 3000.0)
@@ -251,7 +270,8 @@ claim(
 
 # %%
 gain_guess = predict(
-    "A student with less than a tenth of the teacher's parameters: how much does the teacher give it at T = 4?",
+    "A student with less than a tenth of the teacher's parameters: how much does the teacher "
+    "give it at T = 4?",
     ["nothing", "less than 2 points", "2 points or more"],
 )
 
@@ -269,8 +289,11 @@ def student_network(widths=(8, 16, 32)):
     return models.VGGLike(data.shape, CLASSES, widths)
 
 
-def taught(loss, label, images=few, epochs=EPOCHS, make=student_network, rate=0.1, in_turn=False):
-    """Three students of a loss, or of one loss for each seed (one that keeps a state: a Hook)."""
+def taught(
+    loss, label, images=few, epochs=EPOCHS, make=student_network, rate=0.1, in_turn=False
+):
+    """Three students of a loss, or of one loss for each seed (one that keeps a state: a
+    Hook)."""
     losses = loss if isinstance(loss, list) else [loss] * len(SEEDS)
     return fit_all(
         built(make, SEEDS),
@@ -288,6 +311,7 @@ def mean_and_sd(networks, examples=data.test):
     return accuracy(networks, examples)
 
 
+# %%
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 lessons = {"hard labels": cross_entropy, "label smoothing": distill.smoothed(0.1)}
 for temperature in TEMPERATURES:
@@ -302,7 +326,9 @@ twice = {
     "hard labels": mean_and_sd(taught(cross_entropy, "hard labels, twice the rate", rate=0.2)),
     "teacher": mean_and_sd(
         taught(
-            distill.Distillation(offline, 0.1, float(chosen)), "teacher, twice the rate", rate=0.2
+            distill.Distillation(offline, 0.1, float(chosen)),
+            "teacher, twice the rate",
+            rate=0.2,
         )
     ),
 }
@@ -319,19 +345,26 @@ axes.legend(fontsize=9)
 plt.show()
 best = reached[f"teacher, T = {chosen}"][0]
 four = reached["teacher, T = 4"][0] - hard[0]
+
+# %%
 gain_guess.reveal(
     "nothing" if four < 0.5 else "less than 2 points" if four < 2 else "2 points or more"
 )
+
+# %%
 parameters = {
     n: sum(p.numel() for p in m.parameters())
     for n, m in (("teacher", teacher), ("student", students["hard labels"][0]))
 }
+
+# %%
 claim(
     "The student has less than a tenth of the teacher's parameters",
     parameters["student"] < parameters["teacher"] / 10,
 )
 claim(
-    "With a temperature between 2 and 8, chosen on validation images, it gains more than a point over hard labels",
+    "With a temperature between 2 and 8, chosen on validation images, it gains more than a "
+    "point over hard labels",
     best - hard[0] - 1,
     "points",
 )
@@ -348,7 +381,8 @@ Table(
         *([n, mean_sd(*r)] for n, r in reached.items()),
         *([f"twice the rate: {n}", mean_sd(*r)] for n, r in twice.items()),
     ],
-    f"{EPOCHS} epochs of 1,500 images, {len(SEEDS)} seeds, teacher {evaluate(teacher, data.test):.1f} %; by validation T = {chosen}",
+    f"{EPOCHS} epochs of 1,500 images, {len(SEEDS)} seeds, teacher "
+    f"{evaluate(teacher, data.test):.1f} %; by validation T = {chosen}",
 )
 
 # %%
@@ -387,7 +421,8 @@ Table(
 
 # %%
 unlabelled_guess = predict(
-    "A student of 260 labels, and one of the teacher's answers on 1,500 images without any label: how good is the second?",
+    "A student of 260 labels, and one of the teacher's answers on 1,500 images without any "
+    "label: how good is the second?",
     [
         "like the first",
         "between it and 1,500 labels",
@@ -408,6 +443,8 @@ scarce = {
     "1,500 labels": hard,
 }
 free = scarce["1,500 images, teacher, no label"][0]
+
+# %%
 unlabelled_guess.reveal(
     "better than 1,500 labels"
     if free > hard[0] + 1
@@ -423,8 +460,12 @@ claim(
     "points",
 )
 claim(
-    "Answers on unlabelled images are no worse than all the labels", free - (hard[0] - 1), "points"
+    "Answers on unlabelled images are no worse than all the labels",
+    free - (hard[0] - 1),
+    "points",
 )
+
+# %%
 Table(
     ["lesson", "test accuracy, %"],
     [[n, mean_sd(*r)] for n, r in scarce.items()],
@@ -438,7 +479,8 @@ Table(
 
 # %%
 teacher_guess = predict(
-    "A teacher who says the next letter (B for A, C for B …), and a tenth of the weight on true labels: the student ends",
+    "A teacher who says the next letter (B for A, C for B …), and a tenth of the weight on "
+    "true labels: the student ends",
     ["as with hard labels", "a little worse", "worse than guessing"],
 )
 
@@ -461,6 +503,8 @@ for name, source in schools.items():
 wrong = reached["teacher of the next letter"][0]
 next_letter = Examples(data.test.x, (data.test.y + 1) % CLASSES)
 says_next = mean_and_sd(students["teacher of the next letter"], next_letter)
+
+# %%
 teacher_guess.reveal(
     "worse than guessing"
     if wrong < 100 / CLASSES
@@ -489,6 +533,8 @@ tiny = {
     ),
 }
 tiny_reached = {n: mean_and_sd(found) for n, found in tiny.items()}
+
+# %%
 claim(
     "A modest teacher is worth something, too: on average over both sizes of student",
     (
@@ -501,7 +547,8 @@ claim(
     "points",
 )
 claim(
-    "The best teacher's students gain less than four points over the modest one's, on average over both sizes",
+    "The best teacher's students gain less than four points over the modest one's, on average "
+    "over both sizes",
     4
     - (
         reached["teacher, T = 4"][0]
@@ -512,23 +559,30 @@ claim(
     / 2,
     "points",
 )
+
+# %%
 claim(
     "The student of the wrong teacher has learned well: on most images it says the next letter",
     says_next[0] - 60,
     "points",
 )
 claim(
-    "Here no teacher makes up for the tiny student's missing width: it stays below the small one on hard labels",
+    "Here no teacher makes up for the tiny student's missing width: it stays below the small "
+    "one on hard labels",
     hard[0] - max(r[0] for r in tiny_reached.values()),
     "points",
 )
 Table(
     ["teacher", "student", "test accuracy, %"],
     [
-        *([n, "small", mean_sd(*reached[n])] for n in ("hard labels", "teacher, T = 4", *schools)),
+        *(
+            [n, "small", mean_sd(*reached[n])]
+            for n in ("hard labels", "teacher, T = 4", *schools)
+        ),
         *([n, "tiny", mean_sd(*r)] for n, r in tiny_reached.items()),
     ],
-    f"T = 4; students see few steps, and so did the generation before; modest teacher {evaluate(modest, data.test):.1f} %, {len(SEEDS)} seeds; chance {100 / CLASSES:.1f} %",
+    "T = 4; students see few steps, and so did the generation before; modest teacher "
+    f"{evaluate(modest, data.test):.1f} %, {len(SEEDS)} seeds; chance {100 / CLASSES:.1f} %",
     text_columns=2,
 )
 
@@ -583,9 +637,13 @@ print(
         *(f"teacher, T = {chosen}", reached[f"teacher, T = {chosen}"]),
     )
 )
+
+# %%
 claim(
     "A temperature that falls gains less than two points over the best fixed one of three",
-    2 - reached["T falls from 8 to 2"][0] + max(reached[f"teacher, T = {t}"][0] for t in (2, 4, 8)),
+    2
+    - reached["T falls from 8 to 2"][0]
+    + max(reached[f"teacher, T = {t}"][0] for t in (2, 4, 8)),
     "points",
 )
 Table(
@@ -621,11 +679,19 @@ def with_shifts(loss):
 
 moved = {
     "hard labels": with_shifts(cross_entropy),
-    "answers cached for the unmoved image": with_shifts(distill.Distillation(offline, 0.1, 4.0)),
-    "the teacher asked anew": with_shifts(distill.Distillation(distill.online(teacher), 0.1, 4.0)),
+    "answers cached for the unmoved image": with_shifts(
+        distill.Distillation(offline, 0.1, 4.0)
+    ),
+    "the teacher asked anew": with_shifts(
+        distill.Distillation(distill.online(teacher), 0.1, 4.0)
+    ),
 }
+
+# %%
 # Moving images draws from torch's global generator: these students learn one after the other.
-online = {n: mean_and_sd(taught(loss, f"moved: {n}", in_turn=True)) for n, loss in moved.items()}
+online = {
+    n: mean_and_sd(taught(loss, f"moved: {n}", in_turn=True)) for n, loss in moved.items()
+}
 cohorts = taught(
     distill.mutual(2.0),
     "mutual",
@@ -707,6 +773,7 @@ shown_by_hints = taught(hints, "hints")
 reached["and hints from inside"] = mean_and_sd(shown_by_hints)
 
 
+# %%
 def distance_of_maps(network):
     """How far the student's maps are from the teacher's, on test images."""
     x = data.test.x[:200]
@@ -723,9 +790,13 @@ def distance_of_maps(network):
     return float(np.mean([np.square(a - b).sum(1).mean() for a, b in maps]))
 
 
+# %%
 apart = {
     n: float(np.mean([distance_of_maps(s) for s in found]))
-    for n, found in (("without hints", students["teacher, T = 4"]), ("with hints", shown_by_hints))
+    for n, found in (
+        ("without hints", students["teacher, T = 4"]),
+        ("with hints", shown_by_hints),
+    )
 }
 x = data.test.x[:8]
 figure, axes = plt.subplots(4, 8, figsize=(9, 4.4))
@@ -746,6 +817,8 @@ for row, (name, pictures) in zip(axes, rows.items()):
         axis.grid(False)
     row[0].set_ylabel(name, fontsize=9)
 plt.show()
+
+# %%
 claim(
     "With hints the student looks more where the teacher looks",
     apart["without hints"] - apart["with hints"],
@@ -819,13 +892,17 @@ teach = adopt(teach, "distill.teach")
 torch.manual_seed(SEEDS[0])
 pupil = models.MLP(data.shape, len(data.classes), (24,))
 fifties = [
-    (data.train.x[i], data.train.y[i]) for _ in range(5) for i in torch.randperm(4_000).split(50)
+    (data.train.x[i], data.train.y[i])
+    for _ in range(5)
+    for i in torch.randperm(4_000).split(50)
 ]
 course = teach(pupil, teacher, fifties, 4.0, 0.1, 0.05)
 claim(
-    "In your loop the loss of the last twenty steps is less than two thirds of that of the first twenty",
+    "In your loop the loss of the last twenty steps is less than two thirds of that of the "
+    "first twenty",
     2 / 3 - sum(course[-20:]) / sum(course[:20]),
     "of the loss",
+    yours=teach,
 )
 print(
     f"loss {sum(course[:20]) / 20:.2f} at first, {sum(course[-20:]) / 20:.2f} at last; "
@@ -847,7 +924,8 @@ print(
 
 # %% nbgrader={"grade": false, "grade_id": "distill-train_student", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def train_student(images, logits, labels, room):
-    """float32 [n, 256], float32 [n, 26], int64 [300], int -> (weights, biases), tuples of float32 arrays."""
+    """float32 [n, 256], float32 [n, 26], int64 [300], int
+    -> (weights, biases), tuples of float32 arrays."""
     ### BEGIN SOLUTION
     torch.manual_seed(0)
     classes, inputs = logits.shape[1], images.shape[1]
@@ -909,7 +987,8 @@ training = 3 * by_teacher.macs * schooling.epochs * schooling.first
 answering, learning = by_teacher.macs * len(few), 3 * by_labels.macs * EPOCHS * len(few)
 whole = training + answering + learning
 claim(
-    "With its teacher's training on the bill, the taught student costs more than ten times the multiplications of the one on labels",
+    "With its teacher's training on the bill, the taught student costs more than ten times "
+    "the multiplications of the one on labels",
     whole / learning - 10,
     "times",
 )
@@ -943,7 +1022,7 @@ show_longer("distances")
 show_longer("learning_together")
 
 # %% [markdown]
-# "A student learns best from its own kind." Two teachers of nearly the same accuracy, one plain, one residual, and two students: if kinship counts, like pairs are better than unlike ones.
+# A student learns best from its own kind, it is said. Two teachers of nearly the same accuracy, one plain, one residual, and two students: if kinship counts, like pairs are better than unlike ones.
 
 # %%
 show_longer("teacher_family")
@@ -995,7 +1074,7 @@ Table(
 # Your company has a good teacher, 500 labels, a million unlabelled pictures, and needs a network a tenth as large. Write the plan: which losses, which
 # temperatures to try, which controls, and what would make you give up distillation.
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -24,6 +24,8 @@ import torch
 
 from compresslab import pretrained, published
 from compresslab.data import keywords, sst2
+
+# %%
 from compresslab.data.text import Sequences
 from compresslab.lab import (
     Batch,
@@ -55,6 +57,7 @@ from compresslab.lab import (
 )
 from compresslab.techniques import distill, early_exit, inherit
 
+# %%
 use_style()
 SEEDS = begin()
 data = keywords.load(train_size=1500, seed=SEEDS[0])
@@ -76,7 +79,8 @@ for row in data.test.x[:3]:
 
 # %%
 depth_guess = predict(
-    "The classifier is put behind layer 3 of 6, and nothing is trained. It keeps of the teacher's accuracy:",
+    "The classifier is put behind layer 3 of 6, and nothing is trained. It keeps of the "
+    "teacher's accuracy:",
     ["hardly more than guessing", "about half", "all but 10 points", "all but 3 points"],
 )
 
@@ -101,6 +105,8 @@ axes.set(xlabel="layers passed before the classifier", ylabel="test accuracy, %"
 plt.show()
 full = by_depth[-1]
 lost = full - by_depth[2]
+
+# %%
 depth_guess.reveal(
     "all but 3 points"
     if lost < 3
@@ -167,7 +173,9 @@ check(inherited_layers, "transformers.inherited_layers")
 #     for sentence in range(len(tokens)):
 #         for place in range(tokens.shape[1]):
 #             if tokens[sentence, place] != 0:
-#                 s, t = (v[sentence, place].astype(float) for v in (student, teacher))
+#                 s, t = (
+#                     v[sentence, place].astype(float) for v in (student, teacher)
+#                 )
 #                 found.append(1 - sum(s * t) / (sum(s * s) * sum(t * t)) ** 0.5)
 #     return float(np.mean(found))
 # ```
@@ -209,6 +217,7 @@ claim(
     "The library's cosine loss, on which the students below train, is yours",
     agreement(mine, float(theirs), atol=1e-4),
     "tolerances",
+    yours=token_cosine,
 )
 
 # %% [markdown]
@@ -234,6 +243,7 @@ half = {"width": 64, "layers": 3}
 soft = distill.Distillation(answers, alpha=0.0, temperature=1.0)
 
 
+# %%
 def answers_and_direction():
     return distill.Hints(
         teacher, {"layers.2": "layers.5"}, soft, "cosine", keep=words, cached_on=data.train.x
@@ -249,7 +259,8 @@ def from_scratch():
 
 
 def fitted(make, loss, label, sentences=data.train, epochs=5, rate=0.004, in_turn=False):
-    """One student for each seed; a loss that keeps a state comes as a function that makes one."""
+    """One student for each seed; a loss that keeps a state comes as a function that makes
+    one."""
     losses = [loss() if callable(loss) and not isinstance(loss, Hook) else loss for _ in SEEDS]
     return fit_all(
         built(make, SEEDS),
@@ -264,6 +275,7 @@ def fitted(make, loss, label, sentences=data.train, epochs=5, rate=0.004, in_tur
     )
 
 
+# %%
 def mean_and_sd(networks):
     return accuracy(networks, data.test)
 
@@ -296,6 +308,8 @@ untrained = {
 # %%
 scratch, taught, begun, _, distilbert = (reached[name][0] for name in recipes)
 by_answers, by_layers = taught - scratch, begun - scratch
+
+# %%
 inherit_guess.reveal(
     "both about the same"
     if abs(by_answers - by_layers) < 1
@@ -313,6 +327,8 @@ claim(
     distilbert - scratch - 8,
     "points",
 )
+
+# %%
 claim("Most of that comes from the layers it begins with", by_layers - 2 * by_answers, "points")
 claim(
     "The teacher's answers and states add to the layers that DistilBERT's recipe begins with",
@@ -321,12 +337,14 @@ claim(
 )
 start = {name: evaluate(network.eval(), data.test) for name, network in untrained.items()}
 claim(
-    "The first three layers, without a step of training, lose less than 4 points against the whole recipe",
+    "The first three layers, without a step of training, lose less than 4 points against the "
+    "whole recipe",
     start["the first three layers"] - (distilbert - 4),
     "points",
 )
 claim(
-    "With layer 0 in the place of layer 1 the last layers of the pairs gain more than 20 points: it has to come first",
+    "With layer 0 in the place of layer 1 the last layers of the pairs gain more than 20 "
+    "points: it has to come first",
     start["layers 0, 3 and 5"] - (start["the last layer of each pair (1, 3, 5)"] + 20),
     "points",
 )
@@ -337,7 +355,8 @@ Table(
         *([f"{name}, not trained at all", f"{value:.1f}"] for name, value in start.items()),
         ["teacher, 6 layers", f"{full:.1f}"],
     ],
-    f"{len(data.train):,} examples, {len(SEEDS)} seeds; epochs {EPOCHS}, learning rates {RATES}",
+    f"{len(data.train):,} examples, {len(SEEDS)} seeds; epochs {EPOCHS}, learning rates "
+    f"{RATES}",
 )
 
 # %% [markdown]
@@ -364,7 +383,13 @@ Table(
 #             for a in range(length):
 #                 for b in range(length):
 #                     if tokens[i, a] != 0 and tokens[i, b] != 0:
-#                         found.append((float(student[i, head, a, b]) - float(teacher[i, head, a, b])) ** 2)
+#                         found.append(
+#                             (
+#                                 float(student[i, head, a, b])
+#                                 - float(teacher[i, head, a, b])
+#                             )
+#                             ** 2
+#                         )
 #     return float(sum(found) / len(found))
 # ```
 #
@@ -417,7 +442,8 @@ for word in ("self", "if", "except", "print"):
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-replace_words", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def replace_words(tokens, near, rolls, picks, share):
-    """int64 [n, length], int64 [words, neighbours], float64 and int64 [n, length], a number -> int64 [n, length]."""
+    """int64 [n, length], int64 [words, neighbours], float64 and int64 [n, length], a number
+    -> int64 [n, length]."""
     ### BEGIN SOLUTION
     changed = (rolls < share) & (tokens >= 3)
     return np.where(changed, near[tokens, picks], tokens)
@@ -446,7 +472,11 @@ with distill.Tap(teacher, (tapped := [f"layers.{i}.attention.scores" for i in (1
     teacher(data.test.x[:50])
 one, other = (seen[name].detach() for name in tapped)
 are_words = data.test.x[:50] != 0
-theirs = torch.nn.functional.mse_loss(distill.kept(one, are_words), distill.kept(other, are_words))
+theirs = torch.nn.functional.mse_loss(
+    distill.kept(one, are_words), distill.kept(other, are_words)
+)
+
+# %%
 claim(
     "The library's loss on attention scores, which the students below learn by, is yours",
     agreement(
@@ -455,6 +485,7 @@ claim(
         rtol=1e-4,
     ),
     "tolerances",
+    yours=attention_loss,
 )
 print("one sentence and what became of it:\n")
 for copy in made:
@@ -465,14 +496,16 @@ said = {
 }
 same = float((said["all"][len(data.train) :] == said["old"].repeat(COPIES)).double().mean())
 claim(
-    "The new sentences are not the old ones with old answers: the teacher says something else of more than a tenth",
+    "The new sentences are not the old ones with old answers: the teacher says something else "
+    "of more than a tenth",
     90 - 100 * same,
     "%",
 )
 
 # %%
 inside_guess = predict(
-    "The narrow student learns from answers on all sentences. Copying states and attention as well brings:",
+    "The narrow student learns from answers on all sentences. Copying states and attention as "
+    "well brings:",
     ["more than 2 points", "less than 2 points either way", "a loss of more than 2 points"],
 )
 
@@ -481,6 +514,8 @@ LONGER = 5
 tiny = {"width": 32, "layers": 2, "hidden": 128}
 layers = distill.layer_map(2, 6)
 inside = {f"layers.{i}": f"layers.{j}" for i, j in enumerate(layers)}
+
+# %%
 inside |= {f"{i}.attention.scores": f"{j}.attention.scores" for i, j in list(inside.items())}
 
 
@@ -513,6 +548,8 @@ reached_tiny = {name: mean_and_sd(found) for name, found in tinies.items()}
 # %%
 labels, by_answers, by_words, tinybert = (reached_tiny[name][0] for name in lessons)
 gain = tinybert - by_words
+
+# %%
 inside_guess.reveal(
     "more than 2 points"
     if gain > 2
@@ -520,13 +557,16 @@ inside_guess.reveal(
     if gain < -2
     else "less than 2 points either way"
 )
+
+# %%
 for lesson in list(lessons)[1:]:
     print(compared(lesson, reached_tiny[lesson], "labels", reached_tiny["labels"]))
 claim("States and scores change less than 4 points here", 4 - abs(gain), "points")
 Table(
     ["student of 2 layers, half as wide", "test accuracy, %"],
     [[name, mean_sd(*value)] for name, value in reached_tiny.items()],
-    f"the same steps for all, {len(SEEDS)} seeds; TinyBERT compares what is inside first and answers after, and embeddings as well; ours does both at once",
+    f"the same steps for all, {len(SEEDS)} seeds; TinyBERT compares what is inside first and "
+    "answers after, and embeddings as well; ours does both at once",
 )
 
 # %% [markdown]
@@ -631,14 +671,17 @@ doubt = np.stack([uncertainty(at_exits[:, i].numpy()) for i in range(at_exits.sh
 passed = exit_layers(doubt.copy(), 0.2)
 library = many.answer(data.test.x, 0.2)
 claim(
-    "By your rule everybody leaves where the library lets them leave (but for rounding at the threshold)",
+    "By your rule everybody leaves where the library lets them leave (but for rounding at the "
+    "threshold)",
     100 * float((passed == library.layers.numpy()).mean()) - 99.9,
     "%",
+    yours=exit_layers,
 )
 
 # %%
 speed_guess = predict(
-    "How much faster may a batch be answered, at a loss of less than one point over the test set?",
+    "How much faster may a batch be answered, at a loss of less than one point over the test "
+    "set?",
     ["not at all", "up to 1.5 times", "1.5 to 2 times", "more than 2 times"],
 )
 
@@ -672,6 +715,8 @@ took = race_networks(
     data.test.x[:BATCH],
     rounds=5,
 )
+
+# %%
 curve = []
 for speed in SPEEDS:
     found = run_all(speed)
@@ -689,7 +734,11 @@ figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2))
 axes[0].plot([row[3] for row in curve], [row[1] for row in curve], marker="o")
 for row in curve[1::3]:
     axes[0].annotate(
-        f"speed {row[0]}", (row[3], row[1]), textcoords="offset points", xytext=(4, 5), fontsize=8
+        f"speed {row[0]}",
+        (row[3], row[1]),
+        textcoords="offset points",
+        xytext=(4, 5),
+        fontsize=8,
     )
 axes[0].axhline(full, color="black", lw=1, ls="--", label="teacher")
 axes[0].set(xlabel="times faster than the teacher (measured)", ylabel="test accuracy, %")
@@ -698,6 +747,8 @@ left = np.bincount(torch.cat([f.layers for f in run_all(chosen)]).numpy(), minle
 axes[1].bar(range(1, 7), 100 * left / left.sum(), color="#0072B2")
 axes[1].set(xlabel=f"left after layer (speed {chosen})", ylabel="% of the examples")
 plt.show()
+
+# %%
 speed_guess.reveal(
     "not at all"
     if times_faster < 1.05
@@ -720,10 +771,13 @@ claim(
     "times",
     timed=True,
 )
+
+# %%
 Table(
     ["speed", "test accuracy, %", "layers, mean", "times faster"],
     [[f"{s}", f"{a:.1f}", f"{n:.2f}", f"{t:.2f}"] for s, a, n, t in curve],
-    f"batches of {BATCH}, one thread, against the teacher in the same race; chosen on validation: {chosen}",
+    f"batches of {BATCH}, one thread, against the teacher in the same race; chosen on "
+    f"validation: {chosen}",
 )
 
 # %% [markdown]
@@ -773,7 +827,8 @@ reached_lstm = {name: mean_and_sd(found) for name, found in lstms.items()}
 for lesson in list(lstms)[1:]:
     print(compared(lesson, reached_lstm[lesson], "labels", reached_lstm["labels"]))
 claim(
-    "A Transformer's answers change the BiLSTM's accuracy by less than four points, against labels",
+    "A Transformer's answers change the BiLSTM's accuracy by less than four points, against "
+    "labels",
     4 - abs(reached_lstm["answers"][0] - reached_lstm["labels"][0]),
     "points",
 )
@@ -801,7 +856,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-hidden_loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def hidden_loss(student, teacher, pairs, x):
-    """Two modules, ((student's name, teacher's name), ...), a batch -> (student's output, loss)."""
+    """Two modules, ((student's name, teacher's name), ...), a batch
+    -> (student's output, loss)."""
     ### BEGIN SOLUTION
     kept, handles, training = {}, [], teacher.training
 
@@ -823,7 +879,9 @@ def hidden_loss(student, teacher, pairs, x):
         for handle in handles:
             handle.remove()
         teacher.train(training)
-    losses = [(kept["student", i] - kept["teacher", i]).square().mean() for i in range(len(pairs))]
+    losses = [
+        (kept["student", i] - kept["teacher", i]).square().mean() for i in range(len(pairs))
+    ]
     return output, sum(losses) / len(losses)
     ### END SOLUTION
 
@@ -852,9 +910,14 @@ for _ in range(100):
     loss.backward()
     optimizer.step()
     distances.append(float(loss.detach()))
-claim("A layer learns what two layers say", distances[0] - distances[-1], "of the squared distance")
+claim(
+    "A layer learns what two layers say",
+    distances[0] - distances[-1],
+    "of the squared distance",
+)
 print(
-    f"mean squared distance: {distances[0]:.3f} at first, {distances[-1]:.3f} after a hundred steps"
+    f"mean squared distance: {distances[0]:.3f} at first, {distances[-1]:.3f} after a hundred "
+    "steps"
 )
 
 # %% [markdown]
@@ -870,9 +933,11 @@ print(
 
 # %% nbgrader={"grade": false, "grade_id": "transformers-units_to_keep", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def units_to_keep(gradients, sizes, budget):
-    """float32 [sentences, units], int64 [units], int -> bool [units]: the heads and neurons that stay."""
+    """float32 [sentences, units], int64 [units], int
+    -> bool [units]: the heads and neurons that stay."""
     ### BEGIN SOLUTION
-    # What matters to some sentences matters, whatever the sign: the mean square, for each weight.
+    # What matters to some sentences matters, whatever the sign: the mean square, for each
+    # weight.
     worth = (gradients.astype(np.float64) ** 2).mean(0) / sizes
     kept = np.zeros(len(sizes), bool)
     for unit in np.argsort(-worth):
@@ -925,9 +990,10 @@ show_longer("recurrent_int8")
 # First, the published networks themselves. Parameters and milliseconds do not depend on the weights, so they can be built from their configurations and measured, with random weights, on this processor.
 
 # %%
-big = {}
+big, sentence = {}, torch.randint(5, 30_000, (1, 128))
+
+# %%
 if published.available():
-    sentence = torch.randint(5, 30_000, (1, 128))
     networks = {name: published.bert(name) for name in published.BERTS}
     took = race_networks(networks, sentence, rounds=5)
     big = {
@@ -938,7 +1004,8 @@ if published.available():
     fewer = 1 - big["DistilBERT"][0] / base[0]
     claim("DistilBERT has 40 % fewer parameters, as its paper says", 0.38 < fewer < 0.42)
     claim(
-        "TinyBERT-4 is 7.5 times smaller, as its paper says", 7 < base[0] / big["TinyBERT-4"][0] < 8
+        "TinyBERT-4 is 7.5 times smaller, as its paper says",
+        7 < base[0] / big["TinyBERT-4"][0] < 8,
     )
     claim(
         "DistilBERT is at least 1.5 times as fast",
@@ -954,9 +1021,11 @@ if published.available():
     )
     del networks
 else:
-    print(f"The published networks are not built: transformers is missing ({published.INSTALL}).")
+    print(f"Not built: transformers is missing ({published.INSTALL}).")
+
+# %%
 Table(
-    ["published network", "parameters", "times smaller", "ms", "times faster", "its paper says"],
+    ["published network", "parameters", "times smaller", "ms", "times faster", "paper"],
     [
         [
             name,
@@ -976,7 +1045,8 @@ Table(
             ),
         )
     ],
-    "one sentence of 128 tokens, one thread, torch float32; TinyBERT's times are from a graphics card",
+    "one sentence of 128 tokens, one thread, torch float32; TinyBERT's times are from a "
+    "graphics card",
     text_columns=1,
 )
 
@@ -999,6 +1069,8 @@ controls = {
     "TinyBERT's recipe": labels,
     "BiLSTM": reached_lstm["labels"][0],
 }
+
+# %%
 took = race_networks(
     {name: network for name, (network, _) in ours.items()}, data.test.x[:BATCH], rounds=9
 )
@@ -1027,6 +1099,8 @@ for name, (network, right) in ours.items():
         ]
     )
 depth = max(1, round(picked[2]))  # of a plain cut, as deep as the exits are in the mean
+
+# %%
 rows.append(
     [
         "FastBERT's exits",
@@ -1042,9 +1116,12 @@ rows.append(
 )
 embedding = ours["TinyBERT's recipe"][0].words.weight.numel()
 claim(
-    "More than half of the smallest student is its embedding, which does not shrink with the layers",
+    "More than half of the smallest student is its embedding, which does not shrink with the "
+    "layers",
     embedding > all_parameters["TinyBERT's recipe"] / 2,
 )
+
+# %%
 claim(
     "TinyBERT's student is more than 5 times smaller",
     all_parameters["teacher"] > 5 * all_parameters["TinyBERT's recipe"],
@@ -1068,7 +1145,8 @@ Table(
         "paper: size, speed, kept",
     ],
     rows,
-    f"batches of {BATCH}, one thread; papers: Sanh et al. 2019 (abstract), Jiao et al. 2020 (abstract), Tang et al. 2019 (abstract), Liu et al. 2020 (abstract)",
+    f"batches of {BATCH}, one thread; papers: Sanh et al. 2019 (abstract), Jiao et al. 2020 "
+    "(abstract), Tang et al. 2019 (abstract), Liu et al. 2020 (abstract)",
     text_columns=1,
 )
 
@@ -1080,6 +1158,22 @@ Table(
 
 
 # %%
+def learn_reviews(network, reviews, loss, label, seed, rate):
+    hooks = [loss] if isinstance(loss, Hook) else []
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.05)
+    fit(network, reviews, 3, rate, 64, loss, hooks, seed, optimizer, label=label)
+    return network
+
+
+STUDENTS = (
+    "teacher, 6 layers",
+    "its first 3 layers, not trained further",
+    "DistilBERT's recipe, 3 layers",
+    "3 layers, labels",
+)
+
+
+# %%
 def film_reviews():
     films = sst2.load()
     sizes = (len(films.words), len(films.classes), films.length)
@@ -1088,10 +1182,7 @@ def film_reviews():
         return models.Encoder(*sizes, layers=layers)
 
     def learn(network, loss, label, seed, rate=0.001):
-        hooks = [loss] if isinstance(loss, Hook) else []
-        optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.05)
-        fit(network, films.train, 3, rate, 64, loss, hooks, seed, optimizer, label=label)
-        return network
+        return learn_reviews(network, films.train, loss, label, seed, rate)
 
     found = []
     for seed in SEEDS:
@@ -1103,26 +1194,18 @@ def film_reviews():
         student = inherit.inherit(encoder(3), large, every_second)
         control = learn(encoder(3), cross_entropy, "control", seed)
         learn(student, hints, "student", seed, 0.0005)
-        found.append([evaluate(network, films.test) for network in (large, cut, student, control)])
-    columns = np.array(found)
+        found.append([evaluate(n, films.test) for n in (large, cut, student, control)])
     return Table(
         ["SST-2, no pre-training", "test accuracy, %"],
         [
             [name, mean_sd(float(c.mean()), float(c.std(ddof=1)))]
-            for name, c in zip(
-                (
-                    "teacher, 6 layers",
-                    "its first 3 layers, not trained further",
-                    "DistilBERT's recipe, 3 layers",
-                    "3 layers, labels",
-                ),
-                columns.T,
-            )
+            for name, c in zip(STUDENTS, np.array(found).T)
         ],
         f"{len(SEEDS)} seeds",
     )
 
 
+# %%
 try:
     outcome = film_reviews()
 except FileNotFoundError as missing:
@@ -1142,7 +1225,9 @@ cl.table(
     cl.measure(teacher, data, "teacher"),
     cl.measure(pretrained.keyword_teacher().half(), data, "float16, a cast"),
     cl.measure(pretrained.keyword_teacher().bfloat16(), data, "bfloat16, a cast"),
-    cl.measure(halves["every second layer, answers and direction"], data, "DistilBERT's recipe"),
+    cl.measure(
+        halves["every second layer, answers and direction"], data, "DistilBERT's recipe"
+    ),
     cl.measure(
         tinies["answers, words replaced, states and scores (TinyBERT's kind)"],
         data,
@@ -1157,7 +1242,7 @@ cl.table(
 # A service answers ten million short texts a day with BERT-base on processors; most are easy. One colleague wants TinyBERT, another FastBERT's exits, a third simply the first six layers. What do you measure first,
 # with which controls, and when would each of the three be right?
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

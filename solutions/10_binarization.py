@@ -25,6 +25,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+
+# %%
 import torch.nn.functional as F
 from numba import njit
 from torch import nn
@@ -55,6 +57,8 @@ from compresslab.lab import (
     trained,
     use_style,
 )
+
+# %%
 from compresslab.runtime import storage
 from compresslab.runtime.bits import convert_xnor
 from compresslab.techniques.binarize import (
@@ -79,7 +83,8 @@ SEEDS = begin()
 
 # %%
 fair = predict(
-    "A product of signs as bits: against which opponent will it be more than 40 times faster here?",
+    "A product of signs as bits: against which opponent will it be more than 40 times faster "
+    "here?",
     ["a plain loop over floats", "a good BLAS", "both", "neither"],
 )
 
@@ -93,6 +98,8 @@ words, weight = xnor.pack_signs(left), xnor.pack_weight(xnor.pack_signs(right), 
 
 as_floats = time_call(lambda: torch.mm(floats[0], floats[1].T))
 as_bits = time_call(lambda: xnor.matmul(words, weight))
+
+# %%
 claim(
     "The product of bits gives the float product's numbers, to the last one",
     np.array_equal(torch.mm(floats[0], floats[1].T).numpy(), xnor.matmul(words, weight)),
@@ -230,6 +237,7 @@ def naive_matmul(x, w):
     return out
 
 
+# %%
 x, w = left[:SIDE, :SIDE].copy(), right[:SIDE, :SIDE].copy()
 x_words, w_words = pack_signs(x), pack_signs(w)
 packed = xnor.pack_weight(w_words, SIDE)
@@ -238,9 +246,7 @@ xt, wt = torch.from_numpy(x), torch.from_numpy(w)
 race = {
     "float, plain loop": time_call(lambda: naive_matmul(x, w), warmup=1, repeats=3),
     "float, torch's BLAS": time_call(lambda: torch.mm(xt, wt.T)),
-    "bits, the short loop (yours, once it is right)": time_call(
-        lambda: xnor_matmul(x_words, w_words, SIDE), repeats=7
-    ),
+    "bits, the short loop": time_call(lambda: xnor_matmul(x_words, w_words, SIDE), repeats=7),
     "int8, torch": time_call(lambda: torch._int_mm(xt.to(torch.int8), wt.T.to(torch.int8))),
     "bits, the library": time_call(lambda: xnor.matmul(x_words, packed)),
     "the library from floats: sign, pack, multiply, scale": time_call(
@@ -251,6 +257,8 @@ ours = race["bits, the library"].median
 naive_ratio, blas_ratio = (
     race[n].median / ours for n in ("float, plain loop", "float, torch's BLAS")
 )
+
+# %%
 fair.reveal(
     {(True, False): "a plain loop over floats", (False, True): "a good BLAS"}.get(
         (naive_ratio > 40, blas_ratio > 40), "both" if blas_ratio > 40 else "neither"
@@ -261,7 +269,10 @@ claim(
     np.array_equal(xnor_matmul(x_words, w_words, SIDE), xnor.matmul(x_words, packed)),
 )
 claim(
-    "Against a plain loop the bits win by more than 58 times", naive_ratio - 58, "times", timed=True
+    "Against a plain loop the bits win by more than 58 times",
+    naive_ratio - 58,
+    "times",
+    timed=True,
 )
 claim(
     "Against a good BLAS they win by less than that, but they win",
@@ -269,6 +280,8 @@ claim(
     "times",
     timed=True,
 )
+
+# %%
 Table(
     ["512 x 512 x 512 signs", "milliseconds", "times the library's bits"],
     [[name, f"{1e3 * t.median:.3f}", f"{t.median / ours:.1f}"] for name, t in race.items()],
@@ -367,6 +380,7 @@ def draw_scale(scale):
     axes.legend()
 
 
+# %%
 explore(draw_scale, scale=(0.0, 2.0, 0.05))
 one_bit = share_lost(float(best_scale(normal)[0]), np.sign(normal))
 ternary_signs, ternary_scale = (t.numpy() for t in ternarize(torch.from_numpy(normal)))
@@ -403,7 +417,9 @@ claim(
 #         @staticmethod
 #         def forward(ctx, x):
 #             ctx.save_for_backward(x)
-#             return torch.tensor([1.0 if v >= 0 else -1.0 for v in x.flatten()]).reshape(x.shape)
+#             return torch.tensor(
+#                 [1.0 if v >= 0 else -1.0 for v in x.flatten()]
+#             ).reshape(x.shape)
 #
 #         @staticmethod
 #         def backward(ctx, grad):
@@ -452,7 +468,8 @@ binary_sign = adopt(binary_sign, "binary.binary_sign")
 
 # %% nbgrader={"grade": false, "grade_id": "binary-connect_step", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def connect_step(weight, gradient, lr):
-    """Real weights, the gradient that reached their signs, the learning rate -> new real weights."""
+    """Real weights, the gradient that reached their signs, the learning rate
+    -> new real weights."""
     ### BEGIN SOLUTION
     return (weight - lr * gradient).clamp(-1, 1)
     ### END SOLUTION
@@ -478,7 +495,8 @@ def train_bits(step, steps=150, lr=0.05):
     accuracies = []
     for _ in range(steps):
         real.requires_grad_(True)
-        # 0.5 and 20 set how far apart the logits are and how fast it learns; any values near do.
+        # 0.5 and 20 set how far apart the logits are and how fast it learns; any values near
+        # do.
         loss = F.cross_entropy(0.5 * pixels @ binary_sign(real).T, digits.train.y)
         (gradient,) = torch.autograd.grad(loss, real)
         real = step(real.detach(), 20 * gradient, lr)
@@ -492,6 +510,7 @@ def signs_step(real, gradient, lr):
     return binary_sign(binary_sign(real) - lr * gradient).detach()
 
 
+# %%
 with_memory = train_bits(connect_step)
 without = {rate: train_bits(signs_step, lr=rate) for rate in (0.05, 0.5, 2.5, 5.0)}
 best_rate = max(without, key=lambda rate: without[rate][-1])
@@ -531,9 +550,13 @@ guess = predict(
 # %%
 data = load(size=16, train_size=4_000, seed=SEEDS[0])
 EPOCHS, WIDTHS = 6, (32, 64, 128)
-FLOAT_RATE, BINARY_RATE = 0.005, 0.02  # of Adam; the float network gets its best recipe, SGD at 0.2
+FLOAT_RATE, BINARY_RATE = (
+    0.005,
+    0.02,
+)  # of Adam; the float network gets its best recipe, SGD at 0.2
 
 
+# %%
 def float_network():
     return models.VGGLike(data.shape, len(data.classes), WIDTHS)
 
@@ -578,6 +601,8 @@ glyphs = {
 }
 weights_cost = glyphs["float"][0] - glyphs["BinaryConnect"][0]
 both_cost = glyphs["float"][0] - glyphs["XNOR-Net"][0]
+
+# %%
 guess.reveal(
     "each more than 3"
     if weights_cost > 3
@@ -587,6 +612,8 @@ guess.reveal(
 )
 claim("One-bit weights cost less than two points", 2 - weights_cost, "points")
 claim("One-bit weights and activations cost less than 5 points", 5 - both_cost, "points")
+
+# %%
 Table(
     ["network", "bits of a weight", "bits of an activation", "test accuracy, %"],
     [
@@ -625,7 +652,10 @@ controls = {
     ),
     "α and the map": on_test(
         fitted(
-            lambda: xnor_network(BinaryConfig(positions=True)), BINARY_RATE, SHORT, "α and the map"
+            lambda: xnor_network(BinaryConfig(positions=True)),
+            BINARY_RATE,
+            SHORT,
+            "α and the map",
         )
     ),
     "binary first and last layers": on_test(
@@ -638,6 +668,8 @@ float_rates = {
 }
 base = controls["XNOR-Net"][0]
 losses = {name: base - mean for name, (mean, _) in controls.items()}
+
+# %%
 culprit.reveal(max(culprit.choices, key=losses.get))
 claim(
     "Three times the epochs bring XNOR-Net more than a point nearer",
@@ -649,6 +681,8 @@ claim(
     losses["a quarter of the learning rate"] - 3,
     "points",
 )
+
+# %%
 claim(
     "A quarter of the learning rate costs the float network less than it costs XNOR-Net",
     losses["a quarter of the learning rate"]
@@ -661,7 +695,8 @@ claim(
     "points",
 )
 claim(
-    "Leaving out α or adding the map moves the result by less than half of what the learning rate does",
+    "Leaving out α or adding the map moves the result by less than half of what the learning "
+    "rate does",
     losses["a quarter of the learning rate"] / 2
     - max(abs(losses["no α"]), abs(losses["α and the map"])),
     "points",
@@ -701,7 +736,8 @@ claim(
     "of the loss",
 )
 claim(
-    "With binary activations new statistics do not help: behind a ReLU, which is never negative, all signs are +1",
+    "With binary activations new statistics do not help: behind a ReLU, which is never "
+    "negative, all signs are +1",
     20 - both[0],
     "points",
 )
@@ -743,7 +779,9 @@ Table(
 #             gain[n] * (alpha[n] * d - mean[n]) / deviation[n] + shift[n] >= 0
 #             for d in range(-count, count + 1)
 #         ]
-#         flip[n] = signs[0]  # +1 for the lowest dot product: the gain is negative
+#         flip[n] = signs[
+#             0
+#         ]  # +1 for the lowest dot product: the gain is negative
 #         first[n] = signs.index(not flip[n]) - count
 #     return first, flip
 # ```
@@ -753,7 +791,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "binary-sign_threshold", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def sign_threshold(alpha, gain, shift, mean, deviation, count):
-    """Five float64 [N], int -> (int64 [N] thresholds, bool [N] flips): +1 where (d >= t) != flip."""
+    """Five float64 [N], int
+    -> (int64 [N] thresholds, bool [N] flips): +1 where (d >= t) != flip."""
     ### BEGIN SOLUTION
     border = (mean - shift * deviation / gain) / alpha
     flip = gain < 0
@@ -778,13 +817,20 @@ turned = copy.deepcopy(xnor_networks[0])
 turned[5].weight.data[::3] *= -1
 layer = next(step for step in convert_xnor(turned).layers if step.kind == "xnor_conv2d_signs")
 norm = turned[5]
-numbers = (best_scale(turned[3].weight.detach().numpy()), norm.weight, norm.bias, norm.running_mean)
+numbers = (
+    best_scale(turned[3].weight.detach().numpy()),
+    norm.weight,
+    norm.bias,
+    norm.running_mean,
+)
 numbers = [
     np.asarray(v.detach() if isinstance(v, torch.Tensor) else v, np.float64) for v in numbers
 ]
 deviation = np.sqrt(norm.running_var.double().numpy() + norm.eps)
 reach = 9 * WIDTHS[0]
 thresholds, flips = sign_threshold(*numbers, deviation, reach)
+
+# %%
 claim("A third of the comparisons are turned round", bool(flips[::3].all()))
 claim(
     "The thresholds are the library's",
@@ -836,7 +882,8 @@ Table(
 
 # %%
 quicker = predict(
-    "End to end at batch 64, how much faster than the float network in its best layout is the one on bits?",
+    "End to end at batch 64, how much faster than the float network in its best layout is the "
+    "one on bits?",
     ["less than 1.5 times", "1.5 to 10 times", "more than 10 times"],
 )
 
@@ -861,6 +908,8 @@ times = {
 }
 best_float = min(times[64]["float"], times[64]["float, channels last"])
 end_to_end = best_float / times[64]["on bits"]
+
+# %%
 quicker.reveal(
     "less than 1.5 times"
     if end_to_end < 1.5
@@ -874,6 +923,8 @@ claim(
     "times",
     timed=True,
 )
+
+# %%
 Table(
     ["network", "batch 1, ms", "batch 64, ms", "times faster than the best float at 64"],
     [
@@ -900,29 +951,44 @@ def step_times(layers, inputs):
     return found
 
 
+# %%
 inputs = data.test.x[:64]
 leaves = [m for m in float_networks[0].modules() if not list(m.children())]
 as_float = step_times(
-    [(type(m).__name__, m) for m in leaves], inputs.contiguous(memory_format=torch.channels_last)
+    [(type(m).__name__, m) for m in leaves],
+    inputs.contiguous(memory_format=torch.channels_last),
 )
 as_program = step_times([(m.kind, m) for m in program.layers], inputs)
 figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True)
-for axes, steps, title in zip(panels, (as_float, as_program), ("float, channels last", "on bits")):
-    colours = ["#0072B2" if "xnor" in name or "signs" in name else "#D55E00" for name, _ in steps]
+for axes, steps, title in zip(
+    panels, (as_float, as_program), ("float, channels last", "on bits")
+):
+    colours = [
+        "#0072B2" if "xnor" in name or "signs" in name else "#D55E00" for name, _ in steps
+    ]
     axes.barh(
-        [f"{i} {name}" for i, (name, _) in enumerate(steps)], [t for _, t in steps], color=colours
+        [f"{i} {name}" for i, (name, _) in enumerate(steps)],
+        [t for _, t in steps],
+        color=colours,
     )
     axes.invert_yaxis()
-    axes.set(xlabel="milliseconds at batch 64", title=f"{title}: {sum(t for _, t in steps):.2f} ms")
+    axes.set(
+        xlabel="milliseconds at batch 64", title=f"{title}: {sum(t for _, t in steps):.2f} ms"
+    )
 figure.suptitle(
     "Step by step (blue: on bits, orange: float); each alone, its data still in the cache"
 )
 plt.show()
-edges = sum(t for name, t in as_program if name.startswith("float")) / sum(t for _, t in as_program)
+
+# %%
+edges = sum(t for name, t in as_program if name.startswith("float")) / sum(
+    t for _, t in as_program
+)
 inner_float = sum(t for name, t in as_float if name == "Conv2d") - as_float[0][1]
 inner_bits = sum(t for name, t in as_program if name.startswith("xnor"))
 claim(
-    "The steps that stay float (first and last layer, pools, norm) take a quarter of the time or more",
+    "The steps that stay float (first and last layer, pools, norm) take a quarter of the time "
+    "or more",
     edges - 0.25,
     "of the time",
     timed=True,
@@ -956,6 +1022,7 @@ def small_float():
     return models.VGGLike(digits.shape, 10, (16, 32, 64))
 
 
+# %%
 easy = {
     "float": on_digits(small_float, BINARY_RATE),
     "BinaryConnect": on_digits(
@@ -969,7 +1036,8 @@ claim(
     "points",
 )
 claim(
-    "One-bit activations cost the narrow network on digits at most a point less than the wide one on glyphs",
+    "One-bit activations cost the narrow network on digits at most a point less than the wide "
+    "one on glyphs",
     easy["float"][0] - easy["XNOR-Net"][0] - both_cost + 1,
     "points",
 )
@@ -1034,7 +1102,8 @@ images = generator.normal(0, 1, (64, 784)).astype(np.float32)
 exact = images @ real.T
 left = np.square(run(images) - exact).sum() / np.square(exact).sum()
 print(
-    f"{real.nbytes:,} bytes of weights are {words.nbytes + alpha.nbytes:,} now: {real.nbytes / (words.nbytes + alpha.nbytes):.0f} times fewer"
+    f"{real.nbytes:,} bytes of weights are {words.nbytes + alpha.nbytes:,} now: "
+    f"{real.nbytes / (words.nbytes + alpha.nbytes):.0f} times fewer"
 )
 claim(
     "Random weights and inputs as signs lose more than half of a layer's output energy",
@@ -1076,7 +1145,9 @@ def sign_network(weights, biases, images, labels):
     optimizer, steps = torch.optim.Adam(learned, 1.5e-2), 15 * (len(x) // 100)
     for step in range(steps):
         if step % (len(x) // 100) == 0:
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(step)).split(100)
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(step)).split(
+                100
+            )
         batch = order[step % (len(x) // 100)]
         optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / steps)
         h = x[batch]
@@ -1160,27 +1231,32 @@ show_longer("binary_transformer")
 # ## What the papers say, what we measured
 
 # %%
+papers = [
+    [
+        "XNOR convolution, times faster than float",
+        "Rastegari et al. 2016, section 4.1",
+        "58 (on one CPU)",
+        f"{naive_ratio:.0f} (plain loop), {blas_ratio:.1f} (BLAS), products of {SIDE}",
+    ],
+    [
+        "smaller weights",
+        "Rastegari et al. 2016, section 4.1",
+        "about 32",
+        f"32 a layer, {float_bytes / xnor_bytes:.1f} the file",
+    ],
+    [
+        "points lost, weights (negative: gained)",
+        "Rastegari et al. 2016, table 1 (AlexNet, BWN)",
+        "-0.2",
+        f"{weights_cost:.1f}",
+    ],
+]
+
+# %%
 Table(
     ["finding", "source", "paper", "here"],
     [
-        [
-            "XNOR convolution, times faster than float",
-            "Rastegari et al. 2016, section 4.1",
-            "58 (on one CPU)",
-            f"{naive_ratio:.0f} (plain loop), {blas_ratio:.1f} (BLAS), products of {SIDE}",
-        ],
-        [
-            "smaller weights",
-            "Rastegari et al. 2016, section 4.1",
-            "about 32",
-            f"32 a layer, {float_bytes / xnor_bytes:.1f} the file",
-        ],
-        [
-            "points lost, weights (negative: gained)",
-            "Rastegari et al. 2016, table 1 (AlexNet, BWN)",
-            "-0.2",
-            f"{weights_cost:.1f}",
-        ],
+        *papers,
         [
             "points lost, weights and activations",
             "Rastegari et al. 2016, table 1 (AlexNet)",
@@ -1204,7 +1280,7 @@ Table(
 # layers of 24 channels. Name two things from this lab that speak for it, two against, and what you would
 # measure first.
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

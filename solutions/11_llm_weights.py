@@ -26,6 +26,8 @@ from numba import njit
 
 from compresslab import pretrained, published
 from compresslab.data import corpus
+
+# %%
 from compresslab.gpt import GPT, generate, next_token_loss, perplexity
 from compresslab.kernels import lowbit
 from compresslab.lab import (
@@ -57,13 +59,15 @@ from compresslab.techniques import gptq, lora, ptq, smoothing, weight_only
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.weight_only import WeightConfig
 
+# %%
 use_style()
 SEEDS = begin()
 model = pretrained.language_model()
 test = corpus.load("python", "test").some(128, SEEDS[0])
 base = perplexity(model, test)
 print(
-    f"{sum(p.numel() for p in model.parameters()):,} parameters, made with {pretrained.facts(pretrained.LANGUAGE)}"
+    f"{sum(p.numel() for p in model.parameters()):,} parameters, made with "
+    f"{pretrained.facts(pretrained.LANGUAGE)}"
 )
 print(
     f"{len(test)} passages of {corpus.LENGTH} tokens, drawn from files that it has not seen: perplexity {base:.2f}\n"
@@ -83,7 +87,8 @@ print(corpus.decode(generate(model, prompt, 60, temperature=0.7)))
 # Larger than caches are.
 limits = machine_limits(megabytes=512)
 token_guess = predict(
-    "One core of this machine, all of GPT-3's weights in its memory as 16-bit floats. A token takes about:",
+    "One core of this machine, all of GPT-3's weights in its memory as 16-bit floats. A token "
+    "takes about:",
     ["under a second", "some seconds", "half a minute", "minutes"],
 )
 
@@ -98,6 +103,8 @@ for bits in (32, 16, 8, 4, 3, 2):
         waits[weights, bits] = size / READ
         rows[-1].append(f"{size / 1e9:,.1f} GB, {size / READ:,.2f} s")
 wait = waits[175e9, 16]
+
+# %%
 token_guess.reveal(
     "under a second"
     if wait < 1
@@ -107,10 +114,13 @@ token_guess.reveal(
     if wait < 120
     else "minutes"
 )
+
+# %%
 Table(
     ["weights", "175 billion", "7 billion", "1 billion"],
     rows,
-    f"bytes (scales not included), and seconds a token at the {READ / 1e9:.0f} GB/s that one thread moves here",
+    f"bytes (scales not included), and seconds a token at the {READ / 1e9:.0f} GB/s that one "
+    "thread moves here",
 )
 
 # %% [markdown]
@@ -152,7 +162,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "llm-round_groups", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def round_groups(weight, bits, group):
-    """float32 [outputs, inputs], two numbers -> the weights that the codes stand for, float32 [outputs, inputs]."""
+    """float32 [outputs, inputs], two numbers
+    -> the weights that the codes stand for, float32 [outputs, inputs]."""
     ### BEGIN SOLUTION
     w = weight.reshape(len(weight), -1, group)
     lo, hi = np.minimum(w.min(2, keepdims=True), 0), np.maximum(w.max(2, keepdims=True), 0)
@@ -190,11 +201,13 @@ claim(
     "The library's rounding to nearest, which is used from here on, is yours",
     0.02 - abs(mine / library - 1),
     "of the loss",
+    yours=round_groups,
 )
 
 # %%
 bits_guess = predict(
-    "Rounding to nearest, one scale a row, going down from 8 bits: where is perplexity first up by more than a tenth?",
+    "Rounding to nearest, one scale a row, going down from 8 bits: where is perplexity first "
+    "up by more than a tenth?",
     ["8", "4 or so", "3", "2"],
 )
 
@@ -207,7 +220,11 @@ nearest = {
 }
 rtn = {key: lost(codes.model) for key, codes in nearest.items()}
 first_over = max((bits for bits in (8, 4, 3, 2) if rtn[bits, "a row"] > 10), default=2)
+
+# %%
 bits_guess.reveal({8: "8", 4: "4 or so", 3: "3", 2: "2"}[first_over])
+
+# %%
 figure, axes = plt.subplots(figsize=(6.5, 3.2))
 for bits in (8, 4, 3, 2):
     points = [(nearest[bits, name].bits, rtn[bits, name]) for name in GROUPS]
@@ -227,6 +244,8 @@ claim(
     0.75 * rtn[4, "a row"] - rtn[4, "32"],
     "%",
 )
+
+# %%
 claim(
     "Groups of 32 cost half a bit a weight more than rows",
     nearest[4, "32"].bits - nearest[4, "a row"].bits > 0.45,
@@ -246,7 +265,10 @@ Table(
     [
         [
             f"{bits} bits",
-            *(f"{rtn[bits, name]:.1f} ({nearest[bits, name].bits:.2f} bits)" for name in GROUPS),
+            *(
+                f"{rtn[bits, name]:.1f} ({nearest[bits, name].bits:.2f} bits)"
+                for name in GROUPS
+            ),
         ]
         for bits in (8, 4, 3, 2)
     ],
@@ -296,7 +318,9 @@ plt.show()
 # ```python
 # def salient_columns_spec(x, weight, share):
 #     inputs = x.shape[1]
-#     size = [float(np.mean([abs(value) for value in x[:, k]])) for k in range(inputs)]
+#     size = [
+#         float(np.mean([abs(value) for value in x[:, k]])) for k in range(inputs)
+#     ]
 #     order = sorted(range(inputs), key=lambda k: -size[k])
 #     keep = np.zeros(inputs, dtype=bool)
 #     for k in order[: max(1, round(share * inputs))]:
@@ -309,7 +333,8 @@ plt.show()
 
 # %% nbgrader={"grade": false, "grade_id": "llm-salient_columns", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def salient_columns(x, weight, share):
-    """Activations float32 [n, inputs], weights float32 [outputs, inputs], a number in 0..1 -> bool [inputs]."""
+    """Activations float32 [n, inputs], weights float32 [outputs, inputs], a number in 0..1
+    -> bool [inputs]."""
     ### BEGIN SOLUTION
     size = np.abs(x).mean(axis=0)
     count = max(1, round(share * len(size)))
@@ -325,7 +350,8 @@ check(salient_columns, "llm.salient_columns")
 # %%
 salient_columns = adopt(salient_columns, "llm.salient_columns")
 salient_guess = predict(
-    "3 bits, one scale a row, and one per cent of the columns left in float (one of 128). Of what rounding lost, that brings back:",
+    "3 bits, one scale a row, and one per cent of the columns left in float (one of 128). Of "
+    "what rounding lost, that brings back:",
     ["about one per cent", "about 5 per cent", "about a fifth", "nearly all"],
 )
 
@@ -351,6 +377,7 @@ def at_random(seed):
     )
 
 
+# %%
 nothing_kept = rtn[3, "a row"]
 salient = {
     share: partly_rounded(
@@ -371,6 +398,8 @@ random_kept = {
 brought_back = {share: 1 - salient[share] / nothing_kept for share in salient}
 by_chance = {share: 1 - np.mean(random_kept[share]) / nothing_kept for share in salient}
 back = 100 * brought_back[0.01]
+
+# %%
 salient_guess.reveal(
     "about one per cent"
     if back < 2.5
@@ -380,8 +409,11 @@ salient_guess.reveal(
     if back < 50
     else "nearly all"
 )
+
+# %%
 claim(
-    "One per cent of the columns, chosen by their activations, brings back more than a tenth of what was lost",
+    "One per cent of the columns, chosen by their activations, brings back more than a tenth "
+    "of what was lost",
     brought_back[0.01] - 0.1,
     "of the loss",
 )
@@ -485,6 +517,8 @@ for row in range(160):
         )
     )
 by_rounding, by_gptq, by_force = np.mean(costs, axis=0)
+
+# %%
 claim(
     "No row is better than the best of all codes",
     all(g >= best * (1 - 1e-9) for _, g, best in costs),
@@ -528,8 +562,12 @@ rounded_inside = {
     case: lost(weight_only.quantize(model, WeightConfig(case[0], 64, "mse")).model)
     for case in narrower
 }
-in_order = {(3, "64"): lost(gptq.quantize(model, inputs, WeightConfig(3, 64), order=True).model)}
+in_order = {
+    (3, "64"): lost(gptq.quantize(model, inputs, WeightConfig(3, 64), order=True).model)
+}
 ratio = compensated[3, "64"] / rtn[3, "64"]
+
+# %%
 gptq_guess.reveal(
     "nine tenths"
     if ratio > 0.8
@@ -545,18 +583,25 @@ claim(
     "%",
 )
 claim(
-    "At 3 bits, too", min(0.5 * rtn[3, n] - compensated[3, n] for n in ("a row", "64", "32")), "%"
-)
-claim(
-    "At 2 bits it is still several times better, and still of no use: perplexity is up by more than half",
-    min(
-        rtn[2, "32"] / 3 - compensated[2, "32"],
-        min(*(v for (bits, _), v in compensated.items() if bits == 2), ends_drawn_in[2, "64"]) - 50,
-    ),
+    "At 3 bits, too",
+    min(0.5 * rtn[3, n] - compensated[3, n] for n in ("a row", "64", "32")),
     "%",
 )
 claim(
-    "3 bits by GPTQ in groups of 32 lose less than 1.5 times what 4 bits lose by rounding in rows",
+    "At 2 bits it is still several times better, and still of no use: perplexity is up by "
+    "more than half",
+    min(
+        rtn[2, "32"] / 3 - compensated[2, "32"],
+        min(*(v for (bits, _), v in compensated.items() if bits == 2), ends_drawn_in[2, "64"])
+        - 50,
+    ),
+    "%",
+)
+
+# %%
+claim(
+    "3 bits by GPTQ in groups of 32 lose less than 1.5 times what 4 bits lose by rounding in "
+    "rows",
     1.5 * rtn[4, "a row"] - compensated[3, "32"],
     "%",
 )
@@ -579,9 +624,10 @@ Table(
                 ),
             ]
             for bits, name in compensated
-        ),
+        )
     ],
-    f"{len(calibration)} passages for calibration; narrower range: the ends of a group drawn in to the least squared error; first: columns with large activations",
+    f"{len(calibration)} passages for calibration; narrower range: the ends of a group drawn "
+    "in to the least squared error; first: columns with large activations",
 )
 
 # %% [markdown]
@@ -591,7 +637,9 @@ Table(
 
 # %%
 few = {
-    n: lost(gptq.quantize(model, list(calibration.first(n).x.split(16)), WeightConfig(3, 64)).model)
+    n: lost(
+        gptq.quantize(model, list(calibration.first(n).x.split(16)), WeightConfig(3, 64)).model
+    )
     for n in (1, 4, 16)
 }
 few[len(calibration)] = compensated[3, "64"]
@@ -607,7 +655,9 @@ axes.legend()
 plt.show()
 claim("A single passage is too few: more than twice the loss of 32", few[1] - 2 * few[32], "%")
 claim(
-    "16 passages, 2,000 tokens, lose at most half more than 32 do", 1.5 - few[16] / few[32], "times"
+    "16 passages, 2,000 tokens, lose at most half more than 32 do",
+    1.5 - few[16] / few[32],
+    "times",
 )
 
 # %% [markdown]
@@ -626,8 +676,14 @@ claim(
 #     inputs = x.shape[1]
 #     best, chosen = float("inf"), None
 #     for step in range(20):
-#         size = [max(float(np.mean([abs(value) for value in x[:, k]])), 1e-5) ** (step / 20) for k in range(inputs)]
-#         middle = float(np.prod([value ** (1 / inputs) for value in size]))  # only differences between inputs count
+#         size = [
+#             max(float(np.mean([abs(value) for value in x[:, k]])), 1e-5)
+#             ** (step / 20)
+#             for k in range(inputs)
+#         ]
+#         middle = float(
+#             np.prod([value ** (1 / inputs) for value in size])
+#         )  # only differences between inputs count
 #         s = np.array([value / middle for value in size], dtype=np.float32)
 #         scaled = np.zeros_like(weight)
 #         for k in range(inputs):
@@ -647,7 +703,8 @@ claim(
 
 # %% nbgrader={"grade": false, "grade_id": "llm-search_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def search_scale(x, weight, rounding):
-    """float32 [n, inputs], float32 [outputs, inputs], a function of such a weight -> float32 [inputs]."""
+    """float32 [n, inputs], float32 [outputs, inputs], a function of such a weight
+    -> float32 [inputs]."""
     ### BEGIN SOLUTION
     magnitude = np.maximum(np.abs(x).mean(axis=0), np.float32(1e-5))
     found = []
@@ -681,6 +738,7 @@ channels = np.argsort(-own)[:3]
 claim(
     "Your search makes the planted channels' columns the largest",
     set(channels.tolist()) == {5, 77, 100},
+    yours=search_scale,
 )
 awq = {}
 for name, network in {"as it is": model, "with outliers": planted}.items():
@@ -692,9 +750,12 @@ for name, network in {"as it is": model, "with outliers": planted}.items():
             lost(weight_only.quantize(scaled, config).model),
             lost(gptq.quantize(network, inputs, config).model),
         )
+
+# %%
 claim("Planting changed nothing in float", 0.1 - abs(lost(planted)), "%")
 claim(
-    "At 4 bits, with outliers, rounding loses more than twice as much; the searched scale wins nearly all of that back",
+    "At 4 bits, with outliers, rounding loses more than twice as much; the searched scale "
+    "wins nearly all of that back",
     min(
         awq["with outliers", 4][0] - 2 * awq["as it is", 4][0],
         1.4 * awq["as it is", 4][0] - awq["with outliers", 4][1],
@@ -743,7 +804,8 @@ Table(
 
 # %% nbgrader={"grade": false, "grade_id": "llm-smoothing_scale", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def smoothing_scale(x, weight, alpha):
-    """float32 [n, inputs], float32 [outputs, inputs], a number -> what to divide inputs by, float32 [inputs]."""
+    """float32 [n, inputs], float32 [outputs, inputs], a number
+    -> what to divide inputs by, float32 [inputs]."""
     ### BEGIN SOLUTION
     x_max, w_max = (np.maximum(np.abs(a).max(axis=0), 1e-5) for a in (x, weight))
     return np.maximum(x_max**alpha / w_max ** (1 - alpha), 1e-5).astype(np.float32)
@@ -755,13 +817,21 @@ check(smoothing_scale, "llm.smoothing_scale")
 
 # %%
 smoothing_scale = adopt(smoothing_scale, "llm.smoothing_scale")
-mine = smoothing_scale(feed.x.numpy(), matrix(planted.get_submodule(feed.readers[0])).numpy(), 0.5)
+mine = smoothing_scale(
+    feed.x.numpy(), matrix(planted.get_submodule(feed.readers[0])).numpy(), 0.5
+)
 theirs = smoothing.smoothing_scale(
     feed.x, [matrix(planted.get_submodule(feed.readers[0]))], 0.5
 ).numpy()
-claim("The library's smoothing scale is yours", agreement(mine, theirs, rtol=1e-4), "tolerances")
+claim(
+    "The library's smoothing scale is yours",
+    agreement(mine, theirs, rtol=1e-4),
+    "tolerances",
+    yours=smoothing_scale,
+)
 smooth_guess = predict(
-    "W8A8, one fixed scale for all activations of a layer. What do outliers of 20 times cost in perplexity?",
+    "W8A8, one fixed scale for all activations of a layer. What do outliers of 20 times cost "
+    "in perplexity?",
     ["under 1 %", "some 5 %", "more than 15 %"],
 )
 
@@ -784,6 +854,8 @@ w8a8 = {
     for name, network in networks.items()
 }
 hurt = w8a8["with outliers"][0]
+
+# %%
 smooth_guess.reveal("under 1 %" if hurt < 1 else "some 5 %" if hurt < 15 else "more than 15 %")
 claim(
     "The model as it is loses less than 1 %, smoothed or not: there is nothing to mend",
@@ -797,6 +869,8 @@ claim(
     0.4 * hurt - w8a8["with outliers"][2],
     "%",
 )
+
+# %%
 Table(
     [
         "perplexity lost, %",
@@ -850,7 +924,7 @@ explore(shares, alpha=(0.0, 1.0, 0.05))
 #     out = np.zeros(len(words), dtype=np.float32)
 #     for n in range(len(words)):
 #         for k in range(len(x)):
-#             bits = format(int(words[n, k // 8]), "032b")[::-1]       # bit 0 first
+#             bits = format(int(words[n, k // 8]), "032b")[::-1]  # bit 0 first
 #             code = int(bits[4 * (k % 8) : 4 * (k % 8) + 4][::-1], 2)
 #             out[n] += scale[n, k // group] * (code - zero[n, k // group]) * x[k]
 #     return out
@@ -886,20 +960,22 @@ N = K = 2048
 generator = np.random.default_rng(SEEDS[0])
 codes = generator.integers(0, 16, (N, K), dtype=np.uint8)
 scale, zero = np.full((N, K // 128), 0.01, np.float32), np.full((N, K // 128), 8, np.float32)
-in_words = (codes.reshape(N, -1, 8).astype(np.uint32) << np.arange(0, 32, 4, dtype=np.uint32)).sum(
-    2, dtype=np.uint32
-)
+in_words = (
+    codes.reshape(N, -1, 8).astype(np.uint32) << np.arange(0, 32, 4, dtype=np.uint32)
+).sum(2, dtype=np.uint32)
 library_words = lowbit.pack_weight(codes, scale, zero, 4, 128)
 x = generator.normal(size=K).astype(np.float32)
 dense = torch.from_numpy((codes - np.float32(8)) * np.float32(0.01))
 seconds = race(
     {
-        "yours": lambda: product_4bit(in_words, x, scale, zero, 128),
+        "the short loop": lambda: product_4bit(in_words, x, scale, zero, 128),
         "the library's, 4 bits": lambda: lowbit.matmul(x[None], library_words),
         "torch, float32": lambda: torch.nn.functional.linear(torch.from_numpy(x)[None], dense),
     },
     rounds=15,
 )
+
+# %%
 claim(
     "Your product on 4-bit weights gives the library's numbers",
     agreement(
@@ -908,6 +984,7 @@ claim(
         atol=1e-3,
     ),
     "tolerances",
+    yours=product_4bit,
 )
 Table(
     ["one row times 2048 x 2048", "milliseconds", "times torch"],
@@ -915,11 +992,12 @@ Table(
         [name, f"{1e3 * s:.3f}", f"{seconds['torch, float32'] / s:.2f}"]
         for name, s in seconds.items()
     ],
-    f"one thread, process CPU time; weights {in_bytes(library_words.nbytes)} and {in_bytes(dense.nbytes)}",
+    f"one thread, process CPU time; weights {in_bytes(library_words.nbytes)} and "
+    f"{in_bytes(dense.nbytes)}",
 )
 
 # %% [markdown]
-# Yours takes one code at a time: fewer bytes alone do not make a product fast. Now a model that, in float32, no laptop's cache holds:
+# The short loop takes one code at a time: fewer bytes alone do not make a product fast. Now a model that, in float32, no laptop's cache holds:
 # two layers, 2,048 wide, 100 million weights (random: speed does not depend on what they are). It writes on one thread.
 
 # %%
@@ -945,18 +1023,17 @@ taken = race(
     },
     rounds=7,
 )
+
+# %%
 read_bytes = {
-    name: sum(t.nbytes for t in network.state_dict().values()) for name, network in writers.items()
+    name: sum(t.nbytes for t in network.state_dict().values())
+    for name, network in writers.items()
 }
 per_second = {name: TOKENS / s for name, s in taken.items()}
 figure, axes = plt.subplots(figsize=(10, 3.2))
 sizes = np.array(sorted(read_bytes.values())) / 1e6
 axes.plot(
-    sizes,
-    READ / 1e6 / sizes,
-    linestyle="--",
-    color="gray",
-    label="bound: bandwidth / bytes",
+    sizes, READ / 1e6 / sizes, linestyle="--", color="gray", label="bound: bandwidth / bytes"
 )
 for name in writers:
     axes.plot(read_bytes[name] / 1e6, per_second[name], "o", label=name)
@@ -972,6 +1049,8 @@ axes.set_yticks([25, 50, 100, 200, 400], ["25", "50", "100", "200", "400"])
 axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 plt.show()
 faster = per_second["4-bit weights"] / per_second["float32, torch"]
+
+# %%
 speed_guess.reveal(
     "the same"
     if faster < 1.5
@@ -981,10 +1060,15 @@ speed_guess.reveal(
     if faster < 12
     else "16 times"
 )
+
+# %%
 # Without an instruction for byte dot products the kernel has to make them up, which is slow: not asked there.
 has_bytes = "VNNI" in instruction_set()
+
+# %%
 claim(
-    "On 4-bit weights it writes at least twice as many tokens a second as torch in float32, if the processor has byte dot products (VNNI)",
+    "On 4-bit weights it writes at least twice as many tokens a second as torch in float32, "
+    "if the processor has byte dot products (VNNI)",
     faster - 2,
     "times",
     timed=True,
@@ -1009,7 +1093,8 @@ Table(
         ]
         for name in writers
     ],
-    f"one thread, {instruction_set()}, process CPU time; attention, norms and the head stay float",
+    f"one thread, {instruction_set()}, process CPU time; attention, norms and the head stay "
+    "float",
 )
 
 # %% [markdown]
@@ -1028,7 +1113,8 @@ sentence = corpus.encode(["class Reader:\n    def "])
 print(corpus.decode(generate(four_bits, sentence, 50, temperature=0.7)))
 float_bytes, packed_bytes = disk_bytes(model), disk_bytes(four_bits)
 claim(
-    "The packed model's file is less than a third of the float one, although words, positions and norms stay float32",
+    "The packed model's file is less than a third of the float one, although words, positions "
+    "and norms stay float32",
     packed_bytes < float_bytes / 3,
 )
 print(f"\n{in_bytes(float_bytes)} in float32, {in_bytes(packed_bytes)} packed")
@@ -1040,7 +1126,8 @@ print(f"\n{in_bytes(float_bytes)} in float32, {in_bytes(packed_bytes)} packed")
 
 # %%
 lora_guess = predict(
-    "Rank 2 trains under 2 % of the parameters. Of what full fine-tuning gains on the documentation, it gains:",
+    "Rank 2 trains under 2 % of the parameters. Of what full fine-tuning gains on the "
+    "documentation, it gains:",
     ["under a tenth", "a third to nine tenths", "all of it"],
 )
 
@@ -1072,6 +1159,7 @@ def tuned_on_documentation(name, network, seed):
     return perplexity(network, new_test), perplexity(network, test)
 
 
+# %%
 jobs = [(n, net, s) for n, make in starts.items() for net, s in zip(built(make, SEEDS), SEEDS)]
 share = {n: sum(p.numel() for p in trainable(net)) / parameters for n, net, _ in jobs}
 done = side_by_side(tuned_on_documentation, *zip(*jobs), label="fine-tuning")
@@ -1081,6 +1169,8 @@ means = {name: np.mean(values, axis=0) for name, values in tuned.items()}
 spread = {name: np.std(values, axis=0, ddof=1) for name, values in tuned.items()}
 gained = {name: before_new - means[name][0] for name in tuned}
 part = gained["LoRA"] / gained["full"]
+
+# %%
 lora_guess.reveal(
     "under a tenth" if part < 0.1 else "a third to nine tenths" if part < 0.9 else "all of it"
 )
@@ -1090,7 +1180,11 @@ claim(
     min(part - 0.33, 0.95 - part),
     "of the gain",
 )
+
+# %%
 before_four = perplexity(four_bits, new_test)
+
+# %%
 claim(
     "QLoRA ends no further behind LoRA than its 4-bit base was behind the float one",
     before_four / before_new - means["QLoRA"][0] / means["LoRA"][0],
@@ -1131,6 +1225,8 @@ Table(
 if published.available():
     import transformers
 
+# %%
+if published.available():
     config = transformers.LlamaConfig(
         vocab_size=corpus.WORDS,
         hidden_size=128,
@@ -1152,11 +1248,10 @@ if published.available():
             same = torch.allclose(
                 again(test.x[:2]).logits, quantized.model(test.x[:2]).logits, atol=1e-3
             )
-        print(
-            f"{len(quantized.layers)} layers, {in_bytes((Path(folder) / 'model.safetensors').stat().st_size)} -> {in_bytes(written)}"
-        )
+        print(f"{len(quantized.layers)} layers in {in_bytes(written)}")
     claim(
-        "A Llama with grouped-query attention: quantized by GPTQ, saved, read back, the same logits",
+        "A Llama with grouped-query attention: quantized by GPTQ, saved, read back, the same "
+        "logits",
         same,
     )
 else:
@@ -1186,7 +1281,8 @@ else:
 
 # %% nbgrader={"grade": false, "grade_id": "llm-gptq_layer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def gptq_layer(weight, moment, bits, group):
-    """float32 [outputs, inputs], [inputs, inputs], int, int -> float32 [outputs, inputs] on the grid."""
+    """float32 [outputs, inputs], [inputs, inputs], int, int
+    -> float32 [outputs, inputs] on the grid."""
     ### BEGIN SOLUTION
     moment, high = moment.astype(np.float64), 2**bits - 1
     diagonal = np.diag(moment).copy()
@@ -1227,7 +1323,8 @@ gptq_layer = adopt(gptq_layer, "llm.gptq_layer")
 
 # %% nbgrader={"grade": false, "grade_id": "llm-three_bits", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def three_bits(weight, moment):
-    """Float32 [rows, inputs], float64 [inputs, inputs] -> codes uint8 [rows, inputs], scales, zero points."""
+    """Float32 [rows, inputs], float64 [inputs, inputs]
+    -> codes uint8 [rows, inputs], scales, zero points."""
     ### BEGIN SOLUTION
     h = moment + 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
     least = np.full(len(weight), np.inf)
@@ -1305,38 +1402,52 @@ Table(
 # ## What the papers say, what we measured
 
 # %%
+papers = [
+    [
+        "4 bits, RTN against GPTQ",
+        "OPT-175B: 10.54 against 8.37, float 8.34 (Frantar et al. 2022, table 3)",
+        f"{base * (1 + rtn[4, 'a row'] / 100):.2f} against "
+        f"{base * (1 + compensated[4, 'a row'] / 100):.2f}, float {base:.2f}",
+    ],
+    [
+        "3 bits, RTN against GPTQ",
+        "OPT-175B: 7.3e3 against 8.68 (the same)",
+        f"{base * (1 + rtn[3, 'a row'] / 100):.2f} against "
+        f"{base * (1 + compensated[3, 'a row'] / 100):.2f}",
+    ],
+    [
+        "1 % of the columns in float, 3 bits",
+        "most of the loss mended by salient ones, nothing by random ones (Lin et al. "
+        "2023, table 1)",
+        f"{100 * brought_back[0.01]:.0f} % of the loss mended, random "
+        f"{100 * by_chance[0.01]:.0f} %",
+    ],
+]
+
+# %%
 Table(
     ["", "the paper", "here"],
     [
-        [
-            "4 bits, RTN against GPTQ",
-            "OPT-175B: 10.54 against 8.37, float 8.34 (Frantar et al. 2022, table 3)",
-            f"{base * (1 + rtn[4, 'a row'] / 100):.2f} against {base * (1 + compensated[4, 'a row'] / 100):.2f}, float {base:.2f}",
-        ],
-        [
-            "3 bits, RTN against GPTQ",
-            "OPT-175B: 7.3e3 against 8.68 (the same)",
-            f"{base * (1 + rtn[3, 'a row'] / 100):.2f} against {base * (1 + compensated[3, 'a row'] / 100):.2f}",
-        ],
-        [
-            "1 % of the columns in float, 3 bits",
-            "most of the loss mended by salient ones, nothing by random ones (Lin et al. 2023, table 1)",
-            f"{100 * brought_back[0.01]:.0f} % of the loss mended, random {100 * by_chance[0.01]:.0f} %",
-        ],
+        *papers,
         [
             "W8A8 with outliers",
-            "OPT-175B: accuracy lost without, kept with smoothing (Xiao et al. 2022, section 5)",
-            f"planted ones: {hurt:.0f} % without, {w8a8['with outliers, smoothed'][0]:.1f} % with smoothing",
+            "OPT-175B: accuracy lost without, kept with smoothing (Xiao et al. 2022, section "
+            "5)",
+            f"planted ones: {hurt:.0f} % without, {w8a8['with outliers, smoothed'][0]:.1f} % "
+            "with smoothing",
         ],
         [
             "writing on packed weights",
-            "3 bits, 3.25 to 4.5 times faster than fp16 on graphics cards (Frantar et al. 2022, abstract)",
-            f"4 bits, {faster:.1f} times float32, {per_second['4-bit weights'] / per_second['bfloat16, torch']:.1f} times bfloat16",
+            "3 bits, 3.25 to 4.5 times faster than fp16 on graphics cards (Frantar et al. "
+            "2022, abstract)",
+            f"4 bits, {faster:.1f} times float32, "
+            f"{per_second['4-bit weights'] / per_second['bfloat16, torch']:.1f} times bfloat16",
         ],
         [
             "QLoRA",
             "as good as 16-bit LoRA (Dettmers et al. 2023, section 4)",
-            f"{mean_sd(means['QLoRA'][0], spread['QLoRA'][0])} against {mean_sd(means['LoRA'][0], spread['LoRA'][0])}",
+            f"{mean_sd(means['QLoRA'][0], spread['QLoRA'][0])} against "
+            f"{mean_sd(means['LoRA'][0], spread['LoRA'][0])}",
         ],
     ],
     text_columns=3,
@@ -1350,7 +1461,7 @@ Table(
 #
 # Your firm serves a model of 13 billion weights to one user at a time on machines with 16 GB of memory. Which bits, which group size, which method, and which data for calibration? Count the bytes, and name one measurement that would make you change your mind.
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

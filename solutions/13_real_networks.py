@@ -52,6 +52,8 @@ from compresslab.lab import (
     tell,
     use_style,
 )
+
+# %%
 from compresslab.network.taps import tapped
 from compresslab.real import inputs, stand_ins
 from compresslab.real.gguf import read_gguf
@@ -68,8 +70,10 @@ absent = stand_ins.missing()
 vision, encoder, writer = (stand_ins.network(k) for k in ("efficientnet", "minilm", "smollm2"))
 if absent:
     tell(
-        f"{', '.join(absent)}: not installed, so random weights stand in. Bytes and times are right, answers mean "
-        "nothing, and findings about answers are not asked. Install the networks by: compresslab real"
+        f"{', '.join(absent)}: not installed, so random weights stand in. Bytes and times are "
+        "right, answers mean "
+        "nothing, and findings about answers are not asked. Install the networks by: "
+        "compresslab real"
     )
 else:
     print("all three networks are installed")
@@ -81,7 +85,8 @@ else:
 
 # %%
 words_guess = predict(
-    "MiniLM has 22.6 million weights. Its tables (词嵌入表: a row of 384 numbers for each of 30,522 words, and for each position) hold",
+    "MiniLM has 22.6 million weights. Its tables (词嵌入表: a row of 384 numbers for each of "
+    "30,522 words, and for each position) hold",
     ["a twentieth of them", "a fifth", "a half", "nine tenths"],
 )
 
@@ -116,8 +121,12 @@ Table(
 
 # %%
 in_words = held["MiniLM"]["Embedding"] / sum(held["MiniLM"].values())
+
+# %%
 words_guess.reveal("a half" if 0.4 < in_words < 0.7 else "a fifth")
 claim("More than half of MiniLM's weights are rows of tables", in_words - 0.5, "of all weights")
+
+# %%
 small = {
     "float32": encoder,
     "4 bits, layers only": cl.compress(encoder, [cl.Weights(4, words=None)], sentence),
@@ -200,14 +209,17 @@ if "smollm2" not in absent:
     with opened.path.open("rb") as file:
         file.seek(entry.start)
         data = np.frombuffer(file.read(entry.bytes), np.uint8)
-    by_you = read_blocks(data.reshape(-1, entry.kind.bytes), entry.kind.name).reshape(entry.shape)
+    by_you = read_blocks(data.reshape(-1, entry.kind.bytes), entry.kind.name).reshape(
+        entry.shape
+    )
     claim(
         "The matrix that you read is the network's own",
         agreement(by_you, writer.layers[11].feedforward.down.weight, atol=1e-6),
         "tolerances",
     )
     rows = [
-        [kind, f"{n:,}", in_bytes(size), f"{8 * size / n:.2f}"] for kind, (n, size) in kinds.items()
+        [kind, f"{n:,}", in_bytes(size), f"{8 * size / n:.2f}"]
+        for kind, (n, size) in kinds.items()
     ]
     display(Table(["kind", "weights", "bytes", "bits a weight"], rows, opened.path.name))
     tokenizer = tokenizer_from(opened)
@@ -239,11 +251,15 @@ picture = torch.stack([largest[n][0, :24] for n in down]).log10()
 figure, axes = plt.subplots(figsize=(9, 4))
 shown = axes.imshow(picture, aspect="auto", cmap="viridis", origin="lower")
 axes.set(xlabel="token of the passage", ylabel="block of the network")
-axes.set_title("largest magnitude that reaches `down`, the last layer of each feed-forward part")
+axes.set_title(
+    "largest magnitude that reaches `down`, the last layer of each feed-forward part"
+)
 figure.colorbar(shown, label="power of ten")
 plt.show()
 alone = max(largest.values(), key=lambda m: float(m.max() / m.median()))
-print(f"the largest is {float(alone.max() / alone.median()):,.0f} times the median of its layer")
+print(
+    f"the largest is {float(alone.max() / alone.median()):,.0f} times the median of its layer"
+)
 
 # %% [markdown]
 # In two of the layers the first token stands far above all others; in most it is even smaller than the rest. This has nothing to do with the word: attention needs a place to look at when there is nothing to look at, and the first token becomes that place (an *attention sink*, 注意力汇聚点; Xiao et al. 2023, section 3.1; Sun et al. 2024 call its numbers massive activations, and find them at the same few places in most language models).
@@ -253,14 +269,16 @@ print(f"the largest is {float(alone.max() / alone.median()):,.0f} times the medi
 # %%
 base = perplexity(writer, text)
 scale_guess = predict(
-    f"Its perplexity on this text is {base:.1f}. With int8 inputs, one scale a layer, weights untouched, it will be about:",
+    f"Its perplexity on this text is {base:.1f}. With int8 inputs, one scale a layer, weights "
+    "untouched, it will be about:",
     ["the same", "a tenth more", "double", "a thousand"],
 )
 
 
 # %%
 def rounded_inputs(layers, scale_of):
-    """While it is open, the layers read their inputs rounded to 8 bits, with scale_of(name, x)."""
+    """While it is open, the layers read their inputs rounded to 8 bits, with
+    scale_of(name, x)."""
 
     def before(name, layer, given):
         scale = scale_of(name, given[0])
@@ -301,7 +319,13 @@ Table(["inputs of linear layers", "perplexity"], [[n, f"{p:,.2f}"] for n, p in f
 # %%
 worse = found["one scale a layer"] / base
 choices = {1.05: "the same", 1.5: "a tenth more", 20: "double"}
-scale_guess.reveal(next((text for limit, text in choices.items() if worse < limit), "a thousand"))
+
+# %%
+scale_guess.reveal(
+    next((text for limit, text in choices.items() if worse < limit), "a thousand")
+)
+
+# %%
 real_text = "smollm2" not in absent
 lost = {name: np.log(p / base) for name, p in found.items()}
 claim(
@@ -343,7 +367,8 @@ claim(
 
 # %% nbgrader={"grade": false, "grade_id": "real-token_linear", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def token_linear(x, codes, scales, bias):
-    """float32 [tokens, inputs], int8 [outputs, inputs], float32 [outputs] twice -> float32 [tokens, outputs]."""
+    """float32 [tokens, inputs], int8 [outputs, inputs], float32 [outputs] twice
+    -> float32 [tokens, outputs]."""
     ### BEGIN SOLUTION
     largest = np.abs(x).max(axis=1, keepdims=True)
     step = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
@@ -365,7 +390,10 @@ token_linear = adopt(token_linear, "real.token_linear")
 # %%
 worst = max(down, key=lambda n: float(largest[n].max() / largest[n].median()))
 layer, caught = linear[worst], []
-with torch.no_grad(), tapped({worst: layer}, before=lambda n, m, given: caught.append(given[0][0])):
+with (
+    torch.no_grad(),
+    tapped({worst: layer}, before=lambda n, m, given: caught.append(given[0][0])),
+):
     writer(text.x[:1])
 x = caught[0].numpy()
 weight = layer.weight.detach().numpy()
@@ -390,12 +418,19 @@ def nearness(found):
 
 
 near_layer, near_token = nearness(by_layer), nearness(by_token)
-print(f"{worst}, all tokens but outliers: one scale {near_layer:.0f} dB, yours {near_token:.0f} dB")
+
+# %%
+print(
+    f"{worst}, all tokens but outliers: one scale {near_layer:.0f} dB, a scale for each {near_token:.0f} "
+    "dB"
+)
 claim(
-    "In the layer with the outlier, all other tokens are more than 20 dB nearer to the floats in your layer than with one scale",
+    "In the layer with the outlier, all other tokens are more than 20 dB nearer to the floats "
+    "in your layer than with one scale",
     near_token - near_layer - 20,
     "dB",
     asked=real_text,
+    yours=token_linear,
 )
 
 # %% [markdown]
@@ -417,6 +452,8 @@ if not absent:
     rows.append(
         ["the GGUF that they came from", in_bytes(opened.path.stat().st_size), "as float32"]
     )
+
+# %%
 claim(
     "Int8 layers with a scale a token cost less than a tenth of the perplexity",
     0.1 - (quality["int8 layers, a scale a token"] / base - 1),
@@ -453,7 +490,8 @@ plt.show()
 with torch.no_grad():
     said = vision(shots)
 agree_guess = predict(
-    "Int8 weights and activations, a scale a channel. Of these pictures, the network gives the same answer as in floats for about:",
+    "Int8 weights and activations, a scale a channel. Of these pictures, the network gives "
+    "the same answer as in floats for about:",
     ["nearly all", "nine in ten", "three quarters", "half"],
 )
 
@@ -461,7 +499,8 @@ agree_guess = predict(
 # %%
 @torch.no_grad()
 def against_floats(network):
-    """Per cent of equal answers, and decibels of what the answers say beyond what all have in common."""
+    """Per cent of equal answers, and decibels of what the answers say beyond what all
+    have in common."""
     answers = network(shots)
     same = 100 * float((answers.argmax(1) == said.argmax(1)).double().mean())
     common = said.mean(0)
@@ -490,10 +529,17 @@ Table(
 # %%
 share = judged["int8, a scale a channel"][0]
 choices = {62: "half", 84: "three quarters", 96: "nine in ten"}
-agree_guess.reveal(next((text for limit, text in choices.items() if share < limit), "nearly all"))
+
+# %%
+agree_guess.reveal(
+    next((text for limit, text in choices.items() if share < limit), "nearly all")
+)
+
+# %%
 real_vision = "efficientnet" not in absent
 corrected, uncorrected = (
-    judged[n][1] for n in ("int8, a scale a channel, biases corrected", "int8, a scale a channel")
+    judged[n][1]
+    for n in ("int8, a scale a channel, biases corrected", "int8, a scale a channel")
 )
 claim(
     "Correcting the biases brings the answers more than a decibel nearer to the floats",
@@ -539,7 +585,8 @@ claim(
 
 # %% nbgrader={"grade": false, "grade_id": "real-corrected_bias", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def corrected_bias(bias, wanted, found):
-    """float32 [channels], outputs in floats and rounded [n, channels, ...] -> float32 [channels]."""
+    """float32 [channels], outputs in floats and rounded [n, channels, ...]
+    -> float32 [channels]."""
     ### BEGIN SOLUTION
     axes = (0, *range(2, wanted.ndim))
     error = (found - wanted).mean(axis=axes, dtype=np.float64)
@@ -560,11 +607,16 @@ corrected_bias = adopt(corrected_bias, "real.corrected_bias")
 first_name = next(n for n, m in plain.named_modules() if isinstance(m, Quantized))
 rough = plain.get_submodule(first_name)
 seen_by_it, smooth = [], copy.deepcopy(rough.layer)
-with torch.no_grad(), tapped({first_name: rough}, before=lambda n, m, x: seen_by_it.append(x[0])):
+with (
+    torch.no_grad(),
+    tapped({first_name: rough}, before=lambda n, m, x: seen_by_it.append(x[0])),
+):
     plain(shots)
 with torch.no_grad():
     in_floats, rounded = smooth(seen_by_it[0]).numpy(), rough(seen_by_it[0]).numpy()
-before = np.zeros(rounded.shape[1], np.float32)  # it has no bias of its own: its norm comes behind
+before = np.zeros(
+    rounded.shape[1], np.float32
+)  # it has no bias of its own: its norm comes behind
 moved = rounded + corrected_bias(before, in_floats, rounded)[:, None, None]
 errors = [np.abs((y - in_floats).mean((0, 2, 3))).max() for y in (rounded, moved)]
 print(f"largest mean error of a channel: {errors[0]:.4f} before, {errors[1]:.6f} after")
@@ -572,6 +624,7 @@ claim(
     "Your bias takes more than nine tenths of the largest mean error away",
     0.1 - errors[1] / errors[0],
     "of the error",
+    yours=corrected_bias,
 )
 
 # %% [markdown]
@@ -662,7 +715,9 @@ with torch.no_grad():
     image_times = race_networks(by_image, one_image, rounds=9)
     quick = cl.compress(encoder, [cl.Dynamic()], sentence)
     batch = asked[:8]
-    sentence_times = race_networks({"torch float32": encoder, "ours, int8": quick}, batch, rounds=7)
+    sentence_times = race_networks(
+        {"torch float32": encoder, "ours, int8": quick}, batch, rounds=7
+    )
 
 
 def tokens_per_second(network, count=12):
@@ -675,6 +730,8 @@ written = {name: tokens_per_second(network) for name, network in packed.items()}
 if real_text and peers.llama_cpp_available():
     rival = peers.LlamaCpp(installed("smollm2"), threads=1)
     written["llama.cpp, the GGUF"] = 1e3 / rival.milliseconds(text.x[0, :8].tolist(), 24)[1]
+
+# %%
 claim(
     "Int8 makes EfficientNet-Lite0 faster than torch's float32, one image at a time",
     image_times["torch float32"] / image_times["ours, int8"] - 1,
@@ -682,7 +739,8 @@ claim(
     timed=True,
 )
 claim(
-    "Int8 layers make MiniLM faster than torch's float32, eight sentences at a time, if the processor has byte dot products (VNNI)",
+    "Int8 layers make MiniLM faster than torch's float32, eight sentences at a time, if the "
+    "processor has byte dot products (VNNI)",
     sentence_times["torch float32"] / sentence_times["ours, int8"] - 1,
     "times",
     timed=True,
@@ -696,7 +754,9 @@ claim(
 )
 
 # %%
-rows = [["EfficientNet-Lite0, one image", n, f"{1e3 * s:.1f} ms"] for n, s in image_times.items()]
+rows = [
+    ["EfficientNet-Lite0, one image", n, f"{1e3 * s:.1f} ms"] for n, s in image_times.items()
+]
 rows += [
     [f"MiniLM, 8 sentences of {batch.shape[1]} tokens", n, f"{1e3 * s:.1f} ms"]
     for n, s in sentence_times.items()
@@ -800,7 +860,9 @@ with tempfile.TemporaryDirectory() as folder:
     with torch.no_grad():
         again = cl.load(path, like=yours)(your_inputs)
     size = path.stat().st_size
-claim("Read back from its file, it gives the same answers, bit for bit", torch.equal(again, other))
+claim(
+    "Read back from its file, it gives the same answers, bit for bit", torch.equal(again, other)
+)
 common = one.mean(0)
 Table(
     ["card", ""],
@@ -810,7 +872,10 @@ Table(
         ["stages", f"{stages}"],
         ["file", f"{in_bytes(files.size(yours))} -> {in_bytes(size)}"],
         ["answers", f"{decibels(one - common, other - common):.1f} dB from the floats"],
-        ["same class", f"{100 * float((one.argmax(1) == other.argmax(1)).double().mean()):.0f} %"],
+        [
+            "same class",
+            f"{100 * float((one.argmax(1) == other.argmax(1)).double().mean()):.0f} %",
+        ],
     ],
     "hand this in with a sentence on what you would try next",
     text_columns=2,
@@ -827,7 +892,8 @@ CASTS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 @torch.no_grad()
 def after_cast(kind):
-    """Decibels and equal answers of the photograph network, perplexity of the writing one, both cast."""
+    """Decibels and equal answers of the photograph network, perplexity of the writing
+    one, both cast."""
     answers = copy.deepcopy(vision).to(kind)(shots.to(kind)).float()
     same = 100 * float((answers.argmax(1) == said.argmax(1)).double().mean())
     common = said.mean(0)
@@ -837,11 +903,14 @@ def after_cast(kind):
 cast = {kind: copy.deepcopy(writer).to(kind) for kind in CASTS.values()}
 after = dict(zip(CASTS, side_by_side(after_cast, CASTS.values()), strict=True))
 claim(
-    "Cast to float16, the photograph network's answers stay more than 10 dB nearer to the floats than cast to bfloat16",
+    "Cast to float16, the photograph network's answers stay more than 10 dB nearer to the "
+    "floats than cast to bfloat16",
     after["float16"][0] - after["bfloat16"][0] - 10,
     "dB",
     asked=real_vision,
 )
+
+# %%
 claim(
     "The writing network loses less than a hundredth of its perplexity by either cast",
     0.01 - max(abs(p / base - 1) for _, _, p in after.values()),
@@ -881,13 +950,16 @@ Table(
     [
         [
             "int8 inputs, a scale a token",
-            "Dettmers et al. 2022, table 1 (13 billion weights, perplexity; row-wise against one scale)",
+            "Dettmers et al. 2022, table 1 (13 billion weights, perplexity; row-wise against "
+            "one scale)",
             "16.5 against 19.1, float 12.5",
-            f"{found['one scale a token']:.1f} against {found['one scale a layer']:.1f}, float {base:.1f}",
+            f"{found['one scale a token']:.1f} against {found['one scale a layer']:.1f}, "
+            f"float {base:.1f}",
         ],
         [
             "bias correction",
-            "Nagel et al. 2019, section 5 (MobileNetV2, ImageNet, one scale a layer, together with equalization)",
+            "Nagel et al. 2019, section 5 (MobileNetV2, ImageNet, one scale a layer, together "
+            "with equalization)",
             "from chance to within a point of float",
             f"{uncorrected:.1f} to {corrected:.1f} dB, a scale a channel",
         ],
@@ -906,7 +978,7 @@ Table(
 #
 # A colleague reports that "int8 does not work for our language model": static quantization with one scale a layer, ranges at the 99.9th percentile of ten passages, doubles the perplexity. Name what you would look at first, the two changes that you would try and in which order, and the control that tells you which of them helped.
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -46,6 +46,8 @@ from compresslab.lab import (
     trained,
     use_style,
 )
+
+# %%
 from compresslab.numerics.error import sqnr_db
 from compresslab.runtime import files
 from compresslab.techniques.ptq import quantize_post_training
@@ -56,7 +58,10 @@ SEEDS = begin()
 data = load(size=16, train_size=8_000, seed=SEEDS[0])
 networks = trained("vgg", data, SEEDS)
 Table(
-    ["cause", "what it means"], list(CAUSES.items()), "fourteen words, ten patients", text_columns=2
+    ["cause", "what it means"],
+    list(CAUSES.items()),
+    "fourteen words, ten patients",
+    text_columns=2,
 )
 
 # %% [markdown]
@@ -95,6 +100,8 @@ took = race(
     },
     seconds=1.0,
 )
+
+# %%
 Table(
     [f"one example, {SIDE} x {SIDE}", "µs", "floats = 1"],
     [[n, f"{1e6 * s:.0f}", f"{s / took['floats']:.1f}"] for n, s in took.items()],
@@ -134,6 +141,8 @@ took = race(
     },
     seconds=1.0,
 )
+
+# %%
 claim(
     "A layer that unpacks at every call takes more than twice as long as one that has unpacked",
     took["the patient's layer"] / took["mended"] - 2,
@@ -250,7 +259,8 @@ Table(
 
 # %%
 codes_guess = predict(
-    "int8 has 255 codes for weights. All weights of the ill layer but the large one have, together, about:",
+    "int8 has 255 codes for weights. All weights of the ill layer but the large one have, "
+    "together, about:",
     ["3 of them", "20 of them", "100 of them", "all of them"],
 )
 
@@ -268,7 +278,13 @@ with torch.no_grad():
     rounded_weight = layer.weight_quantizer(layer.layer.weight)
     used = len(rounded_weight.unique()) - 1
 limits = {10: "3 of them", 50: "20 of them", 200: "100 of them"}
-codes_guess.reveal(next((text for limit, text in limits.items() if used < limit), "all of them"))
+
+# %%
+codes_guess.reveal(
+    next((text for limit, text in limits.items() if used < limit), "all of them")
+)
+
+# %%
 alone = {error.name: error.weights for error in diagnosis.layers}
 claim(
     "By its weights alone, the layer with the large weight is the worst",
@@ -306,7 +322,8 @@ Table(["the patient", "test accuracy, %"], [[n, f"{a:.1f}"] for n, a in reached.
 
 # %% nbgrader={"grade": false, "grade_id": "clinic-layer_to_blame", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def layer_to_blame(weights, rounded, x):
-    """Matrices [outputs, inputs] in order, twice, and float32 [n, inputs] -> cause, a layer's number."""
+    """Matrices [outputs, inputs] in order, twice, and float32 [n, inputs]
+    -> cause, a layer's number."""
     ### BEGIN SOLUTION
     errors = []
     for weight, other in zip(weights, rounded, strict=True):
@@ -337,7 +354,8 @@ for _ in range(40):
     caught["the outputs' errors"] += layer_to_blame(*chain)[1] == ill_one
     caught["the largest weight"] += loud_weight(*chain) == ill_one
 claim(
-    "The outputs' errors find the layer in more chains than the largest weight does, by more than half of them",
+    "The outputs' errors find the layer in more chains than the largest weight does, by more "
+    "than half of them",
     (caught["the outputs' errors"] - caught["the largest weight"]) / 40 - 0.5,
     "of the chains",
 )
@@ -450,7 +468,9 @@ check(grouped_rounding, "clinic.grouped_rounding")
 # %%
 grouped_rounding = adopt(grouped_rounding, "clinic.grouped_rounding")
 ways = {"groups of 32, the last of 4": 32, "one scale a row": 100}
-by_group = {name: nearness(odd, grouped_rounding(odd, size, 4)[1]) for name, size in ways.items()}
+by_group = {
+    name: nearness(odd, grouped_rounding(odd, size, 4)[1]) for name, size in ways.items()
+}
 claim(
     "Groups are more than half a decibel finer than rows",
     by_group["groups of 32, the last of 4"] - by_group["one scale a row"] - 0.5,
@@ -506,9 +526,12 @@ Table(
 per_class = [points_lost(data.train.x[data.train.y == k][:256], 8) for k in range(5)]
 least = min(map(min, per_class))
 steps = (5, "more than five points"), (1, "two to five points"), (0.05, "less than a point")
+
+# %%
 calibration_guess.reveal(next((text for limit, text in steps if least > limit), "nothing"))
 claim(
-    "Calibrated in training mode on one class, the networks lose more than five points, five classes on average",
+    "Calibrated in training mode on one class, the networks lose more than five points, five "
+    "classes on average",
     float(np.mean(per_class)) - 5,
     "points",
 )
@@ -716,8 +739,12 @@ def gradient(loss):
 
 of_both = gradient(lambda s: patients_loss(s, teachers, labels))
 of_labels = gradient(lambda s: 0.1 * F.cross_entropy(s, labels))
+
+# %%
 first_look.reveal("the gradient for the student's answers")
 claim("The patient's gradient is that of the labels alone", torch.equal(of_both, of_labels))
+
+# %%
 Table(
     ["gradient for the student's answers", "size"],
     [
@@ -768,7 +795,10 @@ with_square = [
 without = [size / t**2 for size, t in zip(with_square, temperatures, strict=True)]
 Table(
     ["size of the gradient", *(f"T = {t:g}" for t in temperatures)],
-    [["with T²", *(f"{v:.3f}" for v in with_square)], ["without", *(f"{v:.4f}" for v in without)]],
+    [
+        ["with T²", *(f"{v:.3f}" for v in with_square)],
+        ["without", *(f"{v:.4f}" for v in without)],
+    ],
 )
 
 # %% [markdown]
@@ -780,7 +810,8 @@ Table(
 
 # %%
 luck_guess = predict(
-    "Thirty networks, each right on 90 % of all images there are. On 500 test images, the best of them shows about:",
+    "Thirty networks, each right on 90 % of all images there are. On 500 test images, the "
+    "best of them shows about:",
     ["90 %", "92.5 %", "95 %", "98 %"],
 )
 
@@ -802,8 +833,12 @@ plt.show()
 
 # %%
 seems = float(shown_best.mean())
+
+# %%
 luck_guess.reveal(
-    next(text for limit, text in ((91, "90 %"), (93.7, "92.5 %"), (101, "95 %")) if seems < limit)
+    next(
+        text for limit, text in ((91, "90 %"), (93.7, "92.5 %"), (101, "95 %")) if seems < limit
+    )
 )
 claim(
     "The best of thirty equal networks seems more than a point better than it is",
@@ -870,7 +905,9 @@ def diagnose(patients):
     """Tuple of (x, weight, bias, seen) -> int64 [patients]: the fault of each, 0 to 7."""
 
     ### BEGIN SOLUTION
-    def put_out(x, weight, bias, clip=1.0, zero_point=True, signed=False, scale=None, one=False):
+    def put_out(
+        x, weight, bias, clip=1.0, zero_point=True, signed=False, scale=None, one=False
+    ):
         largest = np.abs(weight).max(1)
         step_w = (np.full(len(weight), largest.max()) if one else largest) / 31
         codes = np.rint(weight / step_w[:, None])
@@ -883,7 +920,8 @@ def diagnose(patients):
         return sums * (step_w if scale is None else scale) * step + bias
 
     def candidates(x, weight, bias, seen):
-        """Every fault, brought about on purpose; what is unknown about it is tried or fitted."""
+        """Every fault, brought about on purpose; what is unknown about it is tried or
+        fitted."""
         healthy = put_out(x, weight, 0 * bias)
         yield 0, healthy + bias
         yield 1, put_out(x, weight, bias, one=True)
@@ -932,13 +970,15 @@ Table(
             "damping of GPTQ's matrix",
             "Frantar et al. 2022, section 3.3",
             "1 % of the mean of the diagonal",
-            f"that too: smallest eigenvalue {max(eigenvalues.min(), 0):.0e} before, {smallest:.1e} after",
+            f"that too: smallest eigenvalue {max(eigenvalues.min(), 0):.0e} before, "
+            f"{smallest:.1e} after",
         ],
         [
             "T² in front of the softened loss",
             "Hinton et al. 2015, section 2",
             "gradients shrink as 1 / T²",
-            f"from T = 4 to 16 it shrinks by {without[2] / without[4]:.1f}, with T² by {with_square[2] / with_square[4]:.1f}",
+            f"from T = 4 to 16 it shrinks by {without[2] / without[4]:.1f}, with T² by "
+            f"{with_square[2] / with_square[4]:.1f}",
         ],
         [
             "one large value",
@@ -955,7 +995,7 @@ Table(
 #
 # Choose a fault that raises no error, of this lab or one that you have met. Write it as a letter of three sentences, as a user would, without the cause. Then: what you would measure first, which two causes that measurement tells apart, and an assertion of one line that would have found it on the first day.
 #
-# *Your answer:*
+# *Your answer (double-click here to write it):*
 
 # %% [markdown]
 # ## Recap

@@ -23,7 +23,7 @@
 # ("needs 02, 06"), and nothing else.
 
 # %% where you are
-from compresslab.classroom.course import CourseMap
+from compresslab.classroom.course_map import CourseMap
 
 CourseMap().show()
 
