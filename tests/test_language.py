@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compresslab import claims, language, shown_words
-from compresslab.classroom import check, widgets
+from compresslab.classroom import check, predict
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.language import CHINESE, catalogue, chosen, has_words, pattern_of, translated
 from compresslab.report import Table
@@ -157,7 +157,7 @@ def test_claims_tables_and_predictions_speak_chinese(chinese, capsys):
     shown = Table(["layer", "bits"], [["layer", "4"]], "test accuracy, %")
     assert str(shown).count("层") == 2
     assert "layer" not in shown._repr_html_()
-    question = widgets.predict("Rank 8?", ["less than 1 point", "more than 10 points"])
+    question = predict("Rank 8?", ["less than 1 point", "more than 10 points"])
     assert all(han(label) for label, _ in question.radio.options)
     question.radio.value = "less than 1 point"
     capsys.readouterr()

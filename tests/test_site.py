@@ -11,6 +11,8 @@ import nbformat
 import pytest
 import yaml
 
+from compresslab.classroom import still
+
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("assemble", ROOT / "docs" / "site" / "assemble.py")
 assemble = importlib.util.module_from_spec(SPEC)
@@ -107,7 +109,7 @@ def test_the_instructors_build_folds_its_answers(tmp_path):
 def test_no_widget_is_left(folder):
     for path in (folder / "labs").glob("*.ipynb"):
         text = path.read_text(encoding="utf-8")
-        assert assemble.WIDGET not in text
+        assert still.VIEW not in text
 
 
 def test_links_between_pages_lead_to_pages(folder):
@@ -188,3 +190,25 @@ def test_the_workflow_and_the_devcontainer_call_what_is_there():
     assert [f"Programming Language :: Python :: {p}" for p in pythons] == [
         c for c in promised["classifiers"] if "Python ::" in c
     ]
+
+
+def test_terms_lead_to_their_line_in_the_glossary(folder):
+    places = set(
+        re.findall(r'<a id="([^"]+)"', (folder / "glossary.md").read_text(encoding="utf-8"))
+    )
+    linked = []
+    for notebook in labs(folder):
+        text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+        linked += re.findall(r'<a href="\.\./glossary\.html#([^"]+)">', text)
+    assert len(linked) == len(set(linked)) > 0.8 * len(places)
+    assert set(linked) <= places
+
+
+def test_sliders_are_pictures_and_questions_have_their_choices(folder):
+    for notebook in labs(folder):
+        for cell in notebook.cells:
+            shown = "".join(o.get("data", {}).get("text/html", "") for o in cell.get("outputs", []))
+            if re.search(r"^explore\(", cell.source, re.MULTILINE):
+                assert "<img" in shown
+            if "= predict(" in cell.source:
+                assert shown.count("<li>") >= 2

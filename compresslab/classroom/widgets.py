@@ -1,7 +1,8 @@
 """Sliders: a thin wrapper over ipywidgets, with no mathematics inside."""
 
+import contextlib
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -23,9 +24,11 @@ def explore(draw: Callable[..., None], **controls: object) -> None:
     first: list[str] = []
 
     def redraw(**values: object) -> None:
-        draw(**values)
+        before = set(plt.get_fignums())
+        with _not_shown_yet():
+            draw(**values)
         if not first:
-            first.append(_still(values))
+            first.append(_still(set(plt.get_fignums()) - before, values))
         plt.show()
 
     widget = ipywidgets.interactive(redraw, **controls)
@@ -35,8 +38,18 @@ def explore(draw: Callable[..., None], **controls: object) -> None:
     with_still(widget, "".join(first))
 
 
-def _still(values: dict[str, object]) -> str:
+@contextlib.contextmanager
+def _not_shown_yet() -> Iterator[None]:
+    """A figure that is shown is closed, and cannot be kept any more."""
+    show, plt.show = plt.show, lambda *_, **__: None
+    try:
+        yield
+    finally:
+        plt.show = show
+
+
+def _still(figures: set[int], values: dict[str, object]) -> str:
     """What is drawn, as pictures, and the values it was drawn at."""
-    pictures = "".join(as_html(plt.figure(number)) for number in plt.get_fignums())
+    pictures = "".join(as_html(plt.figure(number)) for number in sorted(figures))
     chosen = ", ".join(f"{name} = {value}" for name, value in values.items())
     return f"{pictures}<p>{html.escape(translated(f'A still picture, drawn at {chosen}.'))}</p>"

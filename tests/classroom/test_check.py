@@ -266,17 +266,17 @@ def test_a_count_that_is_no_number_counts_anew():
 def test_a_pass_from_before_points_were_kept_has_all_of_them():
     progress_file().write_text(f'{{"{ID}": {{"tries": 1, "passed": true}}}}')
     check(rounded_down, ID)
-    assert earned(ID, read()[ID]) == exercise(ID).points
+    assert earned(read()[ID], exercise(ID).points) == exercise(ID).points
 
 
 @pytest.mark.parametrize("points", ["1", True, -1, 99, None, [1]])
 def test_damaged_points_are_not_believed(points):
-    assert earned(ID, {"points": points}) == 0
-    assert earned(ID, {"points": points, "passed": True}) == exercise(ID).points
+    assert earned({"points": points}, exercise(ID).points) == 0
+    assert earned({"points": points, "passed": True}, exercise(ID).points) == exercise(ID).points
 
 
 def test_half_of_the_points_count():
-    assert earned(ID, {"points": 0.5}) == 0.5
+    assert earned({"points": 0.5}, exercise(ID).points) == 0.5
 
 
 def test_a_second_damaged_file_does_not_replace_the_first():

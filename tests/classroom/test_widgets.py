@@ -18,6 +18,7 @@ def draw(bits):
     figure, axes = plt.subplots()
     axes.plot(range(bits), label="codes")
     axes.set_title("Codes")
+    SHOW
 
 explore(draw, bits=(1, 8))
 """
@@ -36,10 +37,11 @@ def test_moving_a_control_draws_again_with_its_value(monkeypatch):
     plt.close("all")
 
 
-@pytest.fixture(scope="module")
-def explored(tmp_path_factory):
-    """A notebook with one figure under a slider, run by a kernel."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+@pytest.fixture(scope="module", params=["pass", "plt.show()"])
+def explored(tmp_path_factory, request):
+    """A notebook with one figure under a slider, which may show itself, run by a kernel."""
+    source = CELL.replace("SHOW", request.param)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     client_of(notebook, tmp_path_factory.mktemp("explored")).execute()
     return notebook.cells[0].outputs
 
