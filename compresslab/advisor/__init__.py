@@ -1,6 +1,6 @@
 """A scenario in, a recommendation out that was run: candidates by rule, every constraint verified.
 
-    what presses             candidates                                              rule from
+    the constraint           candidates                                              rule from
     nothing yet              int8 after training                                     lab 02
     memory, over fourfold    4 bits, trained; half the channels, int8;               labs 03, 04;
                              pruned, shared, Huffman-coded                           Han et al. 2016

@@ -62,7 +62,7 @@ def split_digits(x, group, quads, digits, parts, units, sums):
         top = largest_of(x, g * group, group)
         units[g] = top / largest if top < np.inf else np.float32(np.nan)
         sums[g] = 0
-        # What is as good as 0 has no digits; a group that is not finite makes its row NaN by its unit.
+        # Values that round to 0 have no digits; a group that is not finite makes its row NaN by its unit.
         if not TINY < top < np.inf:
             continue
         inverse = largest / top

@@ -23,7 +23,7 @@ where the engine rounds a requantization's tie another way. Writing takes `onnx`
 extra `peers`).
 
 Left out: fewer bits than 8 (they are stored as int8; activations must have 8), dynamic ranges. LiteRT, for
-telephones and microcontrollers, takes torch networks and not ONNX files: see `litert`.
+phones and microcontrollers, takes torch networks and not ONNX files: see `litert`.
 """
 
 import contextlib

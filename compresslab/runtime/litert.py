@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite's successor), the engine of telephones and of many microcontrollers.
+"""LiteRT (TensorFlow Lite's successor), the engine of phones and of many microcontrollers.
 
     width       weights   activations   made by
     "float32"   float32   float32       litert-torch

@@ -98,7 +98,7 @@ class BinaryConfig:
     ternary: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse settings that have no meaning, by name."""
         if self.positions and not self.activations:
             raise ValueError("positions=True scales binary activations, got activations=False")
         if self.ternary and self.stochastic:

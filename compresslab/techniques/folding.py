@@ -53,7 +53,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     A layer that runs twice keeps its norms: they may differ. So does one without running statistics.
 
     Raises:
-        torch.fx.proxy.TraceError: if the model's forward depends on values and cannot be traced.
+        TracingError: if the model's forward depends on values and cannot be traced.
     """
     traced = normal_form(model)
     modules = dict(traced.named_modules())

@@ -56,7 +56,7 @@ class QuantConfig:
     layers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse settings that have no meaning, by name."""
         for name in ("weight_bits", "activation_bits", "edge_bits"):
             bits = getattr(self, name)
             if bits is None and name != "weight_bits":

@@ -52,7 +52,7 @@ class WeightConfig:
     range: str = "minmax"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse settings that have no meaning, by name."""
         if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
             raise ValueError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
         if self.group is not None and (not isinstance(self.group, int) or self.group < 1):

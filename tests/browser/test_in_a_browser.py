@@ -173,7 +173,7 @@ def test_the_course_opens_on_its_map_and_leads_into_the_first_lab(course, jupyte
     # Nobody has touched the page, so nobody is asked to save it.
     page.wait_for_selector(IDLE)
     time.sleep(1)
-    assert page.locator(".lm-DockPanel-tabBar .jp-mod-dirty").count() == 0
+    assert page.locator(".lm-DockPanel-tabBar .lm-mod-current.jp-mod-dirty").count() == 0
     page.click(f'{NOTEBOOK} a[href*="{LABS[0]}.ipynb"] >> nth=0')
     page.wait_for_selector(f"{NOTEBOOK} h1:has-text('Lab 00')")
 
@@ -216,7 +216,7 @@ def test_a_learner_is_told_the_mistake_and_the_map_remembers(course, jupyter, pa
     opened(page, jupyter, "start.ipynb")
     assert "Go on with lab 00" not in page.inner_text(f"{NOTEBOOK} .jp-Notebook")
     run_cell(page, next(i for i, c in enumerate(_start()) if c.cell_type == "code"))
-    assert "Go on with lab 00" in page.inner_text(f"{NOTEBOOK} .jp-Notebook")
+    page.locator(f"{NOTEBOOK} .jp-Notebook", has_text="Go on with lab 00").wait_for()
 
 
 def _start():

@@ -1,1 +1,1 @@
-"""Marks that cannot be talked into: answers are computed in a sandbox, and judged outside of it."""
+"""Marks that an answer cannot change: answers are computed in a sandbox, and judged outside of it."""
