@@ -248,6 +248,18 @@ def test_a_finding_stands_three_deviations_above_zero_and_never_failed(margins, 
     assert Outcome("77", "s", "points", False, "2026", margins, held).stands is stands
 
 
+@pytest.mark.parametrize(
+    "other,stands",
+    [((14.0, 14.1, 13.9, 14.0), True), ((1.0, 5.0, 0.1, 9.0), False), ((14.0,), True)],
+)
+def test_two_kinds_of_processors_are_judged_by_themselves(other, stands):
+    here = (3.0, 3.1, 2.9, 3.0)
+    sets = ("VNNI",) * len(here) + ("AVX2",) * len(other)
+    found = Outcome("77", "s", "dB", False, "2026", here + other, len(here + other), sets, sets)
+    assert found.mean < 3 * found.sd
+    assert found.stands is stands
+
+
 def test_the_page_and_the_table_say_what_came_out(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "labs", lambda: ["77"])
     for seed, margin in enumerate((0.5, 0.6, -0.1)):
