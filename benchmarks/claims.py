@@ -292,7 +292,9 @@ class Outcome:
         Another instruction set may make a margin several times as large, which is no doubt about either.
         """
         kinds = [self._on(kind) for kind in sorted(set(self.machines))]
-        judged = [margins for margins in kinds if len(margins) >= FEWEST] or [self.margins]
+        judged = [margins for margins in kinds if len(margins) >= FEWEST]
+        few = [m for margins in kinds if len(margins) < FEWEST for m in margins]
+        judged = [*judged, *([few] if few else [])] or [list(self.margins)]
         far = [
             statistics.fmean(m) >= ENOUGH * (statistics.stdev(m) if len(m) > 1 else 0)
             for m in judged

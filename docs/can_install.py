@@ -7,7 +7,6 @@ import platform
 import sys
 
 OLDEST, NEWEST = (3, 11), (3, 13)
-SIZES = {"Darwin": "1 GB", "Windows": "1 GB", "Linux": "1.5 GB"}
 
 
 def obstacle(version: tuple, system: str, machine: str) -> str:

@@ -19,6 +19,5 @@ def __getattr__(name: str) -> object:
         module = importlib.import_module(f"compresslab.classroom.{PLACES[name]}")
     except ModuleNotFoundError as missing:
         raise ImportError(f"{name} needs {missing.name}, which is not installed") from missing
-
     globals()[name] = getattr(module, name)
     return globals()[name]

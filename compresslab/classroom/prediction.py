@@ -118,7 +118,7 @@ def predict(question: str, choices: Sequence[str]) -> Prediction:
     if in_notebook():
         from IPython import get_ipython
 
-        _Gate.of(get_ipython()).waiting.append(prediction)
+        _Gate.of(get_ipython()).expect(prediction)
     prediction.show()
     return prediction
 
@@ -139,6 +139,11 @@ class _Gate(ast.NodeTransformer):
             shell.ast_transformers.append(gate)
             shell.events.register("post_run_cell", gate.note_end)
         return gate
+
+    def expect(self, prediction: Prediction) -> None:
+        """Ask for a prediction before the next experiment; a cell run twice asks the same question once."""
+        others = [p for p in self.waiting if p.asked != prediction.asked]
+        self.waiting = [*others, prediction]
 
     def note_end(self, _: object) -> None:
         """Remember when a cell has ended."""

@@ -250,7 +250,12 @@ def test_a_finding_stands_three_deviations_above_zero_and_never_failed(margins, 
 
 @pytest.mark.parametrize(
     "other,stands",
-    [((14.0, 14.1, 13.9, 14.0), True), ((1.0, 5.0, 0.1, 9.0), False), ((14.0,), True)],
+    [
+        ((14.0, 14.1, 13.9, 14.0), True),
+        ((1.0, 5.0, 0.1, 9.0), False),
+        ((14.0,), True),
+        ((0.1, 9.0, 5.0), False),
+    ],
 )
 def test_two_kinds_of_processors_are_judged_by_themselves(other, stands):
     here = (3.0, 3.1, 2.9, 3.0)

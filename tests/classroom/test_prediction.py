@@ -53,6 +53,16 @@ def test_what_is_locked_in_cannot_be_changed_and_is_there_the_next_time(kept):
     assert "Locked in: b" in again.state.value
 
 
+def test_what_is_locked_in_stands_in_the_still_picture():
+    prediction, drawn = predict("Which?", ["a", "b"]), []
+    prediction.redraw = drawn.append
+    prediction.radio.value = "b"
+    assert drawn == []
+    prediction.lock()
+    assert len(drawn) == 1
+    assert "Locked in: b" in drawn[0]
+
+
 def test_what_was_chosen_stands_once_the_answer_is_known():
     prediction = predict("Which?", ["a", "b"])
     prediction.radio.value = "b"
@@ -171,3 +181,8 @@ def test_definitions_and_checks_between_question_and_experiment_are_run(kernel):
 def test_releases_and_tests_are_never_asked(kernel):
     kernel(f"import os; os.environ[{STRICT!r}] = '1'")
     assert "measured" in kernel(EXPERIMENT, after=2)
+
+
+def test_a_question_that_was_run_twice_is_asked_once(kernel):
+    kernel(ASK)
+    assert kernel(EXPERIMENT, after=2).count("Predict first") == 1

@@ -6,6 +6,7 @@ Warm-ups are one file a subject here; what is built whole is in `builds`, open t
 import difflib
 from types import ModuleType
 
+from compresslab.classroom.course import id_of
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import (
     binary,
@@ -53,7 +54,7 @@ EXERCISES: dict[str, Exercise] = {e.id: e for exercises in LABS.values() for e i
 
 def of_grade_id(grade_id: str) -> Exercise | None:
     """The exercise of an answer cell or of its check: nbgrader's ids have a hyphen where ours have a dot."""
-    return EXERCISES.get(grade_id.removesuffix("-check").replace("-", ".", 1))
+    return EXERCISES.get(id_of(grade_id))
 
 
 def exercise(id: str) -> Exercise:
