@@ -106,6 +106,22 @@ def test_the_instructors_build_folds_its_answers(tmp_path):
     assert all("hide-input" in c.metadata.tags for c in answers)
 
 
+def test_rubrics_and_the_tests_answers_stand_in_the_instructors_build_alone(tmp_path, folder):
+    place = tmp_path / "pages"
+    assemble.assemble(place, answers=True)
+    written = (place / "written.md").read_text(encoding="utf-8")
+    rubrics = tomllib.loads((ROOT / "solutions" / "written.toml").read_text(encoding="utf-8"))
+    for about in rubrics.values():
+        lines = [*about["rubric"], *about["oral"], *(s["text"] for s in about["samples"])]
+        assert all(line in written for line in lines)
+    index = (place / "index.md").read_text(encoding="utf-8")
+    assert "\nwritten\ntest_answers\n" in index
+    for page in folder.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert not any(line in text for about in rubrics.values() for line in about["rubric"])
+        assert "# The test: answers" not in text, page
+
+
 def test_no_widget_is_left(folder):
     for path in (folder / "labs").glob("*.ipynb"):
         text = path.read_text(encoding="utf-8")

@@ -3,8 +3,9 @@
     python docs/site/assemble.py FOLDER [--answers]
 
 Labs are the executed solutions. Answers are left out (the cell stands there as it is handed out) unless
-`--answers` asks for the instructor's build, where they are folded. Widgets need a kernel: their still
-pictures stay, they themselves are left out. Links between pages are made to fit the folder.
+`--answers` asks for the instructor's build, where they are folded, and which has the rubrics and the test's
+answers besides. Widgets need a kernel: their still pictures stay, they themselves are left out. Links between
+pages are made to fit the folder.
 """
 
 import argparse
@@ -25,6 +26,7 @@ sys.path.insert(0, str(OWN))
 sys.path.insert(0, str(ROOT))
 
 import chinese  # noqa: E402
+import for_instructors  # noqa: E402
 
 from compresslab.classroom.course import read_labs  # noqa: E402
 from compresslab.classroom.glossary import Term, explained_in, read_terms  # noqa: E402
@@ -238,6 +240,8 @@ def assemble(folder: Path, answers: bool) -> None:
         "ELSEWHERE", elsewhere(os.environ.get("COMPRESSLAB_REPOSITORY", ""))
     )
     (folder / "index.md").write_text(contents, encoding="utf-8")
+    if answers:
+        for_instructors.write(ROOT, folder)
     shutil.copytree(ROOT / "docs" / "images", folder / "images")
     (folder / "_static").mkdir()
     shutil.copy(OWN / "compresslab.css", folder / "_static")

@@ -121,20 +121,24 @@ class Restore(NbGraderPreprocessor):
 
     def _join_copies(self, nb: NotebookNode, learner: str) -> None:
         """Of cells with the same id the first keeps it, with the text of all that are answers."""
-        first: dict[str, NotebookNode] = {}
+        alike: dict[str, list[NotebookNode]] = {}
         for cell in nb.cells:
             about = cell.metadata.get("nbgrader")
-            if about is None:
+            if about is not None:
+                alike.setdefault(about["grade_id"], []).append(cell)
+        # Joined once for each id: a notebook may hold a hundred thousand copies.
+        for id, (kept, *copies) in alike.items():
+            if not copies:
                 continue
-            kept = first.setdefault(about["grade_id"], cell)
-            if kept is cell:
-                continue
-            self.log.warning("%s: %s is there more than once", learner, about["grade_id"])
-            if about.get("solution") and kept.cell_type == cell.cell_type == "code":
-                kept.source = submission.joined([kept.source, cell.source], about["grade_id"])
-            elif about.get("solution") and len(cell.source) > len(kept.source):
-                kept.source = cell.source  # a copy of the question takes nothing from an answer
-            del cell.metadata["nbgrader"]
+            self.log.warning("%s: %s is there %d times", learner, id, 1 + len(copies))
+            answers = [c for c in copies if c.metadata.nbgrader.get("solution")]
+            if kept.cell_type == "code":
+                more = [c.source for c in answers if c.cell_type == "code"]
+                kept.source = submission.joined([kept.source, *more], id) if more else kept.source
+            else:  # a copy of the question takes nothing from an answer
+                kept.source = max((c.source for c in (kept, *answers)), key=len)
+            for cell in copies:
+                del cell.metadata["nbgrader"]
 
     def _add_checks(self, nb: NotebookNode, resources: dict, learner: str) -> None:
         """Check cells of the source that are not in the notebook."""

@@ -1,6 +1,5 @@
-"""What the kernel tells the judge from outside of a sandbox: who is stopped, and whether there is a queue."""
+"""What the kernel tells the judge from outside of a sandbox: who is stopped."""
 
-import os
 from pathlib import Path
 
 
@@ -14,8 +13,3 @@ def is_stopped(first: int, deep: int = 2) -> bool:
     # The name in brackets may hold anything, brackets too.
     stopped = about.rpartition(")")[2].split()[0] in "Tt"
     return stopped or (deep > 0 and any(is_stopped(int(child), deep - 1) for child in children))
-
-
-def crowded() -> bool:
-    """Whether more processes have wanted to run here, in the last minute, than there are processors."""
-    return os.getloadavg()[0] > (os.cpu_count() or 1)

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from compresslab.classroom.grading import protocol
 from compresslab.classroom.grading.cgroup import Group, open_group
-from compresslab.classroom.grading.outside import crowded, is_stopped
+from compresslab.classroom.grading.outside import is_stopped
 
 PACKAGE = Path(__file__).parents[2]
 STAGED = ("kernels/simd", "kernels/_jit.py")
@@ -42,8 +42,6 @@ MISSING = (
     "--allow-unsandboxed if you trust every submission"
 )
 START_SECONDS = 120.0
-STARVED = 0.25
-"""Of its time, what an answer that computes gets of a processor at least, unless others take it."""
 # In a user namespace of its own an answer could mount the control groups, and kill the grader through them.
 ALONE = ("--unshare-all", "--unshare-user", "--disable-userns")
 ROOM = ("--size", str(64 * 2**20), "--tmpfs", "/tmp")
@@ -135,6 +133,7 @@ class Sandbox:
         self.folder: tempfile.TemporaryDirectory | None = None
         self.process: subprocess.Popen | None = None
         self.busy = 0.0  # seconds of processor time that the last answer took
+        self.waited = 0.0  # seconds in which it could have run, and others had the processor
         self.group: Group | None = None
 
     def __enter__(self) -> "Sandbox":
@@ -205,6 +204,9 @@ class Sandbox:
     def run(self, task: dict, inputs: Sequence[tuple], limits: Limits) -> tuple[str, list[Said]]:
         """Run one answer on its cases; a second time, with twice the time, where others had the processor.
 
+        They had it where the answer could run in more than half of its time and did in less than half. One
+        that waits by itself (for a lock, for a clock) could not run, and gets no second attempt.
+
         Args:
             task: id, before, answer, imports, function, harness, harness_name, compiled.
             inputs: the arguments of each case.
@@ -216,7 +218,7 @@ class Sandbox:
         """
         try:
             ended, said = self._run(task, inputs, limits)
-            if ended == "time" and self.busy < STARVED * limits.wall and crowded():
+            if ended == "time" and self.busy < limits.wall / 2 < self.waited:
                 ended, said = self._run(task, inputs, replace(limits, wall=2 * limits.wall))
             return ended, said
         except BaseException:
@@ -241,6 +243,7 @@ class Sandbox:
         known = said is not None and type(why) is dict and why.get("task") == task["id"]
         ended = str(why.get("ended")) if known else "lost"
         self.busy = float(why.get("busy", 0)) if known else 0.0
+        self.waited = float(why.get("waited", 0)) if known else 0.0
         if ended in ("ended", "lost") and self.group is not None:
             now = self._counted()
             # The kernel kills one case, the process that starts them, or the worker. Where the machine had no

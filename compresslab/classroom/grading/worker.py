@@ -265,23 +265,28 @@ def _task(task: dict, inputs: list[bytes], out: BinaryIO, limits: dict) -> None:
 
 
 def _supervise(
-    child: int, pipe: int, limits: dict, relay: Callable[[bytes], None], alone: bool
+    child: int, pipe: int, limits: dict, relay: Callable[[bytes], None], alone: bool, queued: dict
 ) -> str:
-    """Pass on what the child says, until it ends, says too much, takes too long or becomes too many."""
-    from leftovers import held, others
+    """Pass on what the child says, until it ends, says too much, takes too long or becomes too many.
+
+    `queued` keeps how long each process has waited for a processor: a process that has ended cannot be asked.
+    """
+    from leftovers import held, others, waited
 
     end, said, checked = time.monotonic() + limits["wall"], 0, time.monotonic()
     while True:
         left = end - time.monotonic()
         if left <= 0:
+            queued.update(waited(child, alone))
             return "time"
         ready, _, _ = select.select([pipe], [], [], min(left, 0.02))
         # Counted here: the kernel's limit does not hold for root, and for others counts all that they run.
         if alone and others() > limits["processes"]:
             return "processes"
-        if alone and time.monotonic() > checked + 0.2:
+        if time.monotonic() > checked + 0.2:
             checked = time.monotonic()
-            if held() > 1.5 * limits["memory"] + 2**30:
+            queued.update(waited(child, alone))
+            if alone and held() > 1.5 * limits["memory"] + 2**30:
                 return "memory"
         if ready:
             part = os.read(pipe, 1 << 16)
@@ -348,13 +353,14 @@ def main() -> None:
             finally:
                 os._exit(0)
         os.close(end)
-        said = []
-        why = _supervise(child, pipe, task["limits"], said.append, alone)
+        said, queued = [], {}
+        why = _supervise(child, pipe, task["limits"], said.append, alone, queued)
         kill_all(child, alone)
         spent = alone and not emptied("/tmp", at_first)
         os.close(pipe)
         busy = _processor_seconds() - before
         about = {"task": task["id"], "ended": why, "spent": spent, "busy": busy}
+        about["waited"] = sum(queued.values()) / 1e9
         write_frame(sink, json.dumps(about).encode())
         write_frame(sink, b"".join(said))
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -309,6 +310,22 @@ def test_marks_of_whom_there_is_no_answer_are_told(tmp_path, asked):
 def test_a_written_answer_is_found_wherever_an_editor_has_left_it(tmp_path, asked, change, edition):
     lab = ROOT / edition / f"{LAB}.ipynb"
     assert changed(tmp_path, asked, change, lab) == "Prune first."
+
+
+@pytest.mark.attack("files")
+@pytest.mark.parametrize("cell", ["{}", "asked"])
+def test_a_notebook_of_very_many_cells_has_its_written_answer_read_in_time(tmp_path, asked, cell):
+    id, (question, _) = next(iter(asked.items()))
+    about = {"nbgrader": {"grade_id": id, "grade": True, "solution": True}}
+    answer = {"cell_type": "markdown", "source": f"{question}\n\nPrune first.", "metadata": about}
+    cell = json.dumps({**answer, "source": ""}) if cell == "asked" else cell
+    many = min(1_000_000, 19 * 2**20 // (len(cell) + 1))
+    path = tmp_path / "ada.ipynb"
+    path.write_text(f'{{"cells": [{json.dumps(answer)}' + f",{cell}" * many + "]}")
+    start = time.process_time()
+    (read, *_) = written.collect({"ada": Found(path)}, asked)
+    assert time.process_time() - start < 60
+    assert read.text == "Prune first."
 
 
 @pytest.mark.parametrize("edition", ["labs", "labs-zh"])

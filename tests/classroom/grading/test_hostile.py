@@ -1,6 +1,9 @@
 """Hostile and broken answers: points for what was honestly right, and the next answer is graded as ever."""
 
+import os
 import socket
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -8,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from compresslab.classroom.exercises import exercise
@@ -501,22 +505,90 @@ def test_a_stopped_worker_is_seen_from_outside_where_nobody_else_counts(graded, 
     assert (ended, said) == ("lost", [])
 
 
-WAITS = """
+SLOW = """
 def code_lengths(counts):
-    time.sleep(2.5)
+    end = time.process_time() + 0.6
+    while time.process_time() < end:
+        pass
     return right(counts)
 """
+BURN = "import time\nend = time.monotonic() + {}\nwhile time.monotonic() < end: pass"
 
 
 @pytest.mark.honest("right")
-@pytest.mark.parametrize("crowded", [True, False])
-def test_an_answer_whose_time_others_took_gets_a_second_one(sandbox, monkeypatch, crowded):
-    """Waiting stands for a processor that others have: both take time and no processor."""
-    monkeypatch.setattr(sandbox_module, "crowded", lambda: crowded)
-    answer = RIGHT.replace("code_lengths", "right") + WAITS
-    ended, said = sandbox.run(task_of(answer), [COUNTS], replace(LIMITS, wall=2))
-    assert ended == ("ended" if crowded else "time")
-    assert any(s.status == "value" for s in said) == crowded
+def test_an_answer_whose_time_others_took_gets_a_second_one(monkeypatch):
+    """Nine processes share one processor for the whole of the first attempt, and not of the second.
+
+    Each in a session of its own: the kernel gives every control group and every session the same.
+    """
+    monkeypatch.setattr(sandbox_module, "open_group", lambda *_: None)
+    core = min(os.sched_getaffinity(0))
+    answer = RIGHT.replace("code_lengths", "right") + SLOW
+    with Sandbox() as alone:
+        alone.start()
+        first = psutil.Process(alone.process.pid)
+        for process in (first, *first.children(recursive=True)):
+            process.cpu_affinity([core])
+        burn = [sys.executable, "-c", BURN.format(3.5)]
+        others = [subprocess.Popen(burn, start_new_session=True) for _ in range(8)]
+        for other in others:
+            psutil.Process(other.pid).cpu_affinity([core])
+        start = time.monotonic()
+        ended, said = alone.run(task_of(answer), [COUNTS], replace(LIMITS, wall=2))
+        took = time.monotonic() - start
+        for other in others:
+            other.wait()
+    assert took > 2
+    assert ended == "ended"
+    assert any(s.status == "value" for s in said)
+
+
+@pytest.mark.attack("limits")
+def test_an_answer_that_waits_by_itself_gets_no_second_attempt():
+    answer = RIGHT.replace("code_lengths", "right") + SLOW.replace("end = ", "time.sleep(30) #")
+    with Sandbox() as alone:
+        alone.start()
+        start = time.monotonic()
+        ended, _ = alone.run(task_of(answer), [COUNTS], replace(LIMITS, wall=2))
+        assert ended == "time"
+        assert time.monotonic() - start < 3.9
+        assert alone.waited < 1
+
+
+BUSY_FORKS = """
+def code_lengths(counts):
+    for _ in range(25):
+        if os.fork() == 0:
+            while True:
+                pass
+    while True:
+        pass
+"""
+
+
+@pytest.mark.attack("limits")
+@pytest.mark.parametrize("grouped", [True, False], ids=["in a control group", "without one"])
+def test_busy_forks_take_nothing_from_a_neighbour(request, monkeypatch, grouped):
+    if grouped:
+        request.getfixturevalue("counted")
+    else:
+        monkeypatch.setattr(sandbox_module, "open_group", lambda *_: None)
+    answer = RIGHT.replace("code_lengths", "right") + SLOW
+    with Sandbox() as greedy, Sandbox() as honest:
+        for sandbox in (greedy, honest):  # both on one core, as many on few are
+            sandbox.start()
+            first = psutil.Process(sandbox.process.pid)
+            for process in (first, *first.children(recursive=True)):
+                process.cpu_affinity([min(os.sched_getaffinity(0))])
+        attack = "import os\n" + BUSY_FORKS
+        limits = replace(LIMITS, wall=6, cpu=60)
+        beside = threading.Thread(target=greedy.run, args=(task_of(attack), [COUNTS], limits))
+        beside.start()
+        time.sleep(0.5)
+        ended, said = honest.run(task_of(answer), [COUNTS], replace(LIMITS, wall=3))
+        beside.join()
+    assert ended == "ended"
+    assert any(s.status == "value" for s in said)
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\x1b[31mred\\x00", "=cmd()\\n\\r\\t"])

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -132,3 +133,30 @@ def test_a_class_is_released_graded_and_answered(tmp_path):
     page = (course / "feedback" / "alice" / "12" / "12_capstone.html").read_text(encoding="utf-8")
     assert "passed: 4 of 4 points (seed 3)" in page
     assert "not done: 0 of 3 points" in page
+
+
+@pytest.mark.attack("files")
+@pytest.mark.parametrize("kind", ["code", "markdown"])
+def test_twenty_thousand_copies_of_a_cell_are_joined_in_seconds(monkeypatch, kind):
+    from compresslab.classroom.grading import nbgrader_plugin as plugin
+
+    def without_course(_):
+        raise plugin.MissingEntry("no course here")
+
+    monkeypatch.setattr(plugin, "Gradebook", without_course)
+    id = "combine-gaps" if kind == "code" else "written-ptq_written"
+    about = {"grade_id": id, "solution": True, "grade": kind == "markdown", "locked": False}
+    new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
+    many = [new(f"x{n} = {n}", metadata={"nbgrader": dict(about)}) for n in range(20_000)]
+    notebook = nbformat.v4.new_notebook(cells=many)
+    start = time.process_time()
+    resources = {"nbgrader": {"student": "ada", "db_url": "", "notebook": "n", "assignment": "a"}}
+    plugin.Restore().preprocess(notebook, resources)
+    assert time.process_time() - start < 15
+    first, *others = notebook.cells
+    assert first.metadata.nbgrader.grade_id == id
+    assert not any("nbgrader" in cell.metadata for cell in others)
+    if kind == "code":
+        assert first.source.split("\n") == [f"x{n} = {n}" for n in range(20_000)]
+    else:
+        assert first.source == "x10000 = 10000"

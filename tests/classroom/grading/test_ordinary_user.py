@@ -41,10 +41,11 @@ exec $become "$python" "$@"
 """
 
 
-def ordinary(home, *arguments):
-    """Run the course's command as nobody; what it did."""
-    command = ["-B", "-m", "compresslab.cli", *map(str, arguments)]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(home)}
+def ordinary(home, *arguments, module="compresslab.cli", folder=ROOT):
+    """Run a module's command as nobody; what it did."""
+    command = ["-B", "-m", module, *map(str, arguments)]
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # nbgrader calls alembic
+    environment = {"PATH": programs, "PYTHONPATH": str(ROOT), "HOME": str(home)}
     if os.getuid() == 0:
         environment["HOME"] = str(Path.home())
         facts = [str(home), str(NOBODY), sys.executable, sys.base_prefix]
@@ -53,7 +54,7 @@ def ordinary(home, *arguments):
     else:
         command = [sys.executable, *command]
     return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=600
     )
 
 
@@ -110,9 +111,55 @@ def test_he_grades_a_class_and_gets_the_pages(home, made):
     assert len(results["marks"]) == len(made) * len(exercises_of(LAB))
 
 
+CONFIG = """
+from compresslab.classroom.grading.nbgrader_plugin import configure
+c = get_config()
+c.CourseDirectory.course_id = "compression"
+configure(c)
+"""
+
+
+def test_he_grades_the_class_with_nbgrader(home, made):
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+    from nbgrader.api import Gradebook
+
+    course, name = home / "course", f"{LAB}.ipynb"
+    shutil.rmtree(course, ignore_errors=True)
+    (course / "source" / "00").mkdir(parents=True)
+    (course / "nbgrader_config.py").write_text(CONFIG)
+    shutil.copy(ROOT / "solutions" / name, course / "source" / "00")
+    for learner in made:
+        (course / "submitted" / learner / "00").mkdir(parents=True)
+        shutil.copy(home / "class" / learner / name, course / "submitted" / learner / "00")
+    if os.getuid() == 0:
+        for path in [course, *course.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)
+    for arguments in (
+        ("generate_assignment", "00", "--create", "--IncludeHeaderFooter.header="),
+        ("autograde", "00", "--create"),
+        ("generate_feedback", "00"),
+    ):
+        done = ordinary(home, *arguments, module="nbgrader", folder=course)
+        assert done.returncode == 0, (arguments, done.stderr[-3000:])
+    points = {e.id.replace(".", "-") + "-check": e.points for e in exercises_of(LAB)}
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+        for learner, answers in made.items():
+            grades = book.find_submission_notebook(LAB, "00", learner).grades
+            scores = {grade.name: grade.score for grade in grades}
+            for id, kind in answers.items():
+                check = id.replace(".", "-") + "-check"
+                if kind == "model":
+                    assert scores[check] == points[check], (learner, id)
+                if kind in ("stub", "hostile"):
+                    assert scores[check] == 0, (learner, id)
+            assert (course / "feedback" / learner / "00" / f"{LAB}.html").stat().st_uid == (
+                NOBODY if os.getuid() == 0 else os.getuid()
+            )
+
+
 def test_his_home_holds_nothing_of_the_answers(home, made):
     left = {path.name for path in home.iterdir()}
     assert left <= {
-        *("class", "marks.csv", "marks.json", "written", "feedback", "pairs.html"),
+        *("class", "marks.csv", "marks.json", "written", "feedback", "pairs.html", "course"),
         *("said", ".cache", ".config", ".local", "marks.csv.records"),
     }
