@@ -22,6 +22,7 @@ from torch import nn
 
 from compresslab.arguments import check_labelled, check_network, kind
 from compresslab.data import Examples
+from compresslab.narrow_convolutions import lay_out_safely_
 from compresslab.precision import as_taken
 from compresslab.progress_bar import Bar
 
@@ -211,11 +212,13 @@ def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> Non
         run.optimizer, lr, total_steps=max(run.steps, 10), pct_start=0.25, cycle_momentum=False
     )
     generator = torch.Generator().manual_seed(seed)
+    laid_out = lay_out_safely_(run.model)
     run.model.train()
     with Bar(run.steps, label if progress else "") as bar:
         while run.step < run.steps:
             for index in torch.randperm(len(data), generator=generator).split(batch_size):
-                batch = Batch(as_taken(run.model, data.x[index]), data.y[index], index)
+                x = as_taken(run.model, laid_out(data.x[index]))
+                batch = Batch(x, data.y[index], index)
                 _step(run, batch, loss, hooks)
                 schedule.step()
                 bar.advance()

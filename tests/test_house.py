@@ -29,6 +29,7 @@ LAYERS = [
         "models",
         "gpt",
         "precision",
+        "narrow_convolutions",
         "training",
     ),
     *("claims", "experiment", "baselines", "pretrained", "published", "real", "network"),

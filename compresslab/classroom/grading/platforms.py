@@ -5,10 +5,12 @@
     Moodle       CSV, "Upload grading worksheet"                   the participant's number in that name
     Blackboard   CSV, "Work Offline", "Upload"                     the user name in that name
     Gradescope   JSON, an autograder's results.json                one file a submission
+                 CSV, as its own "Download Grades"                 the number in the folder's name
 
 Written answers count as far as they have marks. Blackboard makes a new column of a heading that it does not
 know; a column that is there is known by the heading that Blackboard itself gave it, number and all, which has
-to be pasted over ours. Left out: sending anything anywhere.
+to be pasted over ours. Gradescope imports no table: its CSV is for gradebooks that read what it exports. Left
+out: sending anything anywhere.
 """
 
 import re
@@ -63,6 +65,16 @@ def blackboard(results: Results, written: Written | None = None) -> Rows:
     return [["Username", heading], *([name, points] for name, (points, _) in found.items())]
 
 
+def gradescope_table(results: Results, written: Written | None = None) -> Rows:
+    """Rows of a CSV as Gradescope exports it; who a submission's number is, Gradescope alone knows."""
+    name = results.title
+    about = ("Max Points", "Submission Time", "Lateness (H:M:S)")
+    rows: Rows = [["Name", "SID", "Email", name, *(f"{name} - {column}" for column in about)]]
+    for learner, (points, out_of) in totals(results, written or {}).items():
+        rows.append([*_who(learner), "", points, out_of, "", ""])
+    return rows
+
+
 def gradescope(results: Results, written: Written | None = None) -> dict[str, dict]:
     """For each learner what an autograder of Gradescope's hands back: a test for each exercise."""
     written = written or {}
@@ -85,6 +97,7 @@ TABLES: dict[str, Callable[[Results, Written], Rows]] = {
     "canvas.csv": canvas,
     "moodle.csv": moodle,
     "blackboard.csv": blackboard,
+    "gradescope.csv": gradescope_table,
 }
 
 

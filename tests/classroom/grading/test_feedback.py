@@ -115,7 +115,7 @@ def test_names_become_files_of_their_own():
 @pytest.mark.attack("pages")
 def test_tables_have_the_platforms_form_and_no_formulas(results, tmp_path):
     paths = feedback.write_feedback(results, tmp_path)
-    assert len(paths) == 4 + 1 + 3 + 4
+    assert len(paths) == 4 + 1 + 4 + 4
     canvas = list(csv.reader((tmp_path / "canvas.csv").open(encoding="utf-8")))
     assert canvas[0] == [
         "Student",
@@ -135,6 +135,12 @@ def test_tables_have_the_platforms_form_and_no_formulas(results, tmp_path):
     heading = f"Lab 12: capstone [Total Pts: {most} Score]"
     assert blackboard[0] == {"Username": "Ada Lovelace_4711", heading: f"{most}"}
     assert blackboard[3]["Username"].startswith("'=cmd")
+    gradescope = list(csv.DictReader((tmp_path / "gradescope.csv").open(encoding="utf-8")))
+    name = "Lab 12: capstone"
+    about = {"Name": "Ada Lovelace", "SID": "4711", "Email": "", name: f"{most}"}
+    about |= {f"{name} - Max Points": f"{most}", f"{name} - Submission Time": ""}
+    assert gradescope[0] == about | {f"{name} - Lateness (H:M:S)": ""}
+    assert gradescope[3]["Name"].startswith("'=cmd")
 
 
 def test_gradescope_gets_a_test_for_each_exercise(results, tmp_path):
