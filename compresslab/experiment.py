@@ -40,8 +40,8 @@ Result = TypeVar("Result")
 def begin(count: int = 3) -> tuple[int, ...]:
     """What a lab starts with: torch and NumPy on one thread, torch's generator seeded, and the lab's seeds.
 
-    COMPRESSLAB_SEED shifts the seeds (see `seeds`); COMPRESSLAB_THREADS gives torch more threads, to see what
-    that does.
+    COMPRESSLAB_SEED shifts the seeds and COMPRESSLAB_SEEDS makes them fewer (see `seeds`).
+    COMPRESSLAB_THREADS gives torch more threads, to see what that does.
 
     Args:
         count: how many seeds.

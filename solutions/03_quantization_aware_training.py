@@ -213,7 +213,7 @@ check(fake_quantize, "qat.fake_quantize")
 
 # %%
 fake_quantize = adopt(fake_quantize, "qat.fake_quantize")
-x = torch.randn(1000, generator=torch.Generator().manual_seed(SEEDS[2]), requires_grad=True)
+x = torch.randn(1000, generator=torch.Generator().manual_seed(SEEDS[0] + 2), requires_grad=True)
 (by_autograd,) = torch.autograd.grad(fake_quantize(x, 0.3, -4, 3).sum(), x)
 by_rule = ste_gradient(x.detach(), 0.3, -4, 3, torch.ones(1000))
 claim(
@@ -389,7 +389,7 @@ lsq_gradient = adopt(lsq_gradient, "qat.lsq_gradient")
 # Gradient descent on the step alone, with your gradient: it should find what a search finds.
 
 # %%
-x = torch.randn(2000, generator=torch.Generator().manual_seed(SEEDS[1]))
+x = torch.randn(2000, generator=torch.Generator().manual_seed(SEEDS[0] + 1))
 LOW, HIGH = -2, 1
 steps = torch.linspace(0.2, 2.5, 60)
 errors = [float(((x / s).round().clamp(LOW, HIGH) * s - x).square().mean()) for s in steps]

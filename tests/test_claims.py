@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from compresslab import claims
+from compresslab import claims, seeds
 from compresslab.claims import ClaimFailed, agreement, claim
 
 
@@ -19,6 +19,7 @@ from compresslab.claims import ClaimFailed, agreement, claim
 def plain_surroundings(monkeypatch):
     monkeypatch.delenv(claims.STRICT, raising=False)
     monkeypatch.delenv(claims.RECORD, raising=False)
+    monkeypatch.delenv(seeds.FEWER, raising=False)
 
 
 @pytest.fixture
@@ -171,3 +172,9 @@ def test_agreement_by_hand():
     assert agreement([1.0], [0.0], rtol=1e-3) == -math.inf
     with pytest.raises(ValueError, match="rtol and atol must be >= 0 and one of them > 0"):
         agreement([1.0], [1.0])
+
+
+def test_with_fewer_seeds_than_a_lab_has_a_finding_stops_nothing(strict, monkeypatch, capsys):
+    monkeypatch.setenv(seeds.FEWER, "1")
+    claim("the sky is green", -1.0, "hues")
+    assert capsys.readouterr().out.startswith("✘ not with so few seeds: the sky is green")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from compresslab import models, stages
 from compresslab.advisor import Advisor, Candidate, Scenario
@@ -31,7 +32,7 @@ from compresslab.stages import (
     Weights,
 )
 from compresslab.stages import stage as stage_module
-from compresslab.techniques import sharing
+from compresslab.techniques import qat, sharing
 from compresslab.techniques.binarize import XnorNet
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
@@ -223,6 +224,48 @@ def test_a_list_of_stages_gives_what_runs(network, data):
     codes = [s.codes() for s in small.layers if isinstance(s, IntegerLayer | IntLogits)]
     gone = sum(int((c == 0).sum()) for c in codes) / sum(c.size for c in codes)
     assert gone >= 0.5
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        *(Quantize(8), Quantize(4, epochs=0), Quantize(4, epochs=2), Quantize(3, epochs=2)),
+        *(Quantize(4, epochs=0, rounding="learned"), Prune(0.5)),
+    ],
+    ids=repr,
+)
+def test_what_one_stage_has_pruned_no_later_one_brings_back(network, data, after):
+    """Nothing to choose by: the tuned network is taken, whether it is better or not."""
+    few = replace(data, train=data.train.first(300), val=data.val.first(0))
+    small = stages.compress(network, [Prune(0.8), after], few, epochs=1, progress=False)
+    if isinstance(small, Program):
+        layers = [s for s in small.layers if isinstance(s, IntegerLayer | IntLogits)]
+        found = [torch.from_numpy(s.codes().astype("int32")) for s in layers]
+    else:
+        found = [p.detach() for p in small.parameters() if p.ndim > 1]
+    gone = sum(int((w == 0).sum()) for w in found) / sum(w.numel() for w in found)
+    assert gone >= 0.8 - 1e-4
+
+
+@pytest.mark.parametrize("method", ["nearest", "gptq"])
+def test_packed_weights_keep_the_zeros_too(data, method):
+    seed_everything(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
+    fit(network, data.train, 3, 0.1, batch_size=32, progress=False)
+    pruned = stages.compress(network, [Prune(0.8)], data, epochs=1, progress=False)
+    packed = stages.compress(pruned, [Weights(4, method=method)], data, progress=False)
+    rows = torch.eye(64)
+    with torch.no_grad():
+        first = packed[1](rows) - packed[1](torch.zeros(1, 64))
+    # The bias is added to each product, and taken off again: what is left of 0 is rounding.
+    assert float(first.T[pruned[1].weight == 0].abs().max()) < 1e-5
+
+
+def test_a_layer_that_was_made_of_zeros_learns(data):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.zeros_(network[1].weight)
+    tuned = qat.tune(network, QuantConfig(4, 8), data.train, 1, 0.05, progress=False)
+    assert sum(int((p != 0).sum()) for p in tuned.parameters() if p.ndim > 1) > 300
 
 
 def test_a_tuning_that_harms_is_not_kept_and_that_is_said(network, data, capsys):

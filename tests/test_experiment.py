@@ -37,6 +37,24 @@ def test_one_variable_shifts_every_seed(monkeypatch):
     assert experiment.begin() == (2000, 2001, 2002)
 
 
+def test_one_variable_makes_them_fewer_and_never_more(monkeypatch):
+    monkeypatch.setenv(seeds.FEWER, "1")
+    assert seeds.seeds(3) == (0,)
+    monkeypatch.setenv(seeds.VARIABLE, "2")
+    assert experiment.begin() == (2000,)
+    monkeypatch.setenv(seeds.FEWER, "7")
+    assert experiment.begin() == (2000, 2001, 2002)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "one", "٣", "1001"])
+def test_a_number_of_seeds_that_is_none_is_named(monkeypatch, value):
+    monkeypatch.setenv(seeds.FEWER, value)
+    with pytest.raises(
+        ValueError, match="COMPRESSLAB_SEEDS must be a whole number from 1 to 1,000"
+    ):
+        seeds.seeds(1)
+
+
 @pytest.mark.parametrize("value", ["-1", "1.5", "one", "٣", "10000000"])
 def test_a_shift_that_is_no_number_is_named(monkeypatch, value):
     monkeypatch.setenv(seeds.VARIABLE, value)

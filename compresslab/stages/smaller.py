@@ -26,7 +26,7 @@ from compresslab.stages.trial import (
 )
 from compresslab.techniques import lowrank, scores, sharing
 from compresslab.techniques.norms import fitted
-from compresslab.techniques.prune import PruneGradually, select
+from compresslab.techniques.prune import KeepZeros, PruneGradually, select
 from compresslab.techniques.surgery import (
     NO_CHANNELS,
     SurgeryError,
@@ -57,7 +57,7 @@ class Prune(OfAFraction):
         select(scores.magnitude(at_once), self.fraction).apply(at_once)
         if material.train is None:
             return fitted(at_once.eval(), network, material.images)
-        hooks = [PruneGradually(self.fraction, until=0.6)]
+        hooks = [KeepZeros(), PruneGradually(self.fraction, until=0.6)]
         tuned = material.tune(model, hooks=hooks, epochs=self.epochs)
         return material.better(tuned, at_once.eval(), repr(self))
 
@@ -125,7 +125,8 @@ class CutChannels(OfAFraction):
         if material.train is None:
             return fitted(small.eval(), network, material.images)
         untuned = copy.deepcopy(small)
-        return material.better(material.tune(small, epochs=self.epochs), untuned, repr(self))
+        tuned = material.tune(small, hooks=[KeepZeros()], epochs=self.epochs)
+        return material.better(tuned, untuned, repr(self))
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,7 +9,8 @@ second term, whose beta falls from 20 to 2, drives every h to 0 or 1; it is abse
 steps. Nothing is trained but the direction of each rounding: scales, biases and activation ranges stay.
 
 The result is a network of the same kind, whose float weights lie on their grids: nearest rounding finds the
-codes again. A layer that is not nearer to the float outputs than before keeps its old weights.
+codes again. A layer that is not nearer to the float outputs than before keeps its old weights. Weights that
+are 0 have nothing to round, and stay 0: what was pruned before stays pruned.
 
 Left out: the activation function inside the error, and one pass for all layers: the float network runs once
 for each layer.
@@ -97,11 +98,11 @@ def _learn(
     x, y = torch.cat(inputs), torch.cat(wanted)
     weight = layer.layer.weight.detach()
     scale = _scale_of_each(layer)
-    below = torch.floor(weight / scale)
+    below, kept = torch.floor(weight / scale), (weight != 0).to(weight.dtype)
     grid = layer.weight_quantizer.grid
 
     def soft(up: torch.Tensor) -> torch.Tensor:
-        return scale * (below + up).clamp(grid.low, grid.high)
+        return scale * (below + up * kept).clamp(grid.low, grid.high)
 
     low, high = STRETCH
     share = ((weight / scale - below).clamp(0.01, 0.99) - low) / (high - low)

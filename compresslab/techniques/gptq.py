@@ -95,6 +95,9 @@ def quantize_layer(
 ) -> QTensor:
     """Codes of a matrix whose inputs have the second moments `h`.
 
+    Weights that are 0 stay 0, and those behind make up for that as well (Frantar and Alistarh 2023,
+    SparseGPT, section 3.5): what was pruned before stays pruned.
+
     Args:
         weight: float32 [outputs, inputs].
         h: [inputs, inputs], from `hessian`.
@@ -116,6 +119,7 @@ def quantize_layer(
     columns = h.diagonal().argsort(descending=True, stable=True) if order else torch.arange(len(h))
     factor = inverse_factor(h[columns][:, columns], damping).float()
     work = weight[:, columns].clone()
+    kept = work != 0
     grid, group = config.grid, config.group_of(len(h))
     params = config.qparams(weight)
     scale, zero = params.scale.clone(), params.zero_point.float()
@@ -130,7 +134,9 @@ def quantize_layer(
         for first in range(start, end, length):
             here = slice(first, min(first + length, end))
             s, z = (numbers[:, columns[here] // group] for numbers in (scale, zero))
-            codes[:, here] = quantize_columns(work[:, here], factor[here, here], s, z, grid.high)
+            codes[:, here] = quantize_columns(
+                work[:, here], factor[here, here], s, z, grid.high, kept[:, here]
+            )
             errors = (work[:, here] - (codes[:, here] - z) * s) / factor.diagonal()[here]
             work[:, here.stop :] -= errors @ factor[here, here.stop :]
     back = torch.empty_like(codes)
@@ -140,7 +146,12 @@ def quantize_layer(
 
 
 def quantize_columns(
-    work: torch.Tensor, factor: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, high: int
+    work: torch.Tensor,
+    factor: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    high: int,
+    kept: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Codes of a few columns, one after another; those behind make up for each error.
 
@@ -150,6 +161,7 @@ def quantize_columns(
         scale: [rows, columns], or [rows, 1] for all.
         zero: the same shape.
         high: the largest code; the smallest is 0.
+        kept: bool, [rows, columns]: False where a weight is to be 0; None for nowhere.
 
     Returns:
         Codes in work's dtype, [rows, columns].
@@ -158,8 +170,11 @@ def quantize_columns(
     columns = work.T.contiguous()
     scale, zero = scale.T.expand_as(columns), zero.T.expand_as(columns)
     codes = torch.empty_like(columns)
+    gone = None if kept is None or bool(kept.all()) else ~kept.T
     for j, (w, s, z) in enumerate(zip(columns, scale, zero, strict=True)):
         torch.div(w, s, out=codes[j]).round_().add_(z).clamp_(0, high)
+        if gone is not None:
+            torch.where(gone[j], z, codes[j], out=codes[j])
         error = (w - (codes[j] - z) * s) / factor[j, j]
         columns[j + 1 :] -= factor[j, j + 1 :, None] * error
     work.copy_(columns.T)

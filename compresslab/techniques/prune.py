@@ -261,6 +261,29 @@ class KeepMask(Hook):
         self.mask.apply(run.model)
 
 
+class KeepZeros(Hook):
+    """Hold what an earlier stage has pruned: weights that are 0 when a training begins are 0 after it.
+
+    A tensor that is all zeros is left to learn: it was made so (the second factor of LoRA), or nothing of its
+    layer was left.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is held before a training."""
+        self.kept: list[tuple[nn.Parameter, torch.Tensor]] = []
+
+    def before_training(self, run: Run) -> None:
+        """Find the zeros of this network's matrices and kernels."""
+        found = [(p, p.detach() != 0) for p in run.model.parameters() if p.ndim > 1]
+        self.kept = [(p, keep) for p, keep in found if keep.any() and not keep.all()]
+
+    @torch.no_grad()
+    def after_step(self, run: Run) -> None:
+        """Put them back: gradient and momentum move them."""
+        for parameter, keep in self.kept:
+            parameter.mul_(keep)
+
+
 class PruneGradually(Hook):
     """Prune while training, by magnitude and the cubic schedule, up to `until` of the steps."""
 

@@ -10,16 +10,19 @@ requantization without touching a code.
 A float teacher may help (quantization-aware distillation): `toward_teacher` mixes its soft targets in.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from compresslab.data import Examples
 from compresslab.network.edit import plain_copy
 from compresslab.techniques.distill import Distillation, cached
+from compresslab.techniques.prune import KeepZeros
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import ActivationQuantizer, QuantConfig, Quantized
 from compresslab.techniques.ste import quantize_gradient
-from compresslab.training import Loss, fit
+from compresslab.training import Hook, Loss, fit
 
 
 def tune(
@@ -29,6 +32,7 @@ def tune(
     epochs: float = 1,
     lr: float = 0.02,
     calibration: int = 500,
+    hooks: Sequence[Hook] = (),
     **options: object,
 ) -> nn.Module:
     """Prepare a network, calibrate it, and train it through its quantizers (see `quantize_post_training`).
@@ -40,10 +44,12 @@ def tune(
         epochs: as in `fit`.
         lr: as in `fit`; for QAF a tenth of the float rate is a good start.
         calibration: how many of the training images set the first activation ranges.
+        hooks: as in `fit`. Weights that are 0 stay 0: what was pruned before stays pruned.
         options: further arguments of `fit`.
     """
     quantized = quantize_post_training(model, config, data.x[:calibration])
-    fit(quantized, data, epochs, lr, optimizer=optimizer_of(quantized, lr), **options)
+    held = [KeepZeros(), *hooks]
+    fit(quantized, data, epochs, lr, hooks=held, optimizer=optimizer_of(quantized, lr), **options)
     return quantized
 
 

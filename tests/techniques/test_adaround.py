@@ -130,6 +130,16 @@ def test_a_layer_whose_weights_lie_on_their_grid_stays():
     assert torch.equal(rounded(layers(learned)[0]), network[0].weight)
 
 
+def test_what_was_pruned_stays_pruned():
+    network, x = network_of((24, 16), (16, 10), seed=3), correlated(200, 24)
+    with torch.no_grad():
+        network[0].weight *= torch.rand(16, 24) < 0.3
+    quantized = quantize_post_training(network, WEIGHTS_ONLY, x)
+    first, _ = layers(learn_rounding(quantized, network, x, progress=False))
+    assert not torch.equal(rounded(first), rounded(layers(quantized)[0]))
+    assert bool((rounded(first)[network[0].weight == 0] == 0).all())
+
+
 def test_the_stage_takes_it_and_a_loader_of_images_alone_is_enough():
     network, x = network_of((12, 12), (12, 6), seed=9), correlated(120, 12)
     small = {

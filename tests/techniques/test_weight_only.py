@@ -167,14 +167,18 @@ def test_codes_lie_between_rounding_and_the_best_of_all():
 
 
 def slow_gptq(weight, h, config, damping, columns):
-    """Algorithm 1 with one inverse after another and no blocks: what remains of H is inverted anew."""
+    """Algorithm 1 with one inverse after another and no blocks: what remains of H is inverted anew.
+
+    A weight that is 0 is given the code of 0, whatever those before it have made of it.
+    """
     h = h.double() + damping * h.double().diagonal().mean() * torch.eye(len(h))
     p = config.qparams(weight)
     group = p.group
     work, codes = weight.double().clone(), torch.zeros_like(weight)
     for place, j in enumerate(columns):
         s, z = p.scale[:, j // group].double(), p.zero_point[:, j // group]
-        codes[:, j] = ((work[:, j] / s).round() + z).clamp(0, config.grid.high)
+        nearest = ((work[:, j] / s).round() + z).clamp(0, config.grid.high)
+        codes[:, j] = torch.where(weight[:, j] == 0, z, nearest)
         left = columns[place:]
         inverse = torch.linalg.inv(h[left][:, left])
         error = (work[:, j] - (codes[:, j] - z) * s) / inverse[0, 0]
@@ -183,11 +187,19 @@ def slow_gptq(weight, h, config, damping, columns):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(2, 4), st.booleans(), st.integers(1, 40), st.integers(0, 20))
-def test_blocks_and_the_factor_change_nothing(bits, order, block, seed):
+@given(
+    st.integers(2, 4),
+    st.booleans(),
+    st.integers(1, 40),
+    st.integers(0, 20),
+    st.sampled_from([0.0, 0.5]),
+)
+def test_blocks_and_the_factor_change_nothing(bits, order, block, seed, pruned):
     x = correlated(100, 24, seed)
     h = gptq.hessian(x)
-    weight = torch.randn(7, 24, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(7, 24, generator=generator)
+    weight *= torch.rand(7, 24, generator=generator) >= pruned
     # One group a row: its scales do not depend on updates.
     config = WeightConfig(bits, None)
     got = gptq.quantize_layer(weight, h, config, 0.01, order, block).codes.float()
@@ -205,6 +217,19 @@ def test_a_group_gets_its_scales_from_the_weights_as_updated():
     before = WeightConfig(3, 8).qparams(weight).scale
     assert torch.equal(codes.qparams.scale[:, 0], before[:, 0])
     assert not torch.equal(codes.qparams.scale[:, 1:], before[:, 1:])
+
+
+@pytest.mark.parametrize("order", [False, True])
+def test_what_was_pruned_stays_pruned_and_the_others_make_up_for_it(order):
+    config, ratios = WeightConfig(3, None), []
+    for seed in range(20):
+        h = gptq.hessian(correlated(200, 32, seed))
+        weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(seed))
+        weight[:, ::2] = 0
+        got = gptq.quantize_layer(weight, h, config, order=order)
+        assert bool((got.dequantize()[:, ::2] == 0).all())
+        ratios.append(cost(weight, got, h) / cost(weight, round_to_nearest(weight, config), h))
+    assert sum(ratios) / len(ratios) < 0.95
 
 
 def test_white_inputs_make_gptq_rounding():
