@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from compresslab.data import Examples, cifar10, files, glyphs, load, mnist
+from compresslab.writing import write_whole
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REAL = Path(os.environ.get("COMPRESSLAB_DATA", SHARED))
@@ -265,7 +266,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        files.write_whole(tmp_path / "x.bin", write)
+        write_whole(tmp_path / "x.bin", write)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,7 +284,7 @@ def test_a_file_that_is_written_anew_keeps_its_group_and_permissions(tmp_path):
     else:
         pytest.skip("this user has one group and may give no other")
     os.chmod(path, 0o660)
-    files.write_whole(path, lambda place: place.write_text("after"))
+    write_whole(path, lambda place: place.write_text("after"))
     about = path.stat()
     assert (path.read_text(), about.st_gid, about.st_mode & 0o777) == ("after", group, 0o660)
 

@@ -100,7 +100,7 @@ def graded():
             Submission("ada", {"numbers.quantize_loop": source}, IMPORTS),
             5,
             sandbox,
-            Limits(wall=20, cpu=8),
+            Limits(wall=60, cpu=25),
         )
 
 
