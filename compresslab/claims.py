@@ -12,8 +12,8 @@ instruction sets; `findings.csv` beside this file has what came out, and docs/fi
 
     where                      a claim that does not hold
     a learner's notebook       is printed with ✘ and how often it held in our runs; the lab goes on
-    COMPRESSLAB_STRICT=1       stops the notebook, unless it is about time, on other data or of fewer seeds
-                               than the lab has (tests, releases)
+    COMPRESSLAB_STRICT=1       stops the notebook, unless it is about time, on other data or of a lab that was
+                               made shorter (tests, releases)
 
 With COMPRESSLAB_CLAIMS=FILE every claim is also written there, one JSON object a line.
 """
@@ -35,7 +35,7 @@ from compresslab import data
 from compresslab.language import translated
 from compresslab.notice import tell
 from compresslab.ownership import is_the_librarys
-from compresslab.seeds import most
+from compresslab.shorter import is_shorter
 
 STRICT, RECORD = "COMPRESSLAB_STRICT", "COMPRESSLAB_CLAIMS"
 FINDINGS = Path(__file__).with_name("findings.csv")
@@ -89,7 +89,9 @@ def claim(
     _record(sentence, margin, unit, holds, timed)
     if holds:
         tell(f"✔ {sentence}", "held")
-    elif os.environ.get(STRICT) and not timed and data.chosen() == data.DEFAULT and most() is None:
+    elif (
+        os.environ.get(STRICT) and not timed and data.chosen() == data.DEFAULT and not is_shorter()
+    ):
         raise ClaimFailed(f"not borne out here: {sentence}{_short_by(margin, unit)}")
     else:
         tell(_not_here(sentence, margin, unit, timed), "open")
@@ -143,7 +145,7 @@ def _not_here(sentence: str, margin: float | bool, unit: str | None, timed: bool
     if data.chosen() != data.DEFAULT:
         return f"✘ {translated(f'not on {data.chosen()}, in this run')}: {said}"
     where = "not on this machine, in this run" if timed else "not in this run"
-    where = "not with so few seeds" if most() is not None and not timed else where
+    where = "not in so short a run" if is_shorter() and not timed else where
     found = findings().get(sentence)
     ours = (
         f"; held in {found.held} of {found.runs} runs of ours (docs/findings.md)" if found else ""

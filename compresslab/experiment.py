@@ -12,7 +12,6 @@ generator of each run's own. The results are those of training in turn, bit for 
 global generator *while* it trains (dropout, augmentation) must not run side by side: `in_turn=True`.
 """
 
-import math
 import os
 import threading
 import warnings
@@ -31,7 +30,16 @@ from torch import nn
 from compresslab.data import Examples
 from compresslab.progress_bar import Bar
 from compresslab.seeds import seeds
-from compresslab.training import Hook, Loss, Run, cross_entropy, evaluate, fit, seed_everything
+from compresslab.training import (
+    Hook,
+    Loss,
+    Run,
+    cross_entropy,
+    evaluate,
+    fit,
+    seed_everything,
+    steps_of,
+)
 
 THREADS, MOST_THREADS = "COMPRESSLAB_THREADS", 1024
 Result = TypeVar("Result")
@@ -40,7 +48,7 @@ Result = TypeVar("Result")
 def begin(count: int = 3) -> tuple[int, ...]:
     """What a lab starts with: torch and NumPy on one thread, torch's generator seeded, and the lab's seeds.
 
-    COMPRESSLAB_SEED shifts the seeds and COMPRESSLAB_SEEDS makes them fewer (see `seeds`).
+    COMPRESSLAB_SEED shifts the seeds (see `seeds`), COMPRESSLAB_SEEDS makes them fewer (see `shorter`).
     COMPRESSLAB_THREADS gives torch more threads, to see what that does.
 
     Args:
@@ -216,7 +224,7 @@ def fit_all(
             f"networks, seeds and losses must be equally many, got {len(networks)}, "
             f"{len(seeds)} and {len(losses)}"
         )
-    steps = round(epochs * math.ceil(len(examples) / batch_size)) if len(examples) else 0
+    steps = steps_of(epochs, len(examples), batch_size)
     with Bar(steps * len(networks), label, "step") as bar:
 
         def train(row: tuple[int, nn.Module, int, Loss]) -> nn.Module:

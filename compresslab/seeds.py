@@ -1,19 +1,18 @@
-"""The seeds of an experiment, and two variables: one shifts them all, one makes them fewer.
+"""The seeds of an experiment, and one variable that shifts them all.
 
 A finding that holds for seeds 0, 1 and 2 may be luck. With COMPRESSLAB_SEED=n every seed of a lab, of the
 data and of the training alike, moves to another place: seeds(3) is (0, 1, 2) by default and (1000 n, 1000
 n + 1, 1000 n + 2) then. `python -m benchmarks.claims` replicates the course's findings that way.
 
-COMPRESSLAB_SEEDS=1 makes every lab take its first seed only: a first look in less time, on a slow machine, in
-which findings are printed and not insisted on.
-
-What is left out: library functions do not look at the variables. A lab asks for its seeds once and hands
+What is left out: library functions do not look at the variable. A lab asks for its seeds once and hands
 them on.
 """
 
 import os
 
-VARIABLE, FEWER = "COMPRESSLAB_SEED", "COMPRESSLAB_SEEDS"
+from compresslab.shorter import most_seeds
+
+VARIABLE = "COMPRESSLAB_SEED"
 STEP = 1000
 """Seeds of one shift: an experiment that adds to its seeds stays within it."""
 
@@ -30,27 +29,13 @@ def shift() -> int:
     return int(text)
 
 
-def most() -> int | None:
-    """The number in COMPRESSLAB_SEEDS: more seeds than that are not taken; None if it is not set.
-
-    Raises:
-        ValueError: if it is not a whole number from 1 to 1,000.
-    """
-    text = os.environ.get(FEWER)
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= STEP:
-        raise ValueError(f"{FEWER} must be a whole number from 1 to {STEP:,}, got {text!r}")
-    return int(text)
-
-
 def seeds(count: int) -> tuple[int, ...]:
     """`count` neighbouring seeds, from where COMPRESSLAB_SEED says; COMPRESSLAB_SEEDS may make them fewer.
 
     Raises:
-        ValueError: for a count outside 1..1000, and as `shift` and `most` do.
+        ValueError: for a count outside 1..1000, and as `shift` and `shorter.most_seeds` do.
     """
     if not 1 <= count <= STEP:
         raise ValueError(f"count must be 1 to {STEP}, got {count}")
     first = STEP * shift()
-    return tuple(range(first, first + min(count, most() or count)))
+    return tuple(range(first, first + min(count, most_seeds() or count)))

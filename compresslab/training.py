@@ -25,6 +25,7 @@ from compresslab.data import Examples
 from compresslab.narrow_convolutions import lay_out_safely_
 from compresslab.precision import as_taken
 from compresslab.progress_bar import Bar
+from compresslab.shorter import most_steps
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def fit(
     Args:
         model: any module that maps [n, ...] to logits [n, classes].
         data: what to train on.
-        epochs: passes over the data; a fraction is allowed, 0 leaves the model as it is.
+        epochs: passes over the data; a fraction is allowed, 0 leaves the model as it is. (COMPRESSLAB_STEPS
+            ends every training earlier: see `shorter`.)
         lr: the maximum learning rate of the one-cycle schedule.
         batch_size: examples a step.
         loss: loss(model, batch), a scalar tensor.
@@ -167,7 +169,7 @@ def fit(
         raise ValueError(
             "model must have a parameter to train, got none that is not frozen: model.requires_grad_(True)"
         )
-    steps = round(epochs * math.ceil(len(data) / batch_size))
+    steps = steps_of(epochs, len(data), batch_size)
     if optimizer is None:
         optimizer = torch.optim.SGD(
             parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
@@ -187,6 +189,12 @@ def fit(
     finally:
         model.eval()  # interrupted as well: in training mode answers depend on the batch
     return run
+
+
+def steps_of(epochs: float, count: int, batch_size: int) -> int:
+    """How many steps a training takes over `count` examples; COMPRESSLAB_STEPS may make them fewer."""
+    steps = round(epochs * math.ceil(count / batch_size))
+    return min(steps, most_steps() or steps)
 
 
 def _check_numbers(

@@ -358,26 +358,6 @@ print(
 #
 # Write the loop: `warmup` calls that are not timed, then `repeats` timed ones, each between two readings of
 # `clock()`; return the *median*. (The check hands you a clock of its own, so nothing depends on luck.)
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def fair_time_spec(call, clock, warmup, repeats):
-#     times = []
-#     for number in range(warmup + repeats):
-#         start = clock()
-#         call()
-#         if number >= warmup:
-#             times.append(clock() - start)
-#     while (
-#         len(times) > 2
-#     ):  # take the smallest and the largest away, again and again
-#         times.remove(min(times))
-#         times.remove(max(times))
-#     return sum(times) / len(times)
-# ```
-#
-# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-fair_time", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -446,18 +426,7 @@ Table(
 #
 # ### Exercise 5 · Memory-bound or compute-bound? (2 points, about 3 lines)
 #
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def roofline_spec(macs, bytes_moved, macs_per_second, bytes_per_second):
-#     arithmetic = macs / macs_per_second
-#     traffic = bytes_moved / bytes_per_second
-#     if arithmetic >= traffic:
-#         return arithmetic, "compute"
-#     return traffic, "memory"
-# ```
-#
-# </details>
+# Give the least time in seconds, and `"compute"` or `"memory"`; where both take as long, `"compute"`.
 
 
 # %% nbgrader={"grade": false, "grade_id": "measuring-roofline", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -620,27 +620,6 @@ plt.show()
 # width for every layer: least total loss, total size at most `budget`. (That losses of single layers add up is an assumption;
 # the table below tests it.) There are few layers: try everything
 # (`itertools.product`). Of equals, the first in order.
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def spend_budget_spec(loss, size, budget):
-#     best, least = None, math.inf
-#     layers, widths = loss.shape
-#     for number in range(widths**layers):
-#         choice = [
-#             number // widths ** (layers - 1 - l) % widths for l in range(layers)
-#         ]
-#         total = sum(loss[l, w] for l, w in enumerate(choice))
-#         if (
-#             sum(size[l, w] for l, w in enumerate(choice)) <= budget
-#             and total < least
-#         ):
-#             best, least = choice, total
-#     return np.array(best, np.int64)
-# ```
-#
-# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "ptq-spend_budget", "locked": false, "schema_version": 3, "solution": true, "task": false}

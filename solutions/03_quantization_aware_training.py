@@ -174,26 +174,6 @@ ste_gradient = adopt(ste_gradient, "qat.ste_gradient")
 #
 # Value and gradient are both checked, the gradient for the loss `(value * [1, 2, 3, ...]).sum()`, so that number i gets i, or 0
 # where the *rounded* code is outside.
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def fake_quantize_spec(x, scale, low, high):
-#     class Slow(torch.autograd.Function):
-#         @staticmethod
-#         def forward(ctx, x):
-#             code = torch.round(x * (1 / torch.tensor(scale)))
-#             ctx.save_for_backward((code >= low) & (code <= high))
-#             return code.clamp(low, high) * scale
-#
-#         @staticmethod
-#         def backward(ctx, grad):
-#             return grad * ctx.saved_tensors[0]
-#
-#     return Slow.apply(x)
-# ```
-#
-# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "qat-fake_quantize", "locked": false, "schema_version": 3, "solution": true, "task": false}

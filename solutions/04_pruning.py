@@ -380,18 +380,6 @@ Table(
 # ### Exercise 3 · Much at first, little at the end (1 point, about 2 lines)
 #
 # After step T the sparsity stays at `final`.
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def cubic_sparsity_spec(step, steps, final):
-#     rest = 1.0
-#     for _ in range(3):
-#         rest *= max(0.0, (steps - step) / steps)
-#     return final - final * rest
-# ```
-#
-# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "prune-cubic_sparsity", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -98,22 +98,7 @@ explore(draw_picture, rank=(1, 120, 1))
 #
 # ### Exercise 1 · Two thin factors (2 points, about 3 lines)
 #
-# `np.linalg.svd(weight, full_matrices=False)` gives U, S (a vector), V transposed.
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def svd_factors_spec(weight, rank):
-#     u, s, vt = np.linalg.svd(weight, full_matrices=False)
-#     first = np.zeros((rank, weight.shape[1]), np.float32)
-#     second = np.zeros((weight.shape[0], rank), np.float32)
-#     for i in range(rank):
-#         first[i] = np.sqrt(s[i]) * vt[i]
-#         second[:, i] = np.sqrt(s[i]) * u[:, i]
-#     return first, second
-# ```
-#
-# </details>
+# Give A, then B. `np.linalg.svd(weight, full_matrices=False)` gives U, S (a vector), V transposed.
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-svd_factors", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -460,22 +445,7 @@ claim("Dropping the biases costs more than a point", with_bias[0] - no_bias[0] -
 #
 # ### Exercise 4 · The best rank for these inputs (2 points, about 4 lines)
 #
-# Give the product BA. Any L with $LL^T = C$ will do; the spec takes the symmetric root, through the eigenvalues.
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def whitened_product_spec(weight, rank, moment):
-#     values, vectors = np.linalg.eigh(moment)
-#     root = (vectors * np.sqrt(values)) @ vectors.T
-#     u, s, vt = np.linalg.svd(weight @ root)
-#     total = np.zeros_like(weight)
-#     for i in range(rank):
-#         total += s[i] * np.outer(u[:, i], vt[i])
-#     return total @ np.linalg.inv(root)
-# ```
-#
-# </details>
+# Give the product BA. Any L with $LL^T = C$ will do: `np.linalg.cholesky`, or the symmetric root through the eigenvalues.
 
 
 # %% nbgrader={"grade": false, "grade_id": "low_rank-whitened_product", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -324,19 +324,8 @@ claim(
 #
 # ### Exercise 4 · What a stack sees (2 points, about 4 lines)
 #
-# How many pixels in a row, from the first to the last, does one output look at? (The spec walks back from one output.)
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def receptive_field_spec(kernels, strides):
-#     first = last = 0
-#     for kernel, stride in list(zip(kernels, strides))[::-1]:
-#         first, last = first * stride, last * stride + kernel - 1
-#     return last - first + 1
-# ```
-#
-# </details>
+# How many pixels in a row, from the first to the last, does one output look at? Walk back from it, last layer first: the
+# places from a to b behind a layer with kernel k and stride s need those from $a s$ to $b s + k - 1$ before it.
 
 
 # %% nbgrader={"grade": false, "grade_id": "slim-receptive_field", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -586,21 +575,7 @@ as_table(more, f"{EPOCHS} epochs each")
 # ### Exercise 5 · Stored once, paid every time (1 point, about 2 lines)
 #
 # A network as a list of block names and their weights; the same name is the same block. Every block is applied at `positions` positions.
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def shared_cost_spec(layers, weights, positions):
-#     seen, stored, macs = set(), 0, 0
-#     for name, count in zip(layers, weights):
-#         if name not in seen:
-#             seen.add(name)
-#             stored += count
-#         macs += count * positions
-#     return stored, macs
-# ```
-#
-# </details>
+# Give the weights that are stored, each block's once, and all multiplications, one a weight and position each time that a block is used.
 
 
 # %% nbgrader={"grade": false, "grade_id": "slim-shared_cost", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -417,27 +417,6 @@ plt.show()
 # ### Exercise 4 · Huffman's lengths (3 points, about 9 lines)
 #
 # From how often each symbol occurs, the length of its code. Symbols that never occur have length 0; a lone symbol has 1. Where counts tie, any choice is right: the checker compares the bits of the whole text and the sum of all $2^{-length}$, which is 1 for a code without gaps. (`heapq`, or sorting again each time.)
-#
-# <details><summary>Show a slow version</summary>
-#
-# ```python
-# def code_lengths_spec(counts):
-#     lengths = np.zeros(len(counts), np.int64)
-#     groups = [
-#         (int(counts[i]), [i]) for i in range(len(counts)) if counts[i] > 0
-#     ]
-#     if len(groups) == 1:
-#         lengths[groups[0][1][0]] = 1
-#     while len(groups) > 1:
-#         groups.sort()
-#         (few, one), (more, other) = groups[0], groups[1]
-#         for symbol in one + other:
-#             lengths[symbol] += 1
-#         groups = groups[2:] + [(few + more, one + other)]
-#     return lengths
-# ```
-#
-# </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "combine-code_lengths", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -18,7 +18,7 @@ settings.register_profile(
 settings.load_profile("course")
 torch.set_num_threads(1)
 # The course's own settings are for the notebooks: a test sets those that it is about.
-for variable in ("SEED", "SEEDS", "STRICT", "CLAIMS", "THREADS", "DATASET"):
+for variable in ("SEED", "SEEDS", "STEPS", "STRICT", "CLAIMS", "THREADS", "DATASET"):
     os.environ.pop(f"COMPRESSLAB_{variable}", None)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from compresslab import claims, seeds
+from compresslab import claims, shorter
 from compresslab.claims import ClaimFailed, agreement, claim
 
 
@@ -19,7 +19,8 @@ from compresslab.claims import ClaimFailed, agreement, claim
 def plain_surroundings(monkeypatch):
     monkeypatch.delenv(claims.STRICT, raising=False)
     monkeypatch.delenv(claims.RECORD, raising=False)
-    monkeypatch.delenv(seeds.FEWER, raising=False)
+    for variable in (shorter.SEEDS, shorter.STEPS):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
@@ -174,7 +175,10 @@ def test_agreement_by_hand():
         agreement([1.0], [1.0])
 
 
-def test_with_fewer_seeds_than_a_lab_has_a_finding_stops_nothing(strict, monkeypatch, capsys):
-    monkeypatch.setenv(seeds.FEWER, "1")
+@pytest.mark.parametrize("variable", [shorter.SEEDS, shorter.STEPS])
+def test_in_a_lab_that_was_made_shorter_a_finding_stops_nothing(
+    strict, monkeypatch, capsys, variable
+):
+    monkeypatch.setenv(variable, "1")
     claim("the sky is green", -1.0, "hues")
-    assert capsys.readouterr().out.startswith("✘ not with so few seeds: the sky is green")
+    assert capsys.readouterr().out.startswith("✘ not in so short a run: the sky is green")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
-from compresslab import baselines, experiment, models, seeds
+from compresslab import baselines, experiment, models, seeds, shorter
 from compresslab.data import load
 from compresslab.experiment import built, fit_all, mean_and_sd, side_by_side
 from compresslab.techniques.ptq import quantize_post_training
@@ -38,17 +38,17 @@ def test_one_variable_shifts_every_seed(monkeypatch):
 
 
 def test_one_variable_makes_them_fewer_and_never_more(monkeypatch):
-    monkeypatch.setenv(seeds.FEWER, "1")
+    monkeypatch.setenv(shorter.SEEDS, "1")
     assert seeds.seeds(3) == (0,)
     monkeypatch.setenv(seeds.VARIABLE, "2")
     assert experiment.begin() == (2000,)
-    monkeypatch.setenv(seeds.FEWER, "7")
+    monkeypatch.setenv(shorter.SEEDS, "7")
     assert experiment.begin() == (2000, 2001, 2002)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "one", "٣", "1001"])
 def test_a_number_of_seeds_that_is_none_is_named(monkeypatch, value):
-    monkeypatch.setenv(seeds.FEWER, value)
+    monkeypatch.setenv(shorter.SEEDS, value)
     with pytest.raises(
         ValueError, match="COMPRESSLAB_SEEDS must be a whole number from 1 to 1,000"
     ):

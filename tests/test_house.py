@@ -14,6 +14,7 @@ LAYERS = [
     *(
         "kernels",
         "numerics",
+        "shorter",
         "seeds",
         "syntax",
         "language",

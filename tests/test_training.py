@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from compresslab import models
+from compresslab import models, shorter
 from compresslab.data import Examples, load
+from compresslab.experiment import fit_all
 from compresslab.training import Hook, TrainingDiverged, evaluate, fit, logits, seed_everything
 
 
@@ -36,6 +37,20 @@ def test_a_run_repeats_for_its_seed_and_differs_for_another(digits):
 
     assert losses(1) == losses(1)
     assert losses(1) != losses(2)
+
+
+def test_one_variable_ends_every_training_earlier_and_none_later(digits, monkeypatch):
+    monkeypatch.setenv(shorter.STEPS, "5")
+    assert len(fit(mlp(digits), digits.train, epochs=1, progress=False).losses) == 5
+    few = digits.train.first(200)
+    assert len(fit(mlp(digits), few, epochs=1, progress=False).losses) == 2
+    networks = fit_all(
+        [mlp(digits), mlp(digits, 1)], digits.train, 1, 0.1, seeds=[0, 1], label="two"
+    )
+    assert len(networks) == 2
+    monkeypatch.setenv(shorter.STEPS, "none")
+    with pytest.raises(ValueError, match="COMPRESSLAB_STEPS must be a whole number from 1 to"):
+        fit(mlp(digits), few, progress=False)
 
 
 def test_hooks_are_called_at_their_moments(digits):

@@ -184,12 +184,17 @@ def _rows(w):
     return w.reshape(len(w), -1)
 
 
+def _many_filters(generator: np.random.Generator) -> Case:
+    return Case("300 filters of 1,000", (generator.normal(0, 1, (300, 1_000)).astype(np.float32),))
+
+
 BEST_SCALE = Exercise(
     id="binary.best_scale",
     title="The best scale for a row of signs",
     points=1,
     reference=best_scale,
     cases=_weight_cases,
+    large=_many_filters,
     lines=1,
     tolerance=1e-5,
     mistakes=(
@@ -247,12 +252,17 @@ def _hard(x):
     return torch.where(x >= 0, 1.0, -1.0)
 
 
+def _many_inputs(generator: np.random.Generator) -> Case:
+    return Case("120,000 numbers", (torch.from_numpy(generator.normal(0, 1, 120_000)).float(),))
+
+
 SIGN_GRADIENT = Exercise(
     id="binary.binary_sign",
     title="A sign that can be trained",
     points=2,
     reference=binary_sign,
     cases=_gradient_cases,
+    large=_many_inputs,
     lines=2,
     tolerance=1e-5,
     harness=with_gradient,

@@ -210,12 +210,20 @@ def _wrapped(gradient, codes, colours):
     return sums.astype(f32)
 
 
+def _many_gradients(generator: np.random.Generator) -> Case:
+    # Sums of these are exact in any order.
+    gradient = generator.integers(-120, 120, (300, 400)).astype(np.float32) / 64
+    codes = generator.integers(0, 8, (300, 400)).astype(np.uint8)
+    return Case("120,000 weights", (gradient, codes, 7))
+
+
 CENTROID_GRADIENT = Exercise(
     id="combine.centroid_gradient",
     title="The gradient of a shared value",
     points=1,
     reference=centroid_gradient,
     cases=_gradient_cases,
+    large=_many_gradients,
     lines=3,
     tolerance=1e-5,
     mistakes=(
@@ -344,12 +352,17 @@ def _symbols_of_first(keep, bits):
     return 1 + int(places[0]) // (2**bits - 1) if places.size else 0
 
 
+def _many_zeros(generator: np.random.Generator) -> Case:
+    return Case("200,000 weights, two in a hundred stay", (generator.random(200_000) < 0.02, 5))
+
+
 GAPS = Exercise(
     id="combine.gaps",
     title="Distances instead of a mask",
     points=2,
     reference=gaps,
     cases=_gap_cases,
+    large=_many_zeros,
     lines=8,
     mistakes=(
         Mistake(

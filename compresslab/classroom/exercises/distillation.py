@@ -370,12 +370,17 @@ def _temperature_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_steps(_: np.random.Generator) -> Case:
+    return Case("step 200,000 of 400,000", (200_000, 400_000, 8.0, 1.0))
+
+
 FALLING_TEMPERATURE = Exercise(
     id="distill.falling_temperature",
     title="Hot early, cool late",
     points=1,
     reference=falling_temperature,
     cases=_temperature_cases,
+    large=_many_steps,
     lines=1,
     tolerance=1e-6,
     mistakes=(

@@ -239,12 +239,20 @@ def _each_row(x, w, share):
     return np.stack([_largest(np.abs(row), share) for row in w])
 
 
+def _many_inputs(generator: np.random.Generator) -> Case:
+    """No two columns are equally loud."""
+    loud = np.float32(1 + generator.permutation(400) / 400)
+    x = loud * generator.choice(np.float32([-1, 1]), (500, 400))
+    return Case("500 inputs of 400 columns", (x, np.ones((4, 400), np.float32), 0.1))
+
+
 SALIENT_COLUMNS = Exercise(
     id="llm.salient_columns",
     title="The columns that matter",
     points=1,
     reference=salient_columns,
     cases=_salient_cases,
+    large=_many_inputs,
     lines=4,
     returns="True for the inputs to keep",
     mistakes=(
@@ -362,12 +370,19 @@ def _row_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_columns(generator: np.random.Generator) -> Case:
+    columns = 500
+    factor = np.triu(generator.normal(0, 0.02, (columns, columns)), 1) + np.eye(columns)
+    return Case("500 weights", (generator.normal(0, 1, columns), factor, 0.25, 8, 4))
+
+
 GPTQ_ROW = Exercise(
     id="llm.gptq_row",
     title="GPTQ on one row",
     points=3,
     reference=gptq_row,
     cases=_row_cases,
+    large=_many_columns,
     lines=7,
     tolerance=1e-6,
     returns="the row as its codes stand for it",
@@ -507,12 +522,19 @@ def _search_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_inputs_to_scale(generator: np.random.Generator) -> Case:
+    x = _numbers(generator, 200, 64)
+    x *= np.logspace(-2, 2, 64, dtype=f32)[generator.permutation(64)]
+    return Case("200 inputs of 64 columns", (x, _numbers(generator, 8, 64), 2, 16))
+
+
 SEARCH_SCALE = Exercise(
     id="llm.search_scale",
     title="A scale found by trying",
     points=3,
     reference=search_scale,
     cases=_search_cases,
+    large=_many_inputs_to_scale,
     lines=10,
     tolerance=1e-4,
     harness=with_rounding,
@@ -611,12 +633,20 @@ def _smoothing_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_columns_to_smooth(generator: np.random.Generator) -> Case:
+    x = generator.normal(0, 1, (400, 400)).astype(np.float32)
+    return Case(
+        "400 inputs of 400 columns", (x, generator.normal(0, 1, (8, 400)).astype(np.float32), 0.5)
+    )
+
+
 SMOOTHING_SCALE = Exercise(
     id="llm.smoothing_scale",
     title="Half of the difficulty each",
     points=2,
     reference=smoothing_scale,
     cases=_smoothing_cases,
+    large=_many_columns_to_smooth,
     lines=3,
     tolerance=1e-4,
     returns="what each input is divided by",

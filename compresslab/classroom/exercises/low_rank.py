@@ -123,12 +123,17 @@ def _worth_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _a_wide_layer(_: np.random.Generator) -> Case:
+    return Case("a layer of 400,000 by 400,000", (400_000, 400_000))
+
+
 WORTHWHILE_RANK = Exercise(
     id="low_rank.worthwhile_rank",
     title="When does it pay?",
     points=1,
     reference=worthwhile_rank,
     cases=_worth_cases,
+    large=_a_wide_layer,
     lines=2,
     mistakes=(
         Mistake(
@@ -181,12 +186,18 @@ def _first(values, bound):
     return min(int(np.count_nonzero(np.cumsum(values) < bound - 1e-12)) + 1, len(values))
 
 
+def _many_values(_: np.random.Generator) -> Case:
+    # All are equal, and the share ends in the middle of one: sums in another order find the same rank.
+    return Case("100,000 singular values", (np.ones(100_000), 70_000.5 / 100_000))
+
+
 RANK_FOR_ENERGY = Exercise(
     id="low_rank.rank_for_energy",
     title="How many directions?",
     points=1,
     reference=rank_for_energy,
     cases=_energy_cases,
+    large=_many_values,
     lines=2,
     mistakes=(
         Mistake(
@@ -346,12 +357,18 @@ def _by_kernel(weight, rank):
     return _split(cut.astype(f32), min(rank, len(weight)))
 
 
+def _many_columns(generator: np.random.Generator) -> Case:
+    weight = generator.normal(0, 1, (96, 64, 3, 3)).astype(np.float32)
+    return Case("a kernel of 96 by 64 channels", (weight, 96))
+
+
 SPLIT_CONVOLUTION = Exercise(
     id="low_rank.split_convolution",
     title="A convolution in two",
     points=2,
     reference=split_convolution,
     cases=_split_cases,
+    large=_many_columns,
     harness=as_one_kernel,
     returns="(shape of thin, of mix, both as one kernel, squared length of thin's filters)",
     lines=4,

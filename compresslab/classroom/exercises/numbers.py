@@ -143,12 +143,18 @@ def _unclamped(mistake: Callable) -> Callable:
     return made
 
 
+def _many_ranges(generator: np.random.Generator) -> Case:
+    lo, hi = torch.from_numpy(generator.uniform(0.5, 2, (2, 2_000)).astype(np.float32))
+    return Case("2,000 channels", (-lo, hi, -128, 127))
+
+
 AFFINE_QPARAMS = Exercise(
     id="numbers.affine_qparams",
     title="Scale and zero point",
     points=2,
     reference=affine.affine_qparams,
     cases=_range_cases,
+    large=_many_ranges,
     lines=4,
     tolerance=1e-6,
     mistakes=(
@@ -325,12 +331,18 @@ def _weight_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_weights(generator: np.random.Generator) -> Case:
+    weight = torch.from_numpy(generator.normal(0, 1, (300, 1_000)).astype(np.float32))
+    return Case("300,000 weights", (weight, 127))
+
+
 CHANNEL_SCALES = Exercise(
     id="numbers.channel_scales",
     title="One scale for each output channel",
     points=1,
     reference=channel_scales,
     cases=_weight_cases,
+    large=_many_weights,
     lines=1,
     tolerance=1e-6,
     mistakes=(
@@ -385,12 +397,18 @@ def _decibels(factor: float, ratio: float) -> float:
     return factor * math.log10(ratio) if ratio > 0 else -math.inf
 
 
+def _many_numbers(generator: np.random.Generator) -> Case:
+    x = torch.from_numpy(generator.normal(0, 1, 300_000).astype(np.float32))
+    return Case("300,000 numbers", (x, (x * 8).round() / 8))
+
+
 SQNR_DB = Exercise(
     id="numbers.sqnr_db",
     title="Signal-to-quantization-noise ratio",
     points=1,
     reference=error.sqnr_db,
     cases=_noise_cases,
+    large=_many_numbers,
     lines=3,
     tolerance=1e-4,
     mistakes=(

@@ -51,12 +51,20 @@ def _border(weights, sparsity, shift=1):
     return sizes[place] if 0 <= place < sizes.size else -np.inf
 
 
+def _many_weights(generator: np.random.Generator) -> Case:
+    """All magnitudes differ: which are the smallest is no matter of order."""
+    sizes = generator.permutation(120_000).astype(np.float32) + 1
+    signs = generator.choice(np.float32([-1, 1]), 120_000)
+    return Case("120,000 weights", (tuple((sizes * signs).reshape(3, 200, 200)), 0.9))
+
+
 GLOBAL_MASK = Exercise(
     id="prune.global_mask",
     title="The smallest weights of the whole network",
     points=3,
     reference=global_mask,
     cases=_mask_cases,
+    large=_many_weights,
     lines=6,
     mistakes=(
         Mistake(
@@ -244,12 +252,20 @@ def _best_two(w, axis=2, sign=1, score=np.abs):
     return keep.reshape(w.shape)
 
 
+def _many_groups(generator: np.random.Generator) -> Case:
+    sizes = generator.permutation(200_000).astype(np.float32).reshape(500, 400) + 1
+    return Case(
+        "50,000 groups of four", (sizes * generator.choice(np.float32([-1, 1]), (500, 400)),)
+    )
+
+
 TWO_OF_FOUR = Exercise(
     id="prune.two_of_four",
     title="Two of every four",
     points=2,
     reference=two_of_four,
     cases=_four_cases,
+    large=_many_groups,
     lines=5,
     mistakes=(
         Mistake(
@@ -391,12 +407,21 @@ def _zeroed(w, g, b, v, k):
     return w * k[:, None, None, None], g * k, b * k, v * wide
 
 
+def _many_channels(generator: np.random.Generator) -> Case:
+    channels = 120_000
+    first, gain, shift = generator.normal(0, 1, (3, channels)).astype(np.float32)
+    second = generator.normal(0, 1, (2, 2 * channels)).astype(np.float32)
+    keep = np.arange(channels) % 3 > 0
+    return Case("120,000 channels", (first.reshape(-1, 1, 1, 1), gain, shift, second, keep))
+
+
 CUT_CHANNELS = Exercise(
     id="prune.cut_channels",
     title="Channels really removed",
     points=2,
     reference=cut_channels,
     cases=_cut_cases,
+    large=_many_channels,
     lines=3,
     mistakes=(
         Mistake(

@@ -32,12 +32,19 @@ def _round_trip(x: torch.Tensor, t: torch.Tensor, high: int, clip: bool = True) 
     return (code.clamp(-high, high) if clip else code) * (t / high)
 
 
+def _many_activations(generator: np.random.Generator) -> Case:
+    values = torch.from_numpy(generator.normal(0, 1, 20_000).astype(np.float32))
+    # One fits far better than the others: sums in another order choose the same.
+    return Case("20,000 activations, eight thresholds", (values, torch.arange(1.0, 9.0), 7))
+
+
 BEST_THRESHOLD = Exercise(
     id="ptq.best_threshold",
     title="Where to clip",
     points=2,
     reference=observers.best_threshold,
     cases=_threshold_cases,
+    large=_many_activations,
     lines=4,
     mistakes=(
         Mistake(
@@ -104,12 +111,20 @@ def _fold(
     return w * factor.reshape(shape), bias
 
 
+def _many_channels(generator: np.random.Generator) -> Case:
+    channels = 60_000
+    weight = torch.from_numpy(generator.normal(0, 1, (channels, 1, 1, 1)).astype(np.float32))
+    rest = torch.from_numpy(generator.uniform(0.5, 2, (5, channels)).astype(np.float32))
+    return Case("60,000 channels", (weight, *rest, 1e-5))
+
+
 FOLD_BATCH_NORM = Exercise(
     id="ptq.fold_batch_norm",
     title="Fold a batch norm into its convolution",
     points=2,
     reference=folding.fold_batch_norm,
     cases=_fold_cases,
+    large=_many_channels,
     lines=3,
     tolerance=1e-5,
     mistakes=(
@@ -175,12 +190,18 @@ def _alive(r1: torch.Tensor, r2: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return torch.where((r1 > 0) & (r2 > 0), t, torch.ones_like(t))
 
 
+def _many_ranges(generator: np.random.Generator) -> Case:
+    ranges = torch.from_numpy(generator.uniform(0.1, 2, (2, 60_000)).astype(np.float32))
+    return Case("60,000 channels", tuple(ranges))
+
+
 EQUALIZING_FACTORS = Exercise(
     id="ptq.equalizing_factors",
     title="Even out two layers",
     points=1,
     reference=folding.equalizing_factors,
     cases=_ranges_cases,
+    large=_many_ranges,
     lines=2,
     tolerance=1e-5,
     mistakes=(

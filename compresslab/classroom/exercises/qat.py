@@ -227,12 +227,19 @@ def _lsq_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_weights(generator: np.random.Generator) -> Case:
+    x = torch.from_numpy(generator.normal(0, 1, 100_000).astype(np.float32))
+    grad = torch.from_numpy(generator.uniform(0, 1, 100_000).astype(np.float32))
+    return Case("100,000 weights", (x, 0.3, -8, 7, grad * x.sign()))
+
+
 LSQ_GRADIENT = Exercise(
     id="qat.lsq_gradient",
     title="The gradient of a learned step",
     points=3,
     reference=lsq_gradient,
     cases=_lsq_cases,
+    large=_many_weights,
     lines=6,
     tolerance=1e-4,
     mistakes=(
@@ -410,12 +417,24 @@ def _requantization(sx, sw, sy, g, b, m, v, e, *, units="x", out=True, rounded=T
     return scale / sy if out else scale, bias.to(torch.int32)
 
 
+def _many_channels(generator: np.random.Generator) -> Case:
+    def numbers(low: float, high: float) -> torch.Tensor:
+        return torch.from_numpy(generator.uniform(low, high, 40_000).astype(np.float32))
+
+    ranges = {"scale_w": (0.001, 0.01), "gain": (0.5, 2), "shift": (-1, 1), "mean": (-1, 1)}
+    values = {name: numbers(*ends) for name, ends in (ranges | {"variance": (0.2, 3)}).items()}
+    values["shift"] = _between_codes(values, 1e-5)
+    rest = tuple(values[name] for name in ("gain", "shift", "mean", "variance"))
+    return Case("40,000 channels", (SCALE_X, values["scale_w"], 0.05, *rest, 1e-5))
+
+
 REQUANTIZATION = Exercise(
     id="qat.requantization",
     title="A batch norm as a multiplier and an integer bias",
     points=2,
     reference=requantization,
     cases=_norm_cases,
+    large=_many_channels,
     lines=4,
     tolerance=1e-5,
     mistakes=(

@@ -109,12 +109,19 @@ def _shuffled(x, groups, inverse=False):
     return x.reshape(n, first, c // first, *image).swapaxes(1, 2).reshape(x.shape).copy()
 
 
+def _many_channels(generator: np.random.Generator) -> Case:
+    return Case(
+        "120,000 channels", (generator.normal(0, 1, (1, 120_000, 1, 1)).astype(np.float32), 4)
+    )
+
+
 SHUFFLE = Exercise(
     id="slim.shuffle",
     title="Groups that meet again",
     points=2,
     reference=shuffle,
     cases=_shuffle_cases,
+    large=_many_channels,
     lines=3,
     mistakes=(
         Mistake(

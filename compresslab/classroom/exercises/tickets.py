@@ -53,12 +53,19 @@ def _largest(weight, mask, count, score=np.abs):
     return keep.reshape(weight.shape)
 
 
+def _many_weights(generator: np.random.Generator) -> Case:
+    """All magnitudes differ: which are the smallest is no matter of order."""
+    sizes = generator.permutation(120_000).astype(np.float32).reshape(300, 400) + 1
+    return Case("120,000 weights", (sizes, generator.random((300, 400)) < 0.6, 0.4))
+
+
 NEXT_MASK = Exercise(
     id="tickets.next_mask",
     title="The next mask",
     points=2,
     reference=next_mask,
     cases=_round_cases,
+    large=_many_weights,
     lines=5,
     mistakes=(
         Mistake(
@@ -121,12 +128,18 @@ def _rewind_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_initial(generator: np.random.Generator) -> Case:
+    initial, trained = generator.normal(0, 1, (2, 300, 400)).astype(np.float32)
+    return Case("120,000 weights", (initial, trained, generator.random((300, 400)) < 0.5))
+
+
 REWIND = Exercise(
     id="tickets.rewind",
     title="Back to the start",
     points=1,
     reference=rewind,
     cases=_rewind_cases,
+    large=_many_initial,
     lines=1,
     tolerance=1e-6,
     mistakes=(
@@ -196,12 +209,18 @@ def _globally(masks, noise):
     return tuple(k.reshape(n.shape) for k, n in zip(np.split(keep, cuts), noise, strict=True))
 
 
+def _many_places(generator: np.random.Generator) -> Case:
+    noise = generator.permutation(120_000).astype(np.float32).reshape(300, 400)
+    return Case("120,000 weights", ((generator.random((300, 400)) < 0.3,), (noise,)))
+
+
 RANDOM_TICKET = Exercise(
     id="tickets.random_ticket",
     title="A fair control",
     points=2,
     reference=random_ticket,
     cases=_ticket_cases,
+    large=_many_places,
     lines=4,
     mistakes=(
         Mistake(
@@ -312,12 +331,18 @@ def _pairs(one, other):
     return list(zip(one, other, strict=True))
 
 
+def _many_bits(generator: np.random.Generator) -> Case:
+    one, other = generator.random((2, 300, 400)) < 0.4
+    return Case("120,000 weights", ((one,), (other,)))
+
+
 MASK_DISTANCE = Exercise(
     id="tickets.mask_distance",
     title="How far apart are two masks?",
     points=1,
     reference=mask_distance,
     cases=_pair_cases,
+    large=_many_bits,
     lines=2,
     tolerance=1e-6,
     mistakes=(

@@ -33,12 +33,17 @@ def _layer_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_layers(_: np.random.Generator) -> Case:
+    return Case("200 layers of 2,000", (200, 2_000))
+
+
 INHERITED_LAYERS = Exercise(
     id="transformers.inherited_layers",
     title="Which layers",
     points=1,
     reference=inherited_layers,
     cases=_layer_cases,
+    large=_many_layers,
     lines=1,
     harness=as_array,
     returns="numbers of teacher layers",
@@ -133,12 +138,19 @@ def _cosines(s, t, axis=2):
     return (s * t).sum(axis) / np.maximum(length, 1e-12)
 
 
+def _many_tokens(generator: np.random.Generator) -> Case:
+    student, teacher = generator.normal(0, 1, (2, 300, 100, 4)).astype(np.float32)
+    tokens = generator.integers(0, 9, (300, 100))
+    return Case("300 sentences of 100 words", (student, teacher, tokens))
+
+
 TOKEN_COSINE = Exercise(
     id="transformers.token_cosine",
     title="The same direction",
     points=2,
     reference=token_cosine,
     cases=_cosine_cases,
+    large=_many_tokens,
     lines=4,
     tolerance=1e-5,
     mistakes=(
@@ -379,12 +391,19 @@ def _word_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_words(generator: np.random.Generator) -> Case:
+    tokens = generator.integers(0, 50, (400, 300))
+    near, picks = generator.integers(3, 50, (50, 4)), generator.integers(0, 4, (400, 300))
+    return Case("120,000 words", (tokens, near, generator.random((400, 300)), picks, 0.3))
+
+
 REPLACE_WORDS = Exercise(
     id="transformers.replace_words",
     title="Other words, another sentence",
     points=2,
     reference=replace_words,
     cases=_word_cases,
+    large=_many_words,
     lines=3,
     mistakes=(
         Mistake(
@@ -605,12 +624,17 @@ def _exit_cases(generator: np.random.Generator) -> list[Case]:
     ]
 
 
+def _many_examples(generator: np.random.Generator) -> Case:
+    return Case("50,000 examples", (generator.random((50_000, 6)), 0.3))
+
+
 EXIT_LAYERS = Exercise(
     id="transformers.exit_layers",
     title="Who leaves where",
     points=2,
     reference=exit_layers,
     cases=_exit_cases,
+    large=_many_examples,
     lines=3,
     returns="layers passed, of each example",
     mistakes=(

@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[3]
 
 def test_a_worker_is_killed_and_every_submission_is_graded(tmp_path):
     submissions = tmp_path / "in"
-    for number in range(8):
+    for number in range(5):
         place = submissions / f"learner{number}"
         place.mkdir(parents=True)
-        shutil.copy(ROOT / "solutions" / "05_lottery_tickets.ipynb", place)
+        shutil.copy(ROOT / "solutions" / "00_measure_first.ipynb", place)
     cluster = distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -40,12 +40,12 @@ def test_a_worker_is_killed_and_every_submission_is_graded(tmp_path):
         with executors.open_executor(1, cluster.scheduler_address) as executor:
             killed.start()
             marks = folder.grade_folder(
-                submissions, "05", tmp_path / "marks.csv", executor, seed=1, progress=False
+                submissions, "00", tmp_path / "marks.csv", executor, seed=1, progress=False
             )
         killed.join()
     finally:
         cluster.close()
-    assert len({m.learner for m in marks}) == 8
+    assert len({m.learner for m in marks}) == 5
     assert {m.status for m in marks} == {"passed"}
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and Path(f"/proc/{pids[0]}").exists():

