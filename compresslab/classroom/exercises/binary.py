@@ -253,7 +253,7 @@ def _hard(x):
 
 
 def _many_inputs(generator: np.random.Generator) -> Case:
-    return Case("120,000 numbers", (torch.from_numpy(generator.normal(0, 1, 120_000)).float(),))
+    return Case("300,000 numbers", (torch.from_numpy(generator.normal(0, 1, 300_000)).float(),))
 
 
 SIGN_GRADIENT = Exercise(
