@@ -3,13 +3,16 @@
     docs/teaching/labs.toml    what a lab is for, the board, where to stop     by hand
     solutions/test.toml        twenty questions in two forms                   by hand
     exercises, labs            points, known mistakes, minutes                 from the code and the text
+    docs/results/claims        how long the machine takes for a lab            from the replications
         -> docs/teaching/labs.md, docs/teaching/test.md, solutions/test_answers.md
 
 Nothing is run. A test holds that what is written is what these say, and that headings that are named exist.
 """
 
+import json
 import random
 import re
+import statistics
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ from compresslab.classroom.exercises import LABS
 
 ROOT = Path(__file__).parents[1]
 TEACHING = ROOT / "docs" / "teaching"
+RUNS = ROOT / "docs" / "results" / "claims"
 FORMS = {"a": "A", "b": "B"}
 
 
@@ -59,7 +63,8 @@ def _lab(name: str, guide: dict) -> Iterator[str]:
     title = re.search(r"^# # (Lab .+)$", text, re.MULTILINE)[1]
     minutes = re.search(r"\*\*Time:\*\* (\d+) minutes", text)[1]
     yield f"## [{title}](../../labs/{name}.ipynb)"
-    yield f"**For:** {guide['purpose']} **Minutes:** {minutes}."
+    times = f"**Minutes:** {minutes}. **The machine's part:** {machines_part(name)}."
+    yield f"**For:** {guide['purpose']} {times}"
     yield f"**On the board:** {guide['board']}"
     stops = [f"- *{stop['at']}*: {stop['ask']}" for stop in guide["stop"]]
     yield "**Stop together at**\n\n" + "\n".join(stops)
@@ -71,6 +76,16 @@ def _lab(name: str, guide: dict) -> Iterator[str]:
     yield "\n".join(rows)
     yield f"**To read:** {guide['papers']}."
     yield f"**All that it cites:** {references(text)}"
+
+
+def machines_part(name: str) -> str:
+    """How long the answered lab ran when its findings were replicated: the middle, the longest, where."""
+    runs = json.loads((RUNS / f"{name[:2]}.json").read_text(encoding="utf-8"))
+    seconds = [run["seconds"] for run in runs if not run["errors"]]
+    machines = len({run["machine"] for run in runs})
+    middle, longest = statistics.median(seconds), max(seconds)
+    where = f"{len(seconds)} runs on {machines} machine{'s' if machines > 1 else ''}"
+    return f"{middle:.0f} s from top to bottom, {longest:.0f} s at most, in {where}"
 
 
 def references(text: str) -> str:

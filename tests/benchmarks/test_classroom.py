@@ -25,6 +25,15 @@ def test_a_class_of_200_was_graded_and_killed_twenty_times():
     assert any(e.learners >= 200 and e.killed >= 20 and e.hostile > 0 for e in ENTRIES)
 
 
+def test_two_workers_were_seen_to_grade_a_class_within_four_minutes():
+    """Of what was recorded, not of this machine: sixty submissions a minute, of six exercises or more."""
+    assert any(
+        e.learners >= 200 and e.workers == 2 and not e.cluster and e.a_minute >= 60
+        for e in ENTRIES
+        if e.answers >= 6 * e.learners
+    )
+
+
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: f"{e.lab}, {e.workers} workers")
 def test_no_point_was_undeserved_and_none_was_lost(entry):
     assert (entry.undeserved, entry.marked_down, entry.other) == (0, 0, 0)
