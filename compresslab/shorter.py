@@ -1,7 +1,7 @@
 """Two variables that make a lab shorter: a first look in less time, on a slow machine.
 
     COMPRESSLAB_SEEDS=1     every lab takes its first seed only
-    COMPRESSLAB_STEPS=20    every training ends after at most that many steps
+    COMPRESSLAB_STEPS=20    every training takes about that many steps at most: its epochs become shorter
 
 What is printed then are numbers of such a look; findings are stated and not insisted on (see `claims`).
 Tests run the labs that nobody has answered so: whether every cell runs does not depend on how long it trains.

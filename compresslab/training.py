@@ -139,7 +139,7 @@ def fit(
         model: any module that maps [n, ...] to logits [n, classes].
         data: what to train on.
         epochs: passes over the data; a fraction is allowed, 0 leaves the model as it is. (COMPRESSLAB_STEPS
-            ends every training earlier: see `shorter`.)
+            makes them shorter: see `shorter`.)
         lr: the maximum learning rate of the one-cycle schedule.
         batch_size: examples a step.
         loss: loss(model, batch), a scalar tensor.
@@ -185,16 +185,23 @@ def fit(
     try:
         if steps:
             with torch.inference_mode(False), torch.enable_grad():
-                _train(run, data, lr, batch_size, loss, hooks, seed, label, progress)
+                _train(run, data, epochs, lr, batch_size, loss, hooks, seed, label, progress)
     finally:
         model.eval()  # interrupted as well: in training mode answers depend on the batch
     return run
 
 
 def steps_of(epochs: float, count: int, batch_size: int) -> int:
-    """How many steps a training takes over `count` examples; COMPRESSLAB_STEPS may make them fewer."""
-    steps = round(epochs * math.ceil(count / batch_size))
-    return min(steps, most_steps() or steps)
+    """How many steps a training over `count` examples takes, as COMPRESSLAB_STEPS allows."""
+    return round(epochs * _batches_an_epoch(epochs, count, batch_size))
+
+
+def _batches_an_epoch(epochs: float, count: int, batch_size: int) -> int:
+    batches, most = math.ceil(count / batch_size), most_steps()
+    if most is None or epochs * batches <= most:
+        return batches
+    # Shorter epochs, and as many: what happens at the end of each still happens.
+    return max(1, int(most / max(epochs, 1)))
 
 
 def _check_numbers(
@@ -214,17 +221,19 @@ def _check_numbers(
         )
 
 
-def _train(run, data, lr, batch_size, loss, hooks, seed, label, progress) -> None:  # noqa: ANN001
+def _train(run, data, epochs, lr, batch_size, loss, hooks, seed, label, progress) -> None:  # noqa: ANN001
     # Below ten steps the schedule has no room to rise: such a run takes the first part of ten.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         run.optimizer, lr, total_steps=max(run.steps, 10), pct_start=0.25, cycle_momentum=False
     )
     generator = torch.Generator().manual_seed(seed)
     laid_out = lay_out_safely_(run.model)
+    batches = _batches_an_epoch(epochs, len(data), batch_size)
     run.model.train()
     with Bar(run.steps, label if progress else "") as bar:
         while run.step < run.steps:
-            for index in torch.randperm(len(data), generator=generator).split(batch_size):
+            order = torch.randperm(len(data), generator=generator).split(batch_size)
+            for index in order[:batches]:
                 x = as_taken(run.model, laid_out(data.x[index]))
                 batch = Batch(x, data.y[index], index)
                 _step(run, batch, loss, hooks)

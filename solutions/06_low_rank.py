@@ -815,7 +815,9 @@ def ruled(examples, seed):
 small_letters = load("lowercase", size=16, train_size=3000, seed=SEEDS[0])
 TASKS = {
     "ruled paper": (
-        *(ruled(e, s) for e, s in zip((data.train.first(1000), data.val, data.test), SEEDS)),
+        ruled(data.train.first(1000), SEEDS[0]),
+        ruled(data.val, SEEDS[0] + 1),
+        ruled(data.test, SEEDS[0] + 2),
         15,
     ),
     "lower case": (small_letters.train, small_letters.val, small_letters.test, 6),

@@ -39,15 +39,27 @@ def test_a_run_repeats_for_its_seed_and_differs_for_another(digits):
     assert losses(1) != losses(2)
 
 
-def test_one_variable_ends_every_training_earlier_and_none_later(digits, monkeypatch):
-    monkeypatch.setenv(shorter.STEPS, "5")
-    assert len(fit(mlp(digits), digits.train, epochs=1, progress=False).losses) == 5
+def test_one_variable_makes_every_epoch_shorter_and_none_longer(digits, monkeypatch):
+    class Epochs(Hook):
+        count = 0
+
+        def after_epoch(self, run):
+            self.count += 1
+
+    def trained(data, epochs, hooks=()):
+        return len(fit(mlp(digits), data, epochs, hooks=hooks, progress=False).losses)
+
+    monkeypatch.setenv(shorter.STEPS, "6")
+    assert trained(digits.train, 1) == 6
+    assert trained(digits.train, 0.5) <= 6
     few = digits.train.first(200)
-    assert len(fit(mlp(digits), few, epochs=1, progress=False).losses) == 2
-    networks = fit_all(
-        [mlp(digits), mlp(digits, 1)], digits.train, 1, 0.1, seeds=[0, 1], label="two"
-    )
-    assert len(networks) == 2
+    assert trained(few, 1) == 2
+    seen = Epochs()
+    assert trained(digits.train, 3, [seen]) == 6
+    assert seen.count == 3
+    assert trained(digits.train, 20, [more := Epochs()]) == more.count == 20
+    networks = [mlp(digits), mlp(digits, 1)]
+    assert len(fit_all(networks, digits.train, 1, 0.1, seeds=[0, 1], label="two")) == 2
     monkeypatch.setenv(shorter.STEPS, "none")
     with pytest.raises(ValueError, match="COMPRESSLAB_STEPS must be a whole number from 1 to"):
         fit(mlp(digits), few, progress=False)
