@@ -555,6 +555,55 @@ def test_an_answer_that_waits_by_itself_gets_no_second_attempt():
         assert alone.waited < 1
 
 
+TAKEN_AWAY = {
+    "memory": "resource.prlimit(w, resource.RLIMIT_AS, (held + 2**22, held + 2**22))",
+    "later files": "resource.prlimit(w, resource.RLIMIT_FSIZE, (10, 10))",
+    "processor time": "resource.prlimit(w, resource.RLIMIT_CPU, (used + 1, used + 1))",
+    "open files": "resource.prlimit(w, resource.RLIMIT_NOFILE, (12, 12))",
+    "priority": "os.setpriority(os.PRIO_PROCESS, w, 19)",
+    "its class": "os.sched_setscheduler(w, os.SCHED_IDLE, os.sched_param(0))",
+    "a processor": "os.sched_setaffinity(w, {min(os.sched_getaffinity(0))})",
+}
+NEEDS_MUCH = """
+import os
+
+def code_lengths(counts):
+    large, end = np.ones(20_000_000), time.process_time() + 1.2
+    while time.process_time() < end:
+        large[::4096] += 1
+    assert os.getpriority(os.PRIO_PROCESS, 0) == 0
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    return right(counts)
+"""
+
+
+@pytest.mark.attack("limits")
+@pytest.mark.parametrize("taken", TAKEN_AWAY.values(), ids=TAKEN_AWAY.keys())
+def test_what_an_answer_takes_from_the_worker_the_next_one_has(sandbox, taken):
+    """The worker has the same user's rights, and every answer is a child of it."""
+    attack = f"""
+    import os, resource
+    w = int(next(l for l in open("/proc/self/status") if l.startswith("PPid")).split()[1])
+    w = int(next(l for l in open(f"/proc/{{w}}/status") if l.startswith("PPid")).split()[1])
+    about = open(f"/proc/{{w}}/stat").read().rpartition(")")[2].split()
+    held = int(open(f"/proc/{{w}}/statm").read().split()[0]) * 4096
+    used = (int(about[11]) + int(about[12])) // 100
+    {taken}
+    return right(counts)
+    """
+    answer = RIGHT.replace("code_lengths", "right") + body(textwrap.dedent(attack))
+    ended, said = sandbox.run(task_of(answer), [COUNTS], LIMITS)
+    assert ended == "ended"
+    assert [s.status for s in said if s.case == 0] == ["value"]  # it did what it meant to do
+    assert sandbox.process is None  # given up
+    honest = RIGHT.replace("code_lengths", "right") + NEEDS_MUCH
+    limits = replace(LIMITS, memory=2**30, cpu=6)
+    for _ in range(2):
+        ended, said = sandbox.run(task_of(honest), [COUNTS], limits)
+        assert ended == "ended"
+        assert [s.status for s in said if s.case == 0] == ["value"]
+
+
 BUSY_FORKS = """
 def code_lengths(counts):
     for _ in range(25):
