@@ -31,6 +31,7 @@ from compresslab.classroom.grading.unpack import (
     Unpacker,
     insert,
     is_hidden,
+    is_long,
     kind_of,
     parts_of,
 )
@@ -109,6 +110,8 @@ def submissions(place: Path, lab: str, unpacked: Path) -> dict[str, Found]:
     place, found, unpack = Path(place), _Class(), Unpacker(unpacked)
     if place.is_dir():
         entries = [(path.name, path) for path in sorted(place.iterdir())]
+        download = _only_download(entries)
+        entries = _top_of(unpack, download) if download else entries
     elif place.is_file():
         if not zipfile.is_zipfile(place):
             raise ValueError(f"folder must be a folder or a zip file, got {place}")
@@ -127,17 +130,29 @@ def submissions(place: Path, lab: str, unpacked: Path) -> dict[str, Found]:
 Remark = Callable[[str], None]
 
 
+def _only_download(entries: list[tuple[str, Path]]) -> Path | None:
+    """A class's zip file that lies in its folder as it was downloaded, with nothing to grade beside it."""
+    shown = [
+        path for name, path in entries if not is_hidden(name) and _may_hold_notebooks(name, path)
+    ]
+    if len(shown) != 1 or kind_of(shown[0].name) != ".zip" or shown[0].is_symlink():
+        return None
+    try:
+        outline = {} if is_long(shown[0]) else _outline(shown[0])
+    except (OSError, ValueError):
+        return None
+    return shown[0] if _is_class(outline) or _around(outline) else None
+
+
+def _may_hold_notebooks(name: str, entry: "Path | Tree | str") -> bool:
+    is_link = isinstance(entry, Path) and entry.is_symlink()
+    is_folder = isinstance(entry, dict) or (isinstance(entry, Path) and entry.is_dir())
+    return (is_folder and not is_link) or kind_of(name) in (".ipynb", ".zip", *ARCHIVES)
+
+
 def _top_of(unpack: Unpacker, place: Path) -> list[tuple[str, Path | Tree | str]]:
     """What lies in the class's zip file; folders around all of it are taken off."""
-    try:
-        with zipfile.ZipFile(place) as archive:
-            names = [parts_of(member) for member in archive.infolist()]
-    except Exception as error:  # a broken file finds ways of its own to be broken
-        raise ValueError(f"{place} is no zip file that can be read ({error})") from error
-    outline: Tree = {}
-    for parts in names:
-        if parts and not any(map(is_hidden, parts)) and ".." not in parts:
-            insert(outline, parts[:-1], {parts[-1]: ""})
+    outline = _outline(place)
     around = _around(outline)
     tree, problem = unpack.tree(place, around=len(around), members=MOST_OF_CLASS)
     if problem:
@@ -148,10 +163,30 @@ def _top_of(unpack: Unpacker, place: Path) -> list[tuple[str, Path | Tree | str]
     return sorted(tree.items())
 
 
+def _outline(place: Path) -> Tree:
+    """The names in a zip file.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(place) as archive:
+            names = [parts_of(member) for member in archive.infolist()]
+    except Exception as error:  # a broken file finds ways of its own to be broken
+        raise ValueError(f"{place} is no zip file that can be read ({error})") from error
+    outline: Tree = {}
+    for parts in names:
+        if parts and not any(map(is_hidden, parts)) and ".." not in parts:
+            insert(outline, parts[:-1], {parts[-1]: ""})
+    return outline
+
+
 def _around(outline: Tree) -> list[str]:
     """The names of folders that lie around a whole class."""
     names: list[str] = []
     while not _is_class(outline):
+        # A table of the class or a text beside its folder is nobody's.
+        outline = {n: inner for n, inner in outline.items() if _may_hold_notebooks(n, inner)}
         if len(outline) != 1 or len(names) > 3:
             return []
         ((name, inner),) = outline.items()
@@ -166,7 +201,9 @@ def _is_class(outline: Tree) -> bool:
     if any(_is_platforms(name) for name in outline):
         return True
     notebooks = [n for n in outline if kind_of(n) == ".ipynb" and outline[n] == ""]
-    if any(re.match(r"\d\d_", name) for name in notebooks):
+    if any(
+        re.match(r"\d\d_\D", name) for name in notebooks
+    ):  # a lab's name, and no learner's number
         return False
     folders = [n for n, inner in outline.items() if isinstance(inner, dict) or kind_of(n) == ".zip"]
     return len(folders) + len(notebooks) > 1
@@ -188,7 +225,9 @@ def _add(
     """One entry at the top: a learner's folder, notebook or zip file."""
     is_tree = isinstance(entry, dict) and kind_of(name) != ".zip"
     is_folder = is_tree or (isinstance(entry, Path) and entry.is_dir() and not entry.is_symlink())
-    if not is_folder and kind_of(name) not in (".ipynb", ".zip", *ARCHIVES):
+    if not is_folder and not _may_hold_notebooks(name, entry):
+        if _is_platforms(name):  # somebody's all the same
+            found.remark(found.learner(_who(name, is_folder, title)[0]), f"{name} is no notebook")
         return
     who, rest, attempt = _who(name, is_folder, title)
     key = found.learner(who)
@@ -279,8 +318,9 @@ def _attempt(parts: tuple[str, ...]) -> int:
 # ---- the one that counts -------------------------------------------------------------------------
 def _chosen(who: str, found: _Class, lab: str, place: Path) -> Found:
     remarks, all_of_them = found.remarks.get(who, []), found.notebooks[who]
-    named = [c for c in all_of_them if _named(c.stem, lab) < 3]
-    candidates = named or (all_of_them if len(all_of_them) == 1 else [])
+    by_name = [c for c in all_of_them if _named(c.stem, lab) < 2]
+    by_number = [c for c in all_of_them if _named(c.stem, lab) == 2]
+    candidates = by_name or by_number or (all_of_them if len(all_of_them) == 1 else [])
     if not candidates:
         missing = f"one notebook of lab {lab} among {len(all_of_them)}.ipynb"
         return Found(place / who / missing, "; ".join(remarks))
@@ -309,6 +349,6 @@ def _named(stem: str, lab: str) -> int:
     stem, lab = stem.lower(), lab.lower()
     if stem == lab:
         return 0
-    if stem.startswith(lab):
+    if lab in stem:  # "12_capstone (1)", "Copy of 12_capstone"
         return 1
     return 2 if re.match(rf"{lab[:2]}(?!\d)", stem) else 3

@@ -123,7 +123,10 @@ def _taken(cells: list, learner: str, wanted: set[str]) -> Submission:
         answers[id] = "\n".join(source for source, _ in plain)
         remarks += [f"{id}{remark}"] if remark else []
         remarks += [f"{id}: {said}" for said in dict.fromkeys(said for _, said in plain) if said]
-    others = [pair for c in found if c.code and not c.answers for pair in c.helpers]
+    # A helper may stand in the cell of another answer; the answers themselves are joined by the grader.
+    others = [
+        pair for c in found if c.code for pair in c.helpers if not c.answers or pair[0] not in names
+    ]
     return Submission(learner, answers, tuple(imports), tuple(remarks), joined_by_name(others))
 
 
@@ -159,7 +162,8 @@ def _read_cell(cell: object, names: set[str], budget: Budget) -> _Cell | None:
         return None
     code, tree, fenced = cell["cell_type"] == "code", parsed(source), False
     plain = whole = source
-    if tree is None and any(name in source for name in names):
+    # A code cell may hold a helper below its magic; a text is of interest where it names an answer.
+    if tree is None and (code or any(name in source for name in names)):
         source = source if code else _unfenced(source)
         fenced = source != whole
         source = source if parsed(source) else textwrap.dedent(source)

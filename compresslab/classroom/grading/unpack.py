@@ -45,6 +45,11 @@ def _directory(source: Path | BinaryIO) -> int:
     return int.from_bytes(tail[place + 12 : place + 16], "little") if place >= 0 else 0
 
 
+def is_long(source: Path | BinaryIO) -> bool:
+    """Whether a zip file lists more files than one learner's may hold; its list is not read for that."""
+    return _directory(source) > MOST_MEMBERS * ENTRY
+
+
 def is_hidden(name: str) -> bool:
     """Whether it is nothing that anybody has handed in."""
     return name.startswith(".") or name == "__MACOSX"
@@ -85,7 +90,7 @@ class Unpacker:
         """
         tree: Tree = {}
         try:
-            if not members and _directory(source) > MOST_MEMBERS * ENTRY:
+            if not members and is_long(source):
                 return {}, f"it holds more than {MOST_MEMBERS} files"
             with zipfile.ZipFile(source) as archive:
                 infos = archive.infolist()

@@ -11,7 +11,6 @@ of HTML or Markdown is shown as it was typed. Left out: marking by machine.
 """
 
 import csv
-import html
 import io
 import json
 import tomllib
@@ -23,7 +22,7 @@ from pathlib import Path
 from compresslab.classroom.grading import submission
 from compresslab.classroom.grading.collect import Found
 from compresslab.classroom.grading.folder import harmless
-from compresslab.classroom.grading.html_page import html_page
+from compresslab.classroom.grading.html_page import escaped, html_page
 from compresslab.writing import write_whole
 
 COLUMNS = ("learner", "question", "points", "out_of", "remark")
@@ -346,12 +345,12 @@ def _guide(rubric: Rubric) -> str:
     """The rubric, the model answer and the samples, as HTML."""
 
     def listed(lines: Sequence[str], kind: str) -> str:
-        return f"<{kind}>" + "".join(f"<li>{html.escape(x)}</li>" for x in lines) + f"</{kind}>"
+        return f"<{kind}>" + "".join(f"<li>{escaped(x)}</li>" for x in lines) + f"</{kind}>"
 
     samples = [f"{points:g} points: {text}" for points, text in rubric.samples]
     return (
         f"<h2>Rubric: a quarter of the points each</h2>{listed(rubric.rubric, 'ol')}"
-        f"<h2>A model answer</h2><pre>{html.escape(rubric.model)}</pre>"
+        f"<h2>A model answer</h2><pre>{escaped(rubric.model)}</pre>"
         f"<h2>Samples</h2>{listed(samples, 'ul')}<h2>To ask</h2>{listed(rubric.oral, 'ul')}<hr>"
     )
 
@@ -363,9 +362,9 @@ def _page(
     rubric: Rubric | None,
     answers: Sequence[WrittenAnswer],
 ) -> str:
-    parts = [f"<h1>{html.escape(id)} ({points:g} points)</h1><pre>{html.escape(question)}</pre>"]
+    parts = [f"<h1>{escaped(id)} ({points:g} points)</h1><pre>{escaped(question)}</pre>"]
     parts += [_guide(rubric)] if rubric else []
     for answer in answers:
-        parts.append(f"<h2>{html.escape(answer.learner)}</h2>")
-        parts.append(f"<pre>{html.escape(answer.text or 'no answer')}</pre>")
+        parts.append(f"<h2>{escaped(answer.learner)}</h2>")
+        parts.append(f"<pre>{escaped(answer.text or 'no answer')}</pre>")
     return html_page(id, "".join(parts))

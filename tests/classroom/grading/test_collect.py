@@ -234,6 +234,16 @@ ZIPS = {
         f"bob/{N}": "bob",
     },
     "folders around": {f"dl/subs/alice/{N}": "alice", "dl/subs/bob/w.zip": {N: "bob"}},
+    "a text beside the folder": {
+        f"subs/alice/{N}": "alice",
+        f"subs/bob/{N}": "bob",
+        "README.txt": "graded by Friday",
+    },
+    "a table beside the folder": {
+        "subs/alice.ipynb": "alice",
+        "subs/bob.ipynb": "bob",
+        "worksheet.csv": "Identifier",
+    },
 }
 
 
@@ -247,6 +257,58 @@ def test_zip_files_in_a_classs_zip_file_are_their_learners(tmp_path, files):
         "alice": "alice",
         "bob": "bob",
     }
+
+
+@pytest.mark.honest("downloads")
+@pytest.mark.parametrize("around", ["", "subs/"])
+def test_names_that_are_numbers_are_learners_and_no_labs(tmp_path, around):
+    inner = {f"{around}12_3456.ipynb": "one", f"{around}12_3457.ipynb": "other"}
+    (tmp_path / "class.zip").write_bytes(zipped(inner))
+    assert texts(tmp_path / "class.zip", tmp_path) == {"12_3456": "one", "12_3457": "other"}
+
+
+@pytest.mark.honest("downloads")
+@pytest.mark.parametrize("files", [MOODLE, CANVAS], ids=["Moodle", "Canvas"])
+def test_a_download_that_was_put_into_a_folder_as_it_is_is_opened(tmp_path, files):
+    place = tmp_path / "in"
+    place.mkdir()
+    (place / "download.zip").write_bytes(zipped(files))
+    (place / "notes.txt").write_text("due on Friday")
+    wanted = ADA_MOODLE if files is MOODLE else ADA_CANVAS
+    assert texts(place, tmp_path) == wanted
+
+
+@pytest.mark.honest("downloads")
+def test_one_learners_zip_file_alone_in_a_folder_is_one_learner(tmp_path):
+    place = tmp_path / "in"
+    place.mkdir()
+    (place / "alice.zip").write_bytes(zipped({N: "alice", "11_llm_weights.ipynb": "11"}))
+    assert texts(place, tmp_path) == {"alice": "alice"}
+
+
+@pytest.mark.honest("downloads")
+def test_a_notebook_of_the_labs_name_comes_before_one_of_its_number(tmp_path):
+    put(tmp_path / "in", "x_4711_90210_12_capstone.ipynb", "x_4711_90211_12_try.ipynb")
+    (chosen,) = found(tmp_path / "in", tmp_path).values()
+    assert chosen.path.name.endswith("12_capstone.ipynb")
+    assert "12_try.ipynb was handed in later" in chosen.remark
+
+
+@pytest.mark.honest("downloads")
+@pytest.mark.parametrize("name", ["Copy of 12_capstone.ipynb", "Kopie von 12_capstone.ipynb"])
+@pytest.mark.parametrize("beside", ["notes.ipynb", "12_try.ipynb"])
+def test_a_copy_under_a_name_that_holds_the_labs_is_the_labs(tmp_path, name, beside):
+    put(tmp_path / "in", f"ada/{name}", f"ada/{beside}")
+    (chosen,) = found(tmp_path / "in", tmp_path).values()
+    assert chosen.path.name == name
+
+
+def test_somebody_who_handed_in_no_notebook_has_a_row_that_says_so(tmp_path):
+    put(tmp_path / "in", "Dan_12_assignsubmission_file_essay.pdf", "ada/12_capstone.ipynb")
+    rows = found(tmp_path / "in", tmp_path)
+    assert set(rows) == {"Dan_12", "ada"}
+    assert not rows["Dan_12"].path.exists()
+    assert "essay.pdf is no notebook" in rows["Dan_12"].remark
 
 
 @pytest.mark.honest("downloads")

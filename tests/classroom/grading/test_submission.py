@@ -194,3 +194,32 @@ def test_only_imports_that_the_answer_uses_are_made():
     ]
     assert submission.needed(imports, "def f(:") == ["from c import *"]
     assert submission.needed(imports, "def f(:", "def g(): return np.pi") == imports_of_g
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize(
+    "above",
+    ["%matplotlib inline", "%%time", "up?", "!pip list"],
+    ids=["magic", "cell", "help", "shell"],
+)
+def test_a_helper_below_magic_is_there_for_the_answer(tmp_path, above):
+    found = read(
+        notebook(
+            tmp_path,
+            cell(
+                f"{above}\nfrom math import (\n    pi,\n    tau,\n)\ndef up(x):\n    return x + pi"
+            ),
+            cell("def gaps(k, b):\n    return up(k)", "combine.gaps"),
+        )
+    )
+    assert "def up(x)" in found.helpers["up"]
+    assert any("tau" in line for line in found.imports)
+
+
+@pytest.mark.honest("right")
+def test_a_helper_in_the_cell_of_another_answer_is_there_too(tmp_path):
+    one = "def _clip(x):\n    return x\ndef pareto_mask(c, a):\n    return _clip(c)"
+    other = "def gaps(k, b):\n    return _clip(k)"
+    found = read(notebook(tmp_path, cell(one, "combine.pareto_mask"), cell(other, "combine.gaps")))
+    assert "def _clip(x)" in found.helpers["_clip"]
+    assert not {"gaps", "pareto_mask"} & set(found.helpers)
