@@ -214,6 +214,9 @@ def feedback(
     try:
         found = read_results(results)
         read = reading.read_folder(written) if written else None
+        if read:
+            asked = reading.questions(_course_folder("labs") / f"{found.lab}.ipynb")
+            reading.refuse_others(read, asked, written)
         paths = pages.write_feedback(found, out, read)
     except (OSError, ValueError) as error:
         typer.echo(f"no feedback: {error}", err=True)
@@ -231,10 +234,13 @@ def similar(
     """Find pairs of answers that are alike in structure, to be looked at; nothing leaves this machine."""
     from compresslab.classroom.grading import collect, similarity, submission
     from compresslab.classroom.grading.grade import exercises_of, lab_name
+    from compresslab.classroom.grading.html_page import is_page
     from compresslab.writing import write_whole
 
     try:
         name = lab_name(lab)
+        if out.exists() and not is_page(out):
+            raise ValueError(f"{out} is there, and is no page of pairs: give another --out")
         notebooks = [_course_folder(f) / f"{name}.ipynb" for f in ("labs", "solutions")]
         given = similarity.given_code(path for path in notebooks if path.is_file())
         wanted = {e.id for e in exercises_of(name)}

@@ -24,7 +24,7 @@ from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.grading import platforms
 from compresslab.classroom.grading.folder import harmless
 from compresslab.classroom.grading.grade import exercises_of
-from compresslab.classroom.grading.html_page import escaped, html_page
+from compresslab.classroom.grading.html_page import escaped, html_page, is_page
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results
 from compresslab.classroom.grading.written import WrittenAnswer
@@ -47,8 +47,14 @@ def write_feedback(
         results: of a grading run.
         out: a folder; what is there under the same names is replaced.
         written: the written answers of each learner, with their marks.
+
+    Raises:
+        ValueError: if the pages of another lab are there.
     """
     out, written = Path(out), written or {}
+    there = out / "class.html"
+    if there.exists() and not is_page(there, _class_title(results)):
+        raise ValueError(f"{there} is no page about {results.title}: give another --out")
     pages = {
         out / "learners" / page_name(learner): learner_page(
             results, learner, written.get(learner, ())
@@ -136,7 +142,11 @@ def class_page(results: Results) -> str:
         *(_exercise_part(e.id, results) for e in exercises_of(results.lab)),
         _stuck_part(learners),
     ]
-    return html_page(f"{results.title}, the class", "".join(parts))
+    return html_page(_class_title(results), "".join(parts))
+
+
+def _class_title(results: Results) -> str:
+    return f"{results.title}, the class"
 
 
 def _exercise_part(id: str, results: Results) -> str:

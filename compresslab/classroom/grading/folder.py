@@ -338,4 +338,11 @@ def harmless(cell: object) -> object:
     first = unicodedata.normalize("NFKC", next(visible, ""))
     # A tab or a line's end at the beginning opens a field of its own in some programs.
     is_formula = first in FORMULAS or cell.startswith(("\t", "\r", "\n"))
+    # What begins with the sign that is put before a formula gets one more, so that `as_typed` finds it again.
+    is_formula = is_formula or (cell.startswith("'") and harmless(cell[1:]) != cell[1:])
     return f"'{cell}" if is_formula else cell
+
+
+def as_typed(cell: str) -> str:
+    """What `harmless` was given."""
+    return cell[1:] if cell.startswith("'") and harmless(cell[1:]) == cell else cell

@@ -2,6 +2,7 @@
 
 import html
 import unicodedata
+from pathlib import Path
 
 TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """What Unicode has for text in two directions (its annex 9): with it a file `gnp.exe` reads `exe.png`."""
@@ -29,6 +30,12 @@ def _steers(sign: str) -> bool:
     if sign in "\n\t":
         return False
     return unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") or sign in TURNS
+
+
+def is_page(path: Path, title: str = "") -> bool:
+    """Whether a file is a page of ours, of that title where one is given."""
+    head = path.read_bytes()[: 10_000 + len(STYLE)].decode("utf-8", "replace")
+    return POLICY in head and (not title or f"<title>{escaped(title)}</title>" in head)
 
 
 def html_page(title: str, body: str) -> str:

@@ -5,7 +5,6 @@ This file is copied beside `worker.py`, so it imports nothing of the library.
 
 import contextlib
 import os
-import resource
 import signal
 import time
 
@@ -31,22 +30,6 @@ def held() -> int:
                 total += 1024 * int(pss.split()[1])
             files.update(_without_name(name))
     return total + sum(files.values())
-
-
-def standing() -> tuple:
-    """What the kernel grants this process: limits, priority, processors.
-
-    An answer runs with the same user's rights, and may take any of it away (`prlimit`, `setpriority`). It
-    cannot be given back, and every later answer would inherit what is left.
-    """
-    limits = sorted(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
-    found: list[object] = [resource.getrlimit(number) for number in limits]
-    found += [os.getpriority(os.PRIO_PROCESS, 0), os.getpriority(os.PRIO_PGRP, 0)]
-    found += [os.sched_getscheduler(0), os.sched_getaffinity(0)]
-    for name in ("oom_score_adj", "autogroup", "timerslack_ns", "coredump_filter"):
-        with contextlib.suppress(OSError):
-            found.append(_text(f"/proc/self/{name}"))
-    return tuple(found)
 
 
 def waited(child: int, alone: bool) -> dict[str, int]:

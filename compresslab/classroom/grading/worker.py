@@ -309,6 +309,22 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _standing() -> tuple:
+    """What the kernel grants this process: limits, priority, processors.
+
+    An answer runs with the same user's rights, and may take any of it away (`prlimit`, `setpriority`). It
+    cannot be given back, and every later answer would inherit what is left.
+    """
+    limits = sorted(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+    found: list[object] = [resource.getrlimit(number) for number in limits]
+    found += [os.getpriority(os.PRIO_PROCESS, 0), os.getpriority(os.PRIO_PGRP, 0)]
+    found += [os.sched_getscheduler(0), os.sched_getaffinity(0)]
+    for name in ("oom_score_adj", "autogroup", "timerslack_ns", "coredump_filter"):
+        with contextlib.suppress(OSError), open(f"/proc/self/{name}", encoding="ascii") as file:
+            found.append(file.read())
+    return tuple(found)
+
+
 def main() -> None:
     """Serve tasks until the input ends."""
     folder, alone = sys.argv[1], sys.argv[2] == "alone"
@@ -320,7 +336,7 @@ def main() -> None:
     import numba  # noqa: F401
     import numpy  # noqa: F401
     import torch
-    from leftovers import emptied, kill_all, standing
+    from leftovers import emptied, kill_all
     from protocol import read_frame, write_frame
 
     torch.set_num_threads(1)
@@ -336,7 +352,7 @@ def main() -> None:
     # A collection in a fork would touch, and so copy, every object that is here now: 0.2 s each.
     gc.collect()
     gc.freeze()
-    granted = standing()
+    granted = _standing()
     write_frame(sink, b"ready")
     while (content := read_frame(source)) is not None:
         task = json.loads(content)
@@ -357,7 +373,7 @@ def main() -> None:
         said, queued = [], {}
         why = _supervise(child, pipe, task["limits"], said.append, alone, queued)
         kill_all(child, alone)
-        spent = (alone and not emptied("/tmp", at_first)) or standing() != granted
+        spent = (alone and not emptied("/tmp", at_first)) or _standing() != granted
         os.close(pipe)
         busy = _processor_seconds() - before
         about = {"task": task["id"], "ended": why, "spent": spent, "busy": busy}

@@ -4,14 +4,10 @@
     OUT/answers.json      the same, to be read by `feedback`
     OUT/marks.csv         a row for every learner and question; whoever reads the answers fills in two columns
 
-    learner, question, points, out_of, remark
-
-The table is never overwritten: run again, it gets the rows that it lacks. Answers are text; what they hold
-of HTML or Markdown is shown as it was typed. Left out: marking by machine.
+The table (`marks_table`) is never overwritten: run again, it gets the rows that it lacks. Answers are text;
+what they hold of HTML or Markdown is shown as it was typed. Left out: marking by machine.
 """
 
-import csv
-import io
 import json
 import tomllib
 import warnings
@@ -21,11 +17,15 @@ from pathlib import Path
 
 from compresslab.classroom.grading import submission
 from compresslab.classroom.grading.collect import Found
-from compresslab.classroom.grading.folder import harmless
 from compresslab.classroom.grading.html_page import escaped, html_page
+from compresslab.classroom.grading.marks_table import (
+    WrittenAnswer,
+    added_columns,
+    read_marks,
+    write_table,
+)
 from compresslab.writing import write_whole
 
-COLUMNS = ("learner", "question", "points", "out_of", "remark")
 PREFIX = "written-"
 LONGEST = 50_000
 MOST_POINTS = 10_000
@@ -65,22 +65,6 @@ def read_rubrics(path: Path) -> dict[str, Rubric]:
 def _rubric(about: dict) -> Rubric:
     samples = tuple((float(s["points"]), s["text"]) for s in about["samples"])
     return Rubric(tuple(about["rubric"]), about["model"].strip(), samples, tuple(about["oral"]))
-
-
-@dataclass(frozen=True)
-class WrittenAnswer:
-    """One learner's answer to one question; `points` is None until somebody has read it."""
-
-    learner: str
-    question: str
-    text: str = ""
-    points: float | None = None
-    out_of: float = 0.0
-    remark: str = ""
-    asked: str = ""
-    """The question's text."""
-    rubric: tuple[str, ...] = ()
-    """What a quarter of the points each is given for."""
 
 
 def questions(lab: Path) -> dict[str, tuple[str, float]]:
@@ -213,9 +197,11 @@ def write_pages(
         rubrics: shown above the answers where there is one.
 
     Raises:
-        ValueError: if the table that is there is broken.
+        ValueError: if the table that is there is broken, or another lab's answers are there.
     """
     out, rubrics = Path(out), rubrics or {}
+    if (out / "answers.json").is_file() and (out / "marks.csv").is_file():
+        refuse_others(read_folder(out), asked, out)
     lines = {id: rubric.rubric for id, rubric in rubrics.items()}
     answers = [replace(a, rubric=lines.get(a.question, ())) for a in answers]
     written = []
@@ -227,9 +213,10 @@ def write_pages(
         written.append(path)
     table = out / "marks.csv"
     before = read_marks(table) if table.is_file() else {}
+    added, cells = added_columns(table) if table.is_file() else ([], {})
     rows = [before.get((a.learner, a.question), a) for a in answers]
     rows += [a for key, a in before.items() if key not in {(r.learner, r.question) for r in rows}]
-    write_whole(table, lambda place: _write_table(place, rows))
+    write_whole(table, lambda place: write_table(place, rows, added, cells))
     kept = out / "answers.json"
     text = json.dumps([asdict(a) for a in answers], ensure_ascii=False)
     write_whole(kept, lambda place: place.write_text(text, encoding="utf-8"))
@@ -265,80 +252,23 @@ def read_folder(out: Path) -> dict[str, list[WrittenAnswer]]:
     return found
 
 
-def _write_table(path: Path, rows: Sequence[WrittenAnswer]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for a in rows:
-            points = "" if a.points is None else f"{a.points:g}"
-            cells = (a.learner, a.question, points, f"{a.out_of:g}", a.remark)
-            writer.writerow([harmless(cell) for cell in cells])
+def refuse_others(
+    read: Mapping[str, Sequence[WrittenAnswer]], asked: Mapping[str, object], place: Path
+) -> None:
+    """Refuse answers to questions that a lab does not ask.
 
-
-def read_marks(path: Path) -> dict[tuple[str, str], WrittenAnswer]:
-    """The marks of a table, by learner and question; a row without points is one that was not read yet.
+    Args:
+        read: of `read_folder`.
+        asked: the lab's own, of `questions`.
+        place: where the answers were read.
 
     Raises:
-        ValueError: for a table without the columns, or points that are no number or too many, with the row.
+        ValueError: with the first of them.
     """
-    text = _decoded(Path(path))
-    head = text.partition("\n")[0]
-    # What a spreadsheet writes depends on its language: comma, semicolon or tab.
-    mark = max(",;\t", key=head.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
-    missing = set(COLUMNS) - set(reader.fieldnames or ())
-    if missing:
-        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
-    found = {}
-    for number, row in enumerate(reader, 2):
-        if any((cell or "").strip() for name, cell in row.items() if name is not None):
-            answer = _of_row(path, number, row)
-            found[answer.learner, answer.question] = answer
-    return found
-
-
-def _decoded(path: Path) -> str:
-    """The text of a table, as we wrote it or as a spreadsheet has saved it since.
-
-    Raises:
-        ValueError: for bytes that are no text.
-    """
-    content = path.read_bytes()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ("utf-16",)
-    else:
-        encodings = ("utf-8-sig", "cp1252")
-    for encoding in encodings:
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise ValueError(f'{path} is no text in UTF-8: save it as "CSV UTF-8"')
-
-
-def _of_row(path: Path, number: int, row: Mapping[str, str]) -> WrittenAnswer:
-    learner, remark = (_as_typed(row[name] or "") for name in ("learner", "remark"))
-    try:
-        out_of = _number(row["out_of"]) or 0.0
-        points = _number(row["points"])
-    except ValueError as error:
-        raise ValueError(f"{path}, row {number}: {error}") from error
-    if points is not None and not 0 <= points <= out_of:
-        raise ValueError(f"{path}, row {number}: points must be 0 to {out_of:g}, got {points:g}")
-    return WrittenAnswer(learner, row["question"] or "", "", points, out_of, remark)
-
-
-def _number(cell: str | None) -> float | None:
-    """A number with a point or a comma; None for an empty cell."""
-    text = (cell or "").strip()
-    return float(text.replace(",", ".")) if text else None
-
-
-def _as_typed(cell: str) -> str:
-    """Text without the sign that keeps a spreadsheet from taking it for a formula."""
-    return (
-        cell[1:] if cell.startswith("'") and cell[1:2] in ("=", "+", "-", "@", "\t", "\r") else cell
-    )
+    others = sorted({a.question for answers in read.values() for a in answers} - set(asked))
+    if others:
+        about = f"{place} holds answers to {others[0]}, a question of another lab"
+        raise ValueError(f"{about}: give another folder")
 
 
 def _guide(rubric: Rubric) -> str:

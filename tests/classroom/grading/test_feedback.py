@@ -1,19 +1,24 @@
 """What comes back: pages that hold no script, hints, a class at a glance, tables, written answers."""
 
 import csv
+import dataclasses
 import json
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from compresslab.classroom.exercises import EXERCISES, LABS
-from compresslab.classroom.grading import feedback, platforms, written
+from compresslab.classroom.grading import feedback, marks_table, platforms, written
 from compresslab.classroom.grading.collect import Found
 from compresslab.classroom.grading.feedback import page_name
+from compresslab.classroom.grading.folder import as_typed, harmless
 from compresslab.classroom.grading.grade import exercises_of
+from compresslab.classroom.grading.html_page import html_page
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results, read_results
 from compresslab.cli import app
@@ -204,7 +209,7 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     assert [row["points"] for row in rows] == ["", "", ""]
     rows[0] |= {"points": "1.5", "remark": "-good, but <b>why</b>?"}
     with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, written.COLUMNS)
+        writer = csv.DictWriter(file, marks_table.COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     written.write_pages(answers, asked, out)  # again: marks stay
@@ -363,11 +368,77 @@ SAVED = {
 
 @pytest.mark.parametrize("mark,encoding,points", SAVED.values(), ids=SAVED)
 def test_marks_are_read_as_a_spreadsheet_has_saved_them(tmp_path, mark, encoding, points):
-    rows = [written.COLUMNS, ("Zoë", "q", points, "2", "why?"), ("", "", "", "", "")]
+    rows = [marks_table.COLUMNS, ("Zoë", "q", points, "2", "why?"), ("", "", "", "", "")]
     text = "\r\n".join(mark.join(row) for row in rows)
     (tmp_path / "marks.csv").write_bytes(text.encode(encoding))
-    (answer,) = written.read_marks(tmp_path / "marks.csv").values()
+    (answer,) = marks_table.read_marks(tmp_path / "marks.csv").values()
     assert (answer.learner, answer.points, answer.remark) == ("Zoë", 1.5, "why?")
+
+
+def one_answer(asked, text="Prune first.", learner="ada"):
+    id = next(iter(asked))
+    return written.WrittenAnswer(learner, id, text, None, 2.0)
+
+
+def test_a_folder_of_another_labs_answers_is_not_written_into(tmp_path, asked):
+    other = written.questions(ROOT / "labs" / "04_pruning.ipynb")
+    written.write_pages([one_answer(other)], other, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=r"holds answers to written-.*, a question of another lab"):
+        written.write_pages([one_answer(asked)], asked, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_pages_of_another_lab_are_not_replaced(tmp_path, results):
+    feedback.write_feedback(results, tmp_path)
+    feedback.write_feedback(results, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    other = dataclasses.replace(results, lab="04_pruning")
+    with pytest.raises(ValueError, match=r"class\.html is no page about Lab 04: pruning"):
+        feedback.write_feedback(other, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.honest("right")
+def test_columns_that_a_marker_adds_stay_when_more_is_collected(tmp_path, asked):
+    id = next(iter(asked))
+    written.write_pages([one_answer(asked)], asked, tmp_path)
+    table = tmp_path / "marks.csv"
+    rows = [[*marks_table.COLUMNS, "seen by"], ["ada", id, "1.5", "2", "good", "=Zoë"]]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    written.write_pages([one_answer(asked), one_answer(asked, learner="bob")], asked, tmp_path)
+    read = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert [r["seen by"] for r in read] == ["'=Zoë", ""]
+    assert [r["points"] for r in read] == ["1.5", ""]
+
+
+@pytest.mark.honest("right")
+def test_a_copied_row_takes_no_mark_away_and_two_marks_are_told(tmp_path):
+    rows = [marks_table.COLUMNS, ("ada", "q", "1.5", "2", ""), ("ada", "q", "", "2", "")]
+    path = tmp_path / "marks.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert marks_table.read_marks(path)["ada", "q"].points == 1.5
+    with path.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerow(("ada", "q", "1", "2", ""))
+    with pytest.raises(ValueError, match=r"row 4: 'ada' has another mark for q further up"):
+        marks_table.read_marks(path)
+
+
+@given(st.text() | st.from_regex(r"'*[ \u200b]*[=+@＝-].*", fullmatch=True))
+def test_what_a_table_holds_is_read_back_as_it_was_typed(text):
+    assert as_typed(harmless(text)) == text
+
+
+@pytest.mark.attack("pages")
+def test_what_turns_the_direction_of_writing_is_shown_as_its_escape(asked):
+    id, (question, points) = next(iter(asked.items()))
+    answer = written.WrittenAnswer("x\u202egnp.exe", id, "a\x1b[31mb\0c", None, 2.0)
+    page = written._page(id, question, points, None, [answer])
+    assert "\\u202e" in page
+    assert not set("\u202e\x1b\0") & set(page)
+    assert "\u202e" not in html_page("x\u202ey", "")
 
 
 def test_every_written_question_has_its_rubric():
@@ -416,7 +487,7 @@ BROKEN = {
 def test_a_broken_table_of_marks_names_its_row(tmp_path, text, told):
     (tmp_path / "marks.csv").write_text(text)
     with pytest.raises(ValueError, match=told):
-        written.read_marks(tmp_path / "marks.csv")
+        marks_table.read_marks(tmp_path / "marks.csv")
 
 
 def test_the_commands_collect_and_give_back(tmp_path, results, monkeypatch):

@@ -176,3 +176,15 @@ def test_the_command_reads_a_class_and_leaves_out_the_courses_own_code(tmp_path)
     broken = CliRunner().invoke(app, ["similar", "nowhere", "--lab", "06", "--out", str(out)])
     assert broken.exit_code == 2
     assert "not compared" in broken.output
+
+
+def test_a_file_that_is_no_page_of_pairs_is_not_replaced(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "ada.ipynb").write_text("{}")
+    marks = tmp_path / "marks.csv"
+    marks.write_text("learner,points\n")
+    asked = ["similar", str(tmp_path / "in"), "--lab", "12", "--out", str(marks)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
+    assert "is no page of pairs: give another --out" in done.output
+    assert marks.read_text() == "learner,points\n"
