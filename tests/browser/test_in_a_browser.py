@@ -17,7 +17,8 @@ LABS = sorted(p.stem for p in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))
 CHOSEN = LABS if os.environ.get("COMPRESSLAB_BROWSER") == "all" else LABS[:2]
 SHOTS = Path(os.environ.get("COMPRESSLAB_SCREENSHOTS", ROOT / ".pytest_cache" / "screenshots"))
 RUN_SECONDS, BEGIN_SECONDS = 900, 300
-WAITING = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+# In the place of a folded cell stands a prompt that never gets a number.
+WAITING = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)')]
     .filter(p => !/\\[\\d+\\]/.test(p.textContent)).length"""
 PICTURE = """e => [...e.querySelectorAll('img')].map(i => i.src).join()"""
 # JupyterLab keeps notebooks of other tabs in the page: only the visible one counts.
