@@ -201,9 +201,8 @@ def _is_class(outline: Tree) -> bool:
     if any(_is_platforms(name) for name in outline):
         return True
     notebooks = [n for n in outline if kind_of(n) == ".ipynb" and outline[n] == ""]
-    if any(
-        re.match(r"\d\d_\D", name) for name in notebooks
-    ):  # a lab's name, and no learner's number
+    # A lab's name, and no learner's number.
+    if any(re.match(r"\d\d_\D", name) for name in notebooks):
         return False
     folders = [n for n, inner in outline.items() if isinstance(inner, dict) or kind_of(n) == ".zip"]
     return len(folders) + len(notebooks) > 1

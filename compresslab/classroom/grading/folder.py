@@ -331,18 +331,20 @@ def _write(marks: Sequence[Mark], out: Path, about: dict) -> None:
 
 
 def harmless(cell: object) -> object:
-    """Text that a spreadsheet would take for a formula, made text; also behind blanks, or in wide signs."""
-    if not isinstance(cell, str):
-        return cell
-    visible = (c for c in cell if unicodedata.category(c) not in ("Cc", "Cf", "Zs", "Zl", "Zp"))
-    first = unicodedata.normalize("NFKC", next(visible, ""))
-    # A tab or a line's end at the beginning opens a field of its own in some programs.
-    is_formula = first in FORMULAS or cell.startswith(("\t", "\r", "\n"))
-    # What begins with the sign that is put before a formula gets one more, so that `as_typed` finds it again.
-    is_formula = is_formula or (cell.startswith("'") and harmless(cell[1:]) != cell[1:])
-    return f"'{cell}" if is_formula else cell
+    """Text that a spreadsheet would take for a formula, made text; also behind blanks, or in wide signs.
+
+    What begins with the sign that is put before a formula gets one more, so that `as_typed` finds it again.
+    """
+    return f"'{cell}" if isinstance(cell, str) and _is_formula(cell.lstrip("'")) else cell
 
 
 def as_typed(cell: str) -> str:
     """What `harmless` was given."""
-    return cell[1:] if cell.startswith("'") and harmless(cell[1:]) == cell else cell
+    return cell[1:] if cell.startswith("'") and _is_formula(cell.lstrip("'")) else cell
+
+
+def _is_formula(text: str) -> bool:
+    visible = (c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Zs", "Zl", "Zp"))
+    first = unicodedata.normalize("NFKC", next(visible, ""))
+    # A tab or a line's end at the beginning opens a field of its own in some programs.
+    return first in FORMULAS or text.startswith(("\t", "\r", "\n"))

@@ -426,6 +426,10 @@ def test_a_copied_row_takes_no_mark_away_and_two_marks_are_told(tmp_path):
         marks_table.read_marks(path)
 
 
+def test_very_many_apostrophes_end_nothing():
+    assert as_typed(harmless("'" * 100_000 + "=1")) == "'" * 100_000 + "=1"
+
+
 @given(st.text() | st.from_regex(r"'*[ \u200b]*[=+@＝-].*", fullmatch=True))
 def test_what_a_table_holds_is_read_back_as_it_was_typed(text):
     assert as_typed(harmless(text)) == text
