@@ -75,9 +75,12 @@ litert: .venv-litert/.litert
 # and NumPy come from Pyodide's own address when somebody opens it.
 lite: .venv-lite/.lite
 	$(BIN)/python -m compresslab.classroom.light_package build/light
+	rm -rf build/wheels
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels build/light
-	.venv-lite/bin/jupyter lite build --contents light --output-dir build/lite \
-		--piplite-wheels build/wheels/compresslab-0.1.0-py3-none-any.whl
+	.venv-lite/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels polib
+	rm -rf build/pages && mkdir -p build/pages && cp -r light light-zh build/pages
+	.venv-lite/bin/jupyter lite build --contents build/pages --output-dir build/lite \
+		$$(printf -- '--piplite-wheels %s ' build/wheels/*.whl)
 
 .venv-lite/.lite: pyproject.toml
 	test -x .venv-lite/bin/python || $(PYTHON) -m venv .venv-lite

@@ -324,8 +324,8 @@ def release(
     try:
         changed = make(solutions, solutions.parent / "labs", only or (), force)
         changed += write_pages(solutions, solutions.parent / "labs", force)
-        changed += write_light(solutions, solutions.parent / "labs")
         changed += write_editions(solutions, solutions.parent / "labs", force)
+        changed += write_light(solutions, solutions.parent / "labs")
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

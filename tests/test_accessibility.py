@@ -18,7 +18,7 @@ from compresslab.notice import EDGES, Notice
 from compresslab.report import Table
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("labs", "labs-zh", "light", "solutions")
+FOLDERS = ("labs", "labs-zh", "light", "light-zh", "solutions")
 NOTEBOOKS = [path for name in FOLDERS for path in sorted((ROOT / name).glob("*.ipynb"))]
 LIGHT, DARK = "#FFFFFF", "#111111"
 """JupyterLab's pages."""

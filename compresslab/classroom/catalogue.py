@@ -53,6 +53,7 @@ SPEAKS = (
     "classroom/prediction.py",
     "classroom/relation.py",
     "classroom/result.py",
+    "classroom/so_far.py",
     "classroom/widgets.py",
     "debugging.py",
     "experiment.py",

@@ -12,8 +12,11 @@ functions look their answer up, and `judge` says of an answer what it says in a 
     {"array": base64 of the bytes, "dtype": "float32", "shape": [2, 3]}
     {"scalar": 0.5, "dtype": "float64"},  {"tuple": [...]}
 
+What was passed is kept in a file beside the pages, which the browser keeps as it keeps them;
+`so_far` reads it.
+
 Left out: the large case that tells a loop from whole arrays (there are no threads, and clocks are coarse),
-progress (a notebook keeps itself in the browser), exercises on tensors, networks or compiled code.
+exercises on tensors, networks or compiled code.
 """
 
 import base64
@@ -24,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compresslab.classroom import compare
+from compresslab.classroom import compare, progress
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.classroom.judge import CHECK_SEED, call, judge
 from compresslab.classroom.result import CheckResult, Outcome
@@ -36,7 +39,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def check(function: Callable, id: str) -> CheckResult:
-    """Try an answer on the recorded cases of an exercise.
+    """Try an answer on the recorded cases of an exercise, and remember the verdict as progress.
 
     Args:
         function: the learner's function.
@@ -45,7 +48,9 @@ def check(function: Callable, id: str) -> CheckResult:
     Raises:
         ValueError: if no cases of it are recorded.
     """
-    return judge(function, read(id))
+    result = judge(function, read(id))
+    progress.record(id, result.status, result.mistake, result.points)
+    return result
 
 
 def ids(folder: Path = RECORDED) -> list[str]:

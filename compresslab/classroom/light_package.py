@@ -2,8 +2,9 @@
 
     python -m compresslab.classroom.light_package build/light
 
-The check of recorded cases is ten modules and the cases. Whoever opens a page downloads these and not the
-trained networks, and Python in the browser may be newer than torch allows for the whole.
+The check of recorded cases is a dozen modules, the cases, and what is said of them in other languages.
+Whoever opens a page downloads these and not the trained networks, and Python in the browser may be newer than
+torch allows for the whole.
 """
 
 import shutil
@@ -15,11 +16,12 @@ MODULES = (
     "__init__.py",
     "language.py",
     "notice.py",
+    "writing.py",
     *(
         f"classroom/{name}.py"
         for name in (
             *("__init__", "compare", "complaints", "exercise", "judge"),
-            *("light", "relation", "result", "steps"),
+            *("light", "progress", "relation", "result", "so_far", "steps"),
         )
     ),
 )
@@ -33,13 +35,13 @@ name = "compresslab"
 version = "0.1.0"
 description = "The check of compresslab's exercises that need NumPy alone."
 requires-python = ">=3.11"
-dependencies = ["numpy"]
+dependencies = ["numpy", "polib"]
 
 [tool.setuptools]
 packages = ["compresslab", "compresslab.classroom"]
 
 [tool.setuptools.package-data]
-compresslab = ["classroom/recorded/*.json"]
+compresslab = ["classroom/recorded/*.json", "locale/**/*.po"]
 """
 
 
@@ -51,6 +53,11 @@ def write_package(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PACKAGE / name, target)
     shutil.copytree(PACKAGE / "classroom/recorded", folder / "compresslab/classroom/recorded")
+    for path in (PACKAGE / "locale").rglob("*.po"):
+        if path.name == "library.po" or path.parent.name == "exercises":
+            target = folder / "compresslab" / path.relative_to(PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
     (folder / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
 
 

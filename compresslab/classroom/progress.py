@@ -5,7 +5,7 @@ Beside the exercises, under `PREDICTIONS`, it holds what was predicted: question
 It lies in COMPRESSLAB_PROGRESS, else in the user's data folder. Two notebooks may be open at once: a verdict
 is added under a lock to what the file holds at that moment. A file that is damaged is put aside under a
 name of its own; one that may not be read is left alone. Where nothing can be written, the course works
-without memory.
+without memory. In a browser, which has no locks, the last of two pages to write at one moment is kept.
 """
 
 import contextlib
@@ -16,9 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import filelock
-import platformdirs
 
 from compresslab.writing import named_path, write_whole
 
@@ -32,7 +29,11 @@ PREDICTIONS = "predictions"
 def progress_file() -> Path:
     """Where progress is kept."""
     override = named_path("COMPRESSLAB_PROGRESS")
-    return override or Path(platformdirs.user_data_dir("compresslab")) / "progress.json"
+    if override:
+        return override
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("compresslab")) / "progress.json"
 
 
 def read() -> dict[str, dict]:
@@ -121,6 +122,11 @@ def _add(entry: dict, status: str, mistake: str | None, points: float | None) ->
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Nobody else adds to the file; not waited for longer than a learner would."""
+    try:
+        import filelock
+    except ImportError:  # in a browser, which has no locks
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.with_name(f".{path.name}.lock")
     lock = filelock.FileLock(place, timeout=5)

@@ -1,6 +1,8 @@
 """The check where there is NumPy and nothing else: it says what the check of a lab says."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,12 +18,22 @@ from hypothesis.extra import numpy as hnp
 from compresslab.classroom import compare, light, light_package, light_pages
 from compresslab.classroom.exercises import EXERCISES
 from compresslab.classroom.judge import judge
-from compresslab.classroom.light_pages import LABS, light_page
+from compresslab.classroom.light_pages import LABS, in_language, light_page
 from compresslab.classroom.release import read_solution
+from compresslab.classroom.so_far import so_far
+from compresslab.language import LANGUAGES
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [p for p in sorted((ROOT / "solutions").glob("[0-9]*.py")) if p.stem[:2] in LABS]
 IDS = light.ids()
+
+
+@pytest.fixture(autouse=True)
+def progress_file(tmp_path, monkeypatch):
+    """Nothing is added to what the reader of these tests has done."""
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(path))
+    return path
 
 
 def test_there_are_more_than_ten_in_six_labs():
@@ -63,6 +75,36 @@ def test_right_and_wrong_answers_get_the_verdict_of_the_lab(id):
     assert stub.status == "not done"
     assert stub.facts
     assert recorded.title == exercise.title
+
+
+def test_what_was_passed_is_kept_and_counted(progress_file):
+    all_of_them = len(IDS)
+    assert f"0 of {all_of_them} exercises" in repr(so_far())
+    exercise = EXERCISES["numbers.pack4"]
+    light.check(exercise.reference, exercise.id)
+    light.check(exercise.mistakes[0].forms[0], exercise.id)
+    said = repr(so_far())
+    assert f"1 of {all_of_them} exercises" in said
+    assert f": {exercise.points:g} of " in said
+    assert json.loads(progress_file.read_text(encoding="utf-8"))[exercise.id]["passed"]
+    progress_file.write_text('{"numbers.pack4": {"passed": 1, "points": 1e9}}', encoding="utf-8")
+    assert f": {exercise.points:g} of " in repr(so_far())
+    for id in IDS:
+        light.check(EXERCISES[id].reference, id)
+    assert so_far().kind == "held"
+
+
+def test_where_nothing_can_be_written_the_check_goes_on(monkeypatch, tmp_path):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("COMPRESSLAB_PROGRESS", str(tmp_path / "a file" / "progress.json"))
+    exercise = EXERCISES["numbers.pack4"]
+    assert light.check(exercise.reference, exercise.id).passed
+    assert "0 of" in repr(so_far())
+
+
+def test_what_is_said_in_the_browser_is_said_in_chinese(monkeypatch):
+    monkeypatch.setenv("COMPRESSLAB_LANG", "zh")
+    assert re.search("[\u4e00-\u9fff]", so_far().words)
 
 
 def test_nothing_but_the_recorded_calls_is_known():
@@ -111,21 +153,42 @@ def test_every_plain_value_comes_back_as_it_was(value):
 
 
 # ---- pages ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_a_page_is_what_a_release_writes(script):
-    page, found = light_page(read_solution(script).lab)
+def test_a_page_is_what_a_release_writes(script, language):
+    lab = in_language(read_solution(script).lab, script.stem, language)
+    page, found = light_page(lab, language)
     assert set(found) <= set(IDS)
-    committed = (ROOT / "light" / f"{script.stem}.ipynb").read_text(encoding="utf-8")
+    folder = ROOT / ("light" if language == "en" else f"light-{language}")
+    committed = (folder / f"{script.stem}.ipynb").read_text(encoding="utf-8")
     assert committed == nbformat.writes(page) + "\n"
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_chinese_page_has_the_same_code_and_no_english_paragraph(script):
+    english, chinese = (
+        nbformat.read(ROOT / folder / f"{script.stem}.ipynb", 4) for folder in ("light", "light-zh")
+    )
+    for one, other in zip(english.cells, chinese.cells, strict=True):
+        assert (one.id, one.cell_type) == (other.id, other.cell_type)
+        if one.cell_type == "code":
+            assert one.source == other.source
+        else:
+            assert re.search("[\u4e00-\u9fff]", other.source)
+
+
+WITHOUT_A_LANGUAGE = {
+    k: v
+    for k, v in os.environ.items()
+    if k not in ("COMPRESSLAB_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+}
 ALONE = """
 import importlib.abc, io, json, sys
 
 class Nothing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top not in {"numpy", "compresslab"} and top not in sys.stdlib_module_names:
+        if top not in {"numpy", "polib", "compresslab"} and top not in sys.stdlib_module_names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Nothing())
@@ -135,6 +198,10 @@ for source in json.load(sys.stdin):
     if source.startswith("check("):
         result = eval(source, space)
         print(result.status, result.points)
+        html = result._repr_html_()
+    elif source.startswith("so_far("):
+        print(eval(source, space))
+        print(" ".join(html.split()))
     else:
         exec(source, space)
 import compresslab
@@ -152,10 +219,16 @@ def package(tmp_path_factory):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("answers", [True, False], ids=["answered", "as it is"])
-def test_it_runs_where_there_is_numpy_and_nothing_else(script, answers, package):
+def test_it_runs_where_there_is_numpy_and_nothing_else(
+    script, answers, language, package, tmp_path
+):
     solution = read_solution(script)
-    page, found = light_page(solution.solution if answers else solution.lab)
+    page, found = light_page(solution.solution if answers else solution.lab, language)
+    # Languages are told apart by the folder that the page lies in.
+    folder = tmp_path / ("light" if language == "en" else f"light-{language}")
+    folder.mkdir()
     sources = [c.source for c in page.cells if c.cell_type == "code"]
     plain = sources[0].replace(
         "    await piplite", "    piplite"
@@ -165,12 +238,20 @@ def test_it_runs_where_there_is_numpy_and_nothing_else(script, answers, package)
         input=json.dumps([plain, *sources[1:]]),
         capture_output=True,
         text=True,
-        cwd=package,
+        cwd=folder,
+        env={**WITHOUT_A_LANGUAGE, "COMPRESSLAB_PROGRESS": "progress.json"},
         timeout=120,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
+    *lines, said, html = run.stdout.splitlines()
+    passed = len(found) if answers else 0
+    message = f"{passed} of {len(IDS)} exercises in the browser are passed: "
+    assert said.startswith(message) == (language == "en")
+    assert bool(re.search("[\u4e00-\u9fff]", said)) == (language == "zh")
+    assert bool(re.search("[\u4e00-\u9fff]", html)) == (language == "zh")
+    stored = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    assert set(stored) == set(found)
     expected = [f"passed {EXERCISES[id].points:g}" for id in found]
     got = [" ".join([s, f"{float(p):g}"]) for s, p in (line.rsplit(" ", 1) for line in lines)]
     assert got == (expected if answers else ["not done 0"] * len(found))
