@@ -10,7 +10,7 @@ import pytest
 from tests.browser.test_in_a_browser import IDLE, NOTEBOOK, SHOTS, opened, run_all
 
 CELLS = (
-    "import compresslab as cl\n"
+    "import numpy as np\nimport compresslab as cl\n"
     "from compresslab.lab import Table, begin, check, claim, predict, use_style\n"
     "from compresslab.notice import tell\n"
     "use_style()\nSEEDS = begin()",
@@ -18,6 +18,18 @@ CELLS = (
     'check(parameter_bytes, "measuring.parameter_bytes")',
     "def parameter_bytes(parameters, bits):\n    return (parameters * bits + 7) // 8\n"
     'check(parameter_bytes, "measuring.parameter_bytes")',
+    "def parameter_bytes(parameters, bits):\n    raise NotImplementedError\n"
+    'check(parameter_bytes, "measuring.parameter_bytes")',
+    "def parameter_bytes(parameters, bits):\n    return parameters / 0\n"
+    'check(parameter_bytes, "measuring.parameter_bytes")',
+    "from compresslab.classroom.exercises import exercise\n"
+    "from compresslab.classroom.judge import slow\n"
+    "from compresslab.classroom.result import CheckResult\n"
+    'packing = exercise("numbers.pack4")\n'
+    "slow(packing, packing.cases(np.random.default_rng(0))[0], 2.0, 0.01)",
+    'ratio = exercise("measuring.times_faster")\n'
+    'CheckResult(ratio, "passed", (("reached", "1.2"),), points=2.0, medal="bronze")',
+    'CheckResult(exercise("prune.tune_pruned"), "failed", (("stage", "a mask"),), points=1.0)',
     'claim("One is more than none", 1.0, "points")',
     'claim("None is more than one", -1.0, "points")',
     'guess = predict("How many?", ["one", "two"])',
@@ -88,7 +100,10 @@ def test_every_word_that_is_shown_has_enough_contrast(theme, notebook, jupyter, 
     page.locator(f"{NOTEBOOK} .jp-Notebook").screenshot(path=SHOTS / f"contrast_{wanted}.png")
     texts = page.evaluate(TEXTS)
     said = " ".join(words for words, _ in texts)
-    for word in ("✔", "✘", "expected", "two rows", "a perceptron", "The answer"):
+    for word in (
+        *("✔", "✘", "○", "expected", "two rows", "a perceptron", "The answer"),
+        *("bronze", "but slow", "stopped with an error", "so far", "not done yet"),
+    ):
         assert word in said, word
     poor = {words[:60]: round(contrast, 2) for words, contrast in texts if contrast < 4.5}
     assert not poor
