@@ -30,7 +30,7 @@ LANGUAGES = (ENGLISH, CHINESE)
 VARIABLE = "COMPRESSLAB_LANG"
 FIELD = re.compile(r"\{(\w+)\}")
 WORD = re.compile(r"[A-Za-z]{2,}")
-JOINED = {": ": "：", "; ": "；", ", ": "、", " and ": "和", " · ": " · "}
+JOINED = {": ": "：", "; ": "；", ", ": "，", " and ": "和", " · ": " · "}
 """How texts are joined, in English and in Chinese."""
 SIGNS = ("✔ ", "✘ ", "○ ", "· ")
 """What may stand in front of a sentence and says its kind."""
@@ -97,6 +97,10 @@ def _translated(text: str, language: str, notebook: str) -> str:
             same = [part for part, other in zip(parts, said, strict=True) if part == other]
             if not any(has_words(part) and part.strip() not in known.plain for part in same):
                 return text.replace(bare, other.join(said))
+            # The rest may be known as a whole: "plain, half, from scratch".
+            first, rest = parts[0], sign.join(parts[1:])
+            if len(parts) > 2 and first in known.plain and rest in known.plain:
+                return text.replace(bare, other.join([known.plain[first], known.plain[rest]]))
     return text
 
 
@@ -122,8 +126,10 @@ def catalogue(language: str, notebook: str = "") -> Catalogue:
     import polib
 
     plain, patterns = {}, []
+    # A lab's own words, and those of its exercises.
+    own = {notebook, notebook.partition("_")[2]}
     paths = sorted((LOCALE / language).rglob("*.po"))
-    for path in sorted(paths, key=lambda path: path.stem == notebook):
+    for path in sorted(paths, key=lambda path: path.stem in own):
         for entry in polib.pofile(str(path)):
             if not entry.msgstr:
                 continue
@@ -131,9 +137,11 @@ def catalogue(language: str, notebook: str = "") -> Catalogue:
                 patterns.append((entry.msgid, entry.msgstr))
             else:
                 text, said = entry.msgid.strip(), entry.msgstr.strip()
-                if said == text and text in plain and path.stem != notebook:
+                if said == text and text in plain and path.stem not in own:
                     continue  # a name in one lab, a word in another
                 plain[text] = said
+                if text.startswith(", "):  # it is joined to what stands before
+                    plain[text[2:]] = said.lstrip("，、 ")
                 if text.endswith(":"):  # what follows is joined to it
                     plain[text[:-1]] = said.rstrip("：: ")
     patterns.sort(key=lambda pair: -len(FIELD.sub("", pair[0])))

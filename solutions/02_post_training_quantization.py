@@ -750,7 +750,7 @@ check(integer_matmul, "ptq.integer_matmul")
 integer_matmul = adopt(integer_matmul, "ptq.integer_matmul")
 
 # %% [markdown]
-# The next layer wants codes again (requantization, 重量化): $q_y = \text{round}(\text{acc} \cdot \tfrac{s_x s_w}{s_y}) + z_y$, clipped. A ReLU costs
+# The next layer wants codes again (requantization, 重新量化): $q_y = \text{round}(\text{acc} \cdot \tfrac{s_x s_w}{s_y}) + z_y$, clipped. A ReLU costs
 # nothing: it is a larger lower limit.
 #
 # ### Exercise 6 · From sums to the next layer's codes (2 points, about 2 lines)

@@ -103,7 +103,7 @@ Table(
 # ## 1 · The gradient of a staircase
 #
 # Training needs $\partial x'/\partial x$ of $x' = \text{round}(x/s)\,s$. That is a staircase: its derivative is 0
-# almost everywhere, so nothing would ever learn. The straight-through estimator (STE, 直通估计; Bengio et al. 2013)
+# almost everywhere, so nothing would ever learn. The straight-through estimator (STE, 直通估计器; Bengio et al. 2013)
 # takes the staircase's *trend* instead: slope 1 as long as $x$ rounds to a code there is, so up to half a step beyond the last one, and slope 0 where it is
 # clipped.
 

@@ -734,7 +734,7 @@ Table(["block", "expansion", "parameters", "of one 3x3 convolution"], rows)
 # %% [markdown]
 # ## Build it · A search that evolves
 #
-# So far you chose the shapes. Neural architecture search (网络结构搜索) lets a program choose: a space of shapes, a way to judge one (a *look*, which costs a training), and a way to come to the next. The one that you build evolves (进化搜索; Real et al. 2019, algorithm 1).
+# So far you chose the shapes. Neural architecture search (神经架构搜索) lets a program choose: a space of shapes, a way to judge one (a *look*, which costs a training), and a way to come to the next. The one that you build evolves (进化搜索; Real et al. 2019, algorithm 1).
 #
 # ### Exercise 7 · A search that evolves (build, 4 points, about 16 lines)
 #

@@ -134,7 +134,7 @@ Table(
 #
 # $$a \cdot b = (K - d) - d = K - 2\,\text{popcount}(a \oplus b)$$
 #
-# A processor compares 64 places in one XOR and counts them in one *popcount* (按位计数). That needs signs in words.
+# A processor compares 64 places in one XOR and counts them in one *popcount* (置位计数). That needs signs in words.
 #
 # ### Exercise 1 · Sixty-four signs in a word (2 points, about 4 lines)
 #

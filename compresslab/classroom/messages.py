@@ -156,6 +156,12 @@ def _texts(node: ast.AST, worded: int) -> Iterator[Message | None]:
         names = [n for pair in pairs if getattr(pair[0], "value", None) not in SIGNS for n in pair]
     elif isinstance(node, ast.IfExp):
         names = [node.body, node.orelse]
+    elif isinstance(node, ast.DictComp):
+        names = [node.key]
+    elif isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "rows":
+        names = [node.slice]
+    elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "label":
+        names = [node.value]
     for child in ast.iter_child_nodes(node):
         yield from _texts(child, worded or child in names)
 
@@ -207,6 +213,8 @@ def _with_values(parts: list[str | ast.expr], worded: int) -> Message | None:
         else:
             names.append(_name_of(part, names))
             text += f"{{{names[-1]}}}"
+    if ".{" in text:  # a tensor's name
+        return None
     words = FIELD.sub(" ", text)
     return Message(text, values=True) if _is_shown(words, worded) else None
 

@@ -1,6 +1,6 @@
 """Searching the shape: widths and depths of a VGG-like network under a budget of bytes and of time.
 
-Neural architecture search (网络结构搜索) in its plainest forms, on one space (three stages, each
+Neural architecture search (神经架构搜索) in its plainest forms, on one space (three stages, each
 with a width and one or two convolutions):
 
     grid          every width the same share of the largest that fits

@@ -1,4 +1,4 @@
-"""Rounding has no useful gradient; the straight-through estimator (直通估计) invents one.
+"""Rounding has no useful gradient; the straight-through estimator (直通估计器) invents one.
 
     forward     x' = (clip(rint(x / s) + z, low, high) - z) * s
     backward    dx'/dx = 1 where low <= rint(x / s) + z <= high, else 0
