@@ -147,7 +147,7 @@ Table(
 # %% [markdown]
 # ## 2 · Compute
 #
-# One multiply-accumulate (MAC) is $a \leftarrow a + w\,x$. Papers that count FLOPs usually count it as two.
+# One multiply-accumulate (MAC) is $a \leftarrow a + w\,x$. Papers that count FLOPs (floating-point operations) usually count it as two.
 # A linear layer with $I$ inputs and $O$ outputs does $I\cdot O$; applied to a text, it does so at every *position*
 # (every word). A
 # convolution (卷积) uses each of its weights once at every *output* position:
@@ -702,6 +702,8 @@ times_faster = adopt(times_faster, "measuring.times_faster")
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

@@ -62,6 +62,8 @@ SEEDS = begin()
 
 # %% [markdown]
 # ## A hook: when 1 does not count
+#
+# In three formats, 1 is added to a total again and again, until the total no longer changes.
 
 # %%
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -1117,6 +1119,8 @@ cl.table(
 # - Fewer bits in memory are not fewer milliseconds unless a kernel works on the codes: labs 02, 10 and 11.
 #
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

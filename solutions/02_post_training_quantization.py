@@ -333,6 +333,8 @@ Table(
 
 # %% [markdown]
 # ## 3 · Who breaks first?
+#
+# Two networks get the same four bits. First your guess.
 
 # %%
 fragile = predict(
@@ -1150,7 +1152,7 @@ claim("Without stubs, what eager mode has converted does not run", refused)
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/bears_quantization.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer bears_quantization` runs them all anew.
 #
-# It is often said that VGG, ResNet and MobileNet are friendly to quantization, and that Transformers, recurrent networks, very small ones and depthwise layers are sensitive; MobileNet, whose layers are depthwise, stands on both lists. Here seven networks are treated alike. Before you look: which loses most at W4A4?
+# It is often said that VGG, ResNet and MobileNet are friendly to quantization, and that Transformers, recurrent networks, very small ones and depthwise layers are sensitive; MobileNet, whose layers are depthwise, stands on both lists. Here seven networks are treated alike. Before you look: which loses most at W4A4, that is, with weights (W) and activations (A) in 4 bits?
 
 # %%
 from compresslab.longer import show_longer
@@ -1177,6 +1179,8 @@ show_longer("learned_rounding")
 # - Layers whose activations have outliers that matter (large language models, lab 11).
 #
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

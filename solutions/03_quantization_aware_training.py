@@ -64,6 +64,8 @@ SEEDS = begin()
 
 # %% [markdown]
 # ## A hook: two bits
+#
+# Networks trained in floats are rounded to fewer and fewer bits, as in lab 02; nothing is trained after that.
 
 # %%
 data = load(size=16, train_size=8_000, seed=SEEDS[0])
@@ -523,6 +525,8 @@ claim(
 # codes that work at all. Lab 08 is about when a teacher does help.
 #
 # ## 5 · Gradients, too
+#
+# The backward pass has numbers that can be rounded, too. First your guess.
 
 # %%
 survive = predict(
@@ -939,6 +943,8 @@ show_longer("bf16_training")
 # - Before PTQ with good ranges has been tried: in the contest it gained much for nothing, if not enough at 2 bits.
 #
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

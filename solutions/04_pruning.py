@@ -71,6 +71,8 @@ SEEDS = begin()
 
 # %% [markdown]
 # ## A hook: half of it is not needed
+#
+# The smaller half of a trained network's weights is set to zero, and nothing else is done.
 
 # %%
 data = load(size=16, train_size=8_000, seed=SEEDS[0])
@@ -488,6 +490,8 @@ Table(
 # need not be worse.
 #
 # ## 3 · Zeros and time
+#
+# Fewer numbers are left to multiply. Does that save time? First your guess.
 
 # %%
 quick = predict(
@@ -968,7 +972,7 @@ Table(
 #
 # ## 6 · Your task: a quarter of the file
 #
-# **The MLP in at most 25 % of its bytes, within one point of the dense network trained as long.** A sparse file stores one bit
+# **The multilayer perceptron (MLP) in at most 25 % of its bytes, within one point of the dense network trained as long.** A sparse file stores one bit
 # a weight and the nonzeros. How much may go, how does each layer bear it, and how long must
 # it train? The settings below come near it, not there: find better ones. Choose on the validation images; the test comes once, at the end.
 
@@ -1295,6 +1299,8 @@ else:
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

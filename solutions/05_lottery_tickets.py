@@ -858,6 +858,8 @@ cl.table(
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 papers = [

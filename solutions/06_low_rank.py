@@ -411,7 +411,7 @@ Table(
 )
 
 # %% [markdown]
-# A detail with a price: the layer's *bias* stays, in the second factor. One of the articles behind this course has code for the SVD that drops
+# A detail with a price: the layer's *bias* stays, in the second factor. One of the articles behind this course has code for the singular value decomposition (SVD) that drops
 # it. Tuning would hide that, so look before tuning.
 
 
@@ -1157,6 +1157,8 @@ cl.table(
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

@@ -514,6 +514,8 @@ claim(
 # Let `EPOCHS` be 20 and see. On other machines, with larger images or with code written for it, the clock may say something else: measure.
 #
 # ### Two 3x3 for a 5x5, and the head
+#
+# Two older ideas: two small filters in the place of a large one, and what stands behind the last convolution.
 
 # %%
 EXTRA = {
@@ -868,6 +870,8 @@ show_longer("factorised_embedding")
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 papers = [

@@ -476,6 +476,8 @@ Table(
 # The teacher has seen labels, of course: 6,500 of other images. Distillation moves knowledge; it does not make any.
 #
 # ## 4 · Who makes a good teacher?
+#
+# The student stays the same, the teacher changes: a modest one, one of the student's own kind, and one who is always wrong. First your guess.
 
 # %%
 teacher_guess = predict(
@@ -1041,6 +1043,8 @@ show_longer("boxes")
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

@@ -1229,6 +1229,8 @@ show_longer("binary_transformer")
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 papers = [
@@ -1287,7 +1289,7 @@ Table(
 #
 # - A dot product of signs is $K - 2\,\text{popcount}(a \oplus b)$; batch norm and sign fold into a whole-number threshold.
 # - Real weights remember small steps; the learning rate matters more than the scale in front of a batch norm.
-# - Say *than what* you are faster: a plain loop, a good BLAS, or the whole network with its float edges.
+# - Say *than what* you are faster: a plain loop, a good BLAS (a library of matrix products in floats), or the whole network with its float edges.
 #
 # **Do not use it** for small layers (break-even above), for a first or last layer, or where 8 bits are fast enough: compare with the int8 row of the race on your processor.
 #

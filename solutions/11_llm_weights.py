@@ -439,7 +439,7 @@ Table(
 )
 
 # %% [markdown]
-# Columns in float beside columns in 3 bits make a slow kernel. Two ways out follow: let the other weights make up for an error (GPTQ), or make salient columns *larger* before rounding, so that their error is smaller (AWQ).
+# Columns in float beside columns in 3 bits make a slow kernel. Two ways out follow: let the other weights make up for an error (GPTQ), or make salient columns *larger* before rounding, so that their error is smaller (AWQ, activation-aware weight quantization).
 #
 # ## 3 · GPTQ: the rest makes up for it
 #
@@ -1400,6 +1400,8 @@ Table(
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 papers = [

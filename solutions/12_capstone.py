@@ -1178,7 +1178,7 @@ if peers.onnxruntime_available():
 onnx_table
 
 # %% [markdown]
-# Where a processor has AVX2 and not VNNI, the quick integers of ONNX Runtime add two products of bytes in 16 bits, where large sums saturate: some predictions differ. Its documentation advises weights of 7 bits there ("Quantize ONNX models", on data types). Our kernels widen first, and give the same integers everywhere.
+# Where a processor has AVX2 and not VNNI, which are two sets of instructions, the quick integers of ONNX Runtime add two products of bytes in 16 bits, where large sums saturate: some predictions differ. Its documentation advises weights of 7 bits there ("Quantize ONNX models", on data types). Our kernels widen first, and give the same integers everywhere.
 #
 # Compare the two columns. ONNX Runtime walks its graph without Python, and so does our program, which is one compiled call; torch comes back to Python after every layer, which is most of its time for one image. In a batch it is the kernels that decide, and which are faster depends on the processor.
 #
@@ -1548,6 +1548,8 @@ print(
 # - *Compressing a network that is too large for its task.* A small one from scratch is the control that most tables lack.
 #
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 papers = [

@@ -943,6 +943,8 @@ Table(
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

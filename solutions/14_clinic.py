@@ -961,6 +961,8 @@ diagnose = adopt(diagnose, "clinic.diagnose")
 
 # %% [markdown]
 # ## What the papers say, what we measured
+#
+# The networks, data and machines of the papers are others than ours: compare directions and sizes, not digits.
 
 # %%
 Table(

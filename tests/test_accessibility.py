@@ -20,6 +20,18 @@ from compresslab.report import Table
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("labs", "labs-zh", "light", "light-zh", "solutions")
 NOTEBOOKS = [path for name in FOLDERS for path in sorted((ROOT / name).glob("*.ipynb"))]
+LABS = [
+    path for path in NOTEBOOKS if path.parent.name in ("labs", "labs-zh") and path.stem[0].isdigit()
+]
+GLOSSARY = (ROOT / "compresslab/classroom/terms.csv").read_text(encoding="utf-8")
+NAMES = {
+    *("ALBERT", "BERT", "GPT", "GPTQ", "VGG", "V2", "V3", "MNIST", "SST"),
+    *("AMX", "ARM", "AVX2", "GPU", "NVIDIA", "VNNI", "XOR"),
+    *("GELU", "GGUF", "ONNX", "GB", "KB", "MB", "NF4", "W4A4", "W8A8"),
+    *("BA", "NP"),  # a product of two matrices; how hard a problem is
+}
+"""Of networks, data, instructions, makers, functions, files, units: they are looked up as they stand."""
+SPEAK_FOR_THEMSELVES = ("## So far", "## 目前的进度")
 LIGHT, DARK = "#FFFFFF", "#111111"
 """JupyterLab's pages."""
 
@@ -79,6 +91,47 @@ def test_a_table_in_the_text_has_headings(words):
         assert re.fullmatch(r"\|[\s:|-]+\|\s*", rule), first
         # The corner may be empty, a column's heading not.
         assert all(cell.strip() for cell in first.strip().strip("|").split("|")[1:]), first
+
+
+# The checklist's table of contents and dates are not in the text: JupyterLab and the site show the headings
+# of a notebook beside it, and the repository knows when it was changed.
+def test_a_notebook_says_after_its_title_what_it_is_for(words):
+    title, _, rest = words.partition("\n")
+    introduction = re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    assert title.startswith("# ")
+    assert len(introduction.strip()) > 20
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_lab_says_beside_its_title_how_long_it_takes(path):
+    first = nbformat.read(path, as_version=4).cells[0].source
+    assert re.search(r"\*\*(Time:|时间：)\*\*", first)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_code_is_introduced_before_it_appears(path):
+    """Behind a heading stands a sentence, then code."""
+    heading = ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert not heading
+        else:
+            last = cell.source.strip().rpartition("\n\n")[2]
+            alone = last.startswith("#") and "\n" not in last
+            heading = last if alone and last not in SPEAK_FOR_THEMSELVES else ""
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_what_is_abbreviated_is_in_the_glossary_or_spelled_out(path):
+    text = re.split(r"\*\*(?:References|参考文献)", words_of(path))[0]
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]+\$|\]\([^)]*\)", "", text, flags=re.DOTALL)
+    short = {word.rstrip("s") for word in re.findall(r"(?<![-\w])[A-Z][A-Z0-9]+s?(?![-\w])", text)}
+    in_glossary = set(re.findall(r"[A-Z][A-Z0-9]+", GLOSSARY))
+    # "FLOPs (floating-point operations)", "the multilayer perceptron (MLP)", "compressed sparse rows, CSR"
+    spelled = {
+        word for word in short if re.search(rf"\b{word}s?\*? ?[(（]|[(（,，] ?\*?{word}\b", text)
+    }
+    assert short - in_glossary - NAMES - spelled == set()
 
 
 # ---- what the course draws -----------------------------------------------------------------------

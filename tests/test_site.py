@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import yaml
 
+import compresslab
 from compresslab.classroom import still
 
 ROOT = Path(__file__).parents[1]
@@ -228,3 +229,32 @@ def test_sliders_are_pictures_and_questions_have_their_choices(folder):
                 assert "<img" in shown
             if "= predict(" in cell.source:
                 assert shown.count("<li>") >= 2
+
+
+# ---- the reference -----------------------------------------------------------------------------------
+def test_every_module_of_every_package_is_in_the_reference_once(folder):
+    text = "\n".join(
+        p.read_text(encoding="utf-8") for p in [folder / "api.md", *(folder / "api").glob("*.md")]
+    )
+    documented = re.findall(r"^\.\. automodule:: (\S+)$", text, re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    package, left_out = ROOT / "compresslab", assemble.reference.PRIVATE
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[1] in left_out or any(p.startswith("_") for p in parts if p != "__init__"):
+            continue
+        name = ".".join(p for p in parts if p != "__init__")
+        assert name in documented, name
+
+
+def test_the_front_doors_names_lead_to_where_they_are_documented(folder):
+    text = (folder / "api.md").read_text(encoding="utf-8")
+    for name in compresslab.__all__:
+        assert f"`cl.{name} <compresslab." in text
+    assert "`cl.evaluate <compresslab.training.evaluate>`" in text
+
+
+def test_a_package_without_a_docstring_is_named(tmp_path):
+    (tmp_path / "__init__.py").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="must have a docstring"):
+        assemble.reference.summary(tmp_path)

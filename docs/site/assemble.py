@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import chinese  # noqa: E402
 import for_instructors  # noqa: E402
+import reference  # noqa: E402
 
 from compresslab.classroom.course import read_labs  # noqa: E402
 from compresslab.classroom.glossary import Term, explained_in, read_terms  # noqa: E402
@@ -50,26 +51,6 @@ PAGES = (
 TEACHING = ("syllabus", "labs", "test")
 """Pages of docs/teaching, which stand beside the others as teaching_NAME."""
 CHINESE_GLOSSARY = "glossary.ipynb"
-REFERENCE = (
-    ("The front door", ("compresslab",)),
-    (
-        "Techniques",
-        (
-            "ptq",
-            "qat",
-            "prune",
-            "lowrank",
-            "lora",
-            "distill",
-            "binarize",
-            "gptq",
-            "sharing",
-            "mixed",
-        ),
-    ),
-    ("Kernels", ("affine", "bitpack", "int8", "lowbit", "sparse", "xnor", "huffman")),
-)
-PACKAGES = {"Techniques": "compresslab.techniques", "Kernels": "compresslab.kernels"}
 
 
 def lab(solution: NotebookNode, handed_out: NotebookNode, answers: bool) -> NotebookNode:
@@ -129,17 +110,6 @@ def page(text: str, labs: str = "labs") -> str:
         return label if label.startswith("`") else f"{label} (`{path}`)"
 
     return re.sub(r"!?\[([^\]]*)\]\(([^)\s]+)\)", fitted, text)
-
-
-def reference() -> str:
-    """The page that autodoc fills from the docstrings."""
-    lines = ["# Reference", "", "From the docstrings of the library; `help()` shows the same.", ""]
-    for title, modules in REFERENCE:
-        lines += [f"## {title}", ""]
-        for name in modules:
-            full = f"{PACKAGES[title]}.{name}" if title in PACKAGES else name
-            lines += [f"### `{full}`", "", "```{eval-rst}", f".. automodule:: {full}", "```", ""]
-    return "\n".join(lines)
 
 
 def elsewhere(repository: str) -> str:
@@ -232,7 +202,7 @@ def assemble(folder: Path, answers: bool) -> None:
     for name in ("README", "CONTRIBUTING"):
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
         (folder / f"{name.lower()}.md").write_text(page(text), encoding="utf-8")
-    (folder / "api.md").write_text(reference(), encoding="utf-8")
+    reference.write(ROOT / "compresslab", folder)
     contents = (OWN / "index.md").read_text(encoding="utf-8")
     for word, place in (("CHINESE", "labs-zh"), ("LABS", "labs")):
         contents = contents.replace(word, "\n".join(f"{place}/{name}" for name in names))

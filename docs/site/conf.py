@@ -35,7 +35,8 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
 # Notebooks have their own heading levels, and their links are those of JupyterLab.
-suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
+# A type such as `bytes` may have the name of an attribute.
+suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "ref.python"]
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
 autodoc_typehints = "signature"
@@ -82,7 +83,13 @@ def plain_text(
     if what == "module":
         lines[:] = ["::", "", *(f"   {line}" for line in lines), ""]
     else:
-        lines[:] = [line.replace("|", "\\|") for line in lines]
+        lines[:] = [plain(line) for line in lines]
+
+
+def plain(line: str) -> str:
+    """A line whose bars are bars, and whose single star is no emphasis that is never closed."""
+    line = line.replace("|", "\\|")
+    return line.replace("*", "\\*") if line.count("*") == 1 else line
 
 
 def of_page(app: object, page: str, template: str, context: dict, doctree: object) -> None:
