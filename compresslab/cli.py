@@ -205,6 +205,7 @@ def feedback(
     written: Annotated[
         Path | None, typer.Option(help="the folder of the written answers, with their marks")
     ] = None,
+    language: Annotated[str, typer.Option(help="of the learners' pages: en or zh")] = "en",
 ) -> None:
     """Write a page for each learner, one about the class, and points as learning platforms take them."""
     from compresslab.classroom.grading import feedback as pages
@@ -217,7 +218,7 @@ def feedback(
         if read:
             asked = reading.questions(_course_folder("labs") / f"{found.lab}.ipynb")
             reading.refuse_others(read, asked, written)
-        paths = pages.write_feedback(found, out, read)
+        paths = pages.write_feedback(found, out, read, language)
     except (OSError, ValueError) as error:
         typer.echo(f"no feedback: {error}", err=True)
         raise typer.Exit(2) from error

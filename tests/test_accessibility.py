@@ -13,7 +13,7 @@ import pytest
 
 from compresslab.classroom import result
 from compresslab.classroom.exercises import EXERCISES
-from compresslab.classroom.grading import feedback
+from compresslab.classroom.grading import learner_page
 from compresslab.notice import EDGES, Notice
 from compresslab.report import Table
 
@@ -144,7 +144,7 @@ def test_the_edge_of_a_box_is_seen_on_a_page(colour, page):
     assert contrast(colour, page) >= 3
 
 
-@pytest.mark.parametrize("colour", [*feedback.STATES.values(), feedback.OTHERWISE])
+@pytest.mark.parametrize("colour", [*learner_page.STATES.values(), learner_page.OTHERWISE])
 def test_coloured_words_of_a_feedback_page_can_be_read(colour):
     assert contrast(colour, LIGHT) >= 4.5
 

@@ -46,6 +46,8 @@ SPEAKS = (
     "classroom/compare.py",
     "classroom/complaints.py",
     "classroom/course.py",
+    "classroom/grading/learner_page.py",
+    "classroom/grading/mark.py",
     "classroom/harnesses.py",
     "classroom/judge.py",
     "classroom/leaderboard.py",

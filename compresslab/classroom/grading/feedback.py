@@ -1,7 +1,6 @@
 """What comes back from a grading run: a page for each learner, one about the class, tables for a platform.
 
-    OUT/learners/NAME-HASH.html     each exercise: points, what happened, the hint of a recognised mistake,
-                                    and the written answers with their marks, where these were given
+    OUT/learners/NAME-HASH.html     the learner's own page (`learner_page`)
     OUT/class.html                  per exercise: how many passed, which known mistakes were made by how
                                     many, seconds; who is stuck. What to talk about in the next lecture
     OUT/canvas.csv, moodle.csv, blackboard.csv, gradescope/NAME-HASH.json
@@ -25,21 +24,22 @@ from compresslab.classroom.grading import platforms
 from compresslab.classroom.grading.folder import harmless
 from compresslab.classroom.grading.grade import exercises_of
 from compresslab.classroom.grading.html_page import escaped, html_page, is_page
+from compresslab.classroom.grading.learner_page import learner_page
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results
 from compresslab.classroom.grading.written import WrittenAnswer
-from compresslab.notice import marked
+from compresslab.language import ENGLISH
 from compresslab.writing import write_whole
 
-STATES = {"passed": "#007A58", "partly": "#8F6400", "not done": "#6F6F6F", "missing": "#6F6F6F"}
-OTHERWISE = "#B84C00"
-"""Of words on white."""
 STUCK = 0.5
 """Share of the points below which a learner who has handed something in is named as stuck."""
 
 
 def write_feedback(
-    results: Results, out: Path, written: Mapping[str, Sequence[WrittenAnswer]] | None = None
+    results: Results,
+    out: Path,
+    written: Mapping[str, Sequence[WrittenAnswer]] | None = None,
+    language: str = ENGLISH,
 ) -> list[Path]:
     """Write all pages and tables; gives their paths.
 
@@ -47,6 +47,7 @@ def write_feedback(
         results: of a grading run.
         out: a folder; what is there under the same names is replaced.
         written: the written answers of each learner, with their marks.
+        language: of the learners' pages, such as "zh"; the others are for the teacher, in English.
 
     Raises:
         ValueError: if the pages of another lab are there.
@@ -57,7 +58,7 @@ def write_feedback(
         raise ValueError(f"{there} is no page about {results.title}: give another --out")
     pages = {
         out / "learners" / page_name(learner): learner_page(
-            results, learner, written.get(learner, ())
+            results, learner, written.get(learner, ()), language
         )
         for learner in results.learners
     }
@@ -78,59 +79,6 @@ def page_name(learner: str) -> str:
     plain = re.sub(r"[^\w.-]+", "_", learner)[:60].strip("._") or "learner"
     digest = hashlib.sha256(learner.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{plain}-{digest}.html"
-
-
-# ---- a learner -----------------------------------------------------------------------------------
-def learner_page(results: Results, learner: str, written: Sequence[WrittenAnswer] = ()) -> str:
-    """The page of one learner.
-
-    Raises:
-        KeyError: if nobody of that name was graded.
-    """
-    marks = results.learners[learner]
-    rows = "".join(_exercise_row(mark) for mark in marks)
-    points, out_of = sum(m.points for m in marks), sum(m.out_of for m in marks)
-    parts = [
-        f"<h1>{escaped(results.title)}</h1><p>{escaped(learner)}: <b>{points:g} of {out_of:g} points</b> "
-        "for the exercises</p>",
-        f"<table><tr><th>exercise</th><th>points</th><th>what happened</th></tr>{rows}</table>",
-        *(_written_part(answer) for answer in written),
-        f"<p><small>Cases were drawn with seed {results.seed}.</small></p>",
-    ]
-    return html_page(f"{learner}, {results.title}", "".join(parts))
-
-
-def _exercise_row(mark: Mark) -> str:
-    exercise = EXERCISES[mark.exercise]
-    hint = next((m.hint for m in exercise.mistakes if m.name == mark.mistake), "")
-    said = [escaped(mark.message)] if mark.message else []
-    said += [f"<b>Hint.</b> {marked(hint)}"] if hint else []
-    colour = STATES.get(mark.status, OTHERWISE)
-    state = f"<span style='color:{colour}'>{escaped(mark.status)}</span>"
-    return (
-        f"<tr><td>{escaped(exercise.title)}</td><td class='n'>{mark.points:g} of {mark.out_of:g}</td>"
-        f"<td>{'<br>'.join([state, *said])}</td></tr>"
-    )
-
-
-def _written_part(answer: WrittenAnswer) -> str:
-    """The question, the answer, its mark or a place for it, and what the points are given for."""
-    given = "__" if answer.points is None else f"{answer.points:g}"
-    asked = f"<p>{escaped(_plain(answer.asked))}</p>" if answer.asked else ""
-    lines = "".join(f"<li>{escaped(line)}</li>" for line in answer.rubric)
-    rubric = f"<p>A quarter of the points each:</p><ol>{lines}</ol>" if lines else ""
-    remark = f"<p>{escaped(answer.remark)}</p>" if answer.remark else ""
-    unmarked = " (not marked yet)" if answer.points is None else ""
-    return (
-        f"<h2>Written question: {given} of {answer.out_of:g} points{unmarked}</h2>{asked}"
-        f"<pre>{escaped(answer.text or 'no answer')}</pre>{remark}{rubric}"
-    )
-
-
-def _plain(question: str) -> str:
-    """The question without its heading and the place for the answer."""
-    lines = [line.strip() for line in question.splitlines()]
-    return " ".join(x for x in lines if x and not x.startswith(("#", "*Your answer")))
 
 
 # ---- the class -----------------------------------------------------------------------------------

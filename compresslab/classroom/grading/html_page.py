@@ -38,15 +38,16 @@ def is_page(path: Path, title: str = "") -> bool:
     return POLICY in head and (not title or f"<title>{escaped(title)}</title>" in head)
 
 
-def html_page(title: str, body: str) -> str:
+def html_page(title: str, body: str, language: str = "en") -> str:
     """The whole page.
 
     Args:
         title: plain text.
         body: HTML, in which whatever comes from elsewhere was escaped.
+        language: as HTML names it, such as "zh".
     """
     return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f"<!DOCTYPE html>\n<html lang='{language}'><head><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escaped(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
     )

@@ -19,9 +19,11 @@ from compresslab.classroom.grading.feedback import page_name
 from compresslab.classroom.grading.folder import as_typed, harmless
 from compresslab.classroom.grading.grade import exercises_of
 from compresslab.classroom.grading.html_page import html_page
+from compresslab.classroom.grading.learner_page import learner_page
 from compresslab.classroom.grading.mark import Mark
 from compresslab.classroom.grading.results import Results, read_results
 from compresslab.cli import app
+from compresslab.language import translated
 
 ROOT = Path(__file__).parents[3]
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -81,7 +83,7 @@ def read(page):
 
 
 def test_a_learner_sees_points_what_happened_and_the_hint(results):
-    text = read(feedback.learner_page(results, "=cmd|' /C calc'!A0"))
+    text = read(learner_page(results, "=cmd|' /C calc'!A0"))
     assert "1 of 2" in text
     assert "got 3" in text
     assert MISTAKE.hint[:40] in text
@@ -92,7 +94,7 @@ def test_a_learner_sees_points_what_happened_and_the_hint(results):
 @pytest.mark.parametrize("learner", ["Ada Lovelace_4711", f"bob{EVIL}", "carol"])
 @pytest.mark.attack("pages")
 def test_no_page_holds_anything_but_text(results, learner):
-    page = feedback.learner_page(results, learner)
+    page = learner_page(results, learner)
     read(page)
     assert "default-src 'none'" in page
     assert "<script" not in page
@@ -216,7 +218,7 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     read_back = written.read_folder(out)
     (ada,) = read_back["Ada Lovelace_4711"]
     assert (ada.points, ada.out_of, ada.remark) == (1.5, 2, "-good, but <b>why</b>?")
-    shown = read(feedback.learner_page(results, "Ada Lovelace_4711", [ada]))
+    shown = read(learner_page(results, "Ada Lovelace_4711", [ada]))
     assert "1.5 of 2" in shown
     assert "Prune first." in shown
     assert (
@@ -225,7 +227,7 @@ def test_written_answers_are_collected_marked_and_come_back(tmp_path, asked, res
     )
     *_, test = platforms.gradescope(results, read_back)["Ada Lovelace_4711"]["tests"]
     assert (test["score"], test["max_score"], test["name"]) == (1.5, 2, ada.question)
-    read(feedback.learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))
+    read(learner_page(results, f"bob{EVIL}", read_back[f"bob{EVIL}"]))
 
 
 def changed(tmp_path, asked, change, lab=None):
@@ -352,10 +354,34 @@ def test_the_learner_sees_the_question_the_rubric_and_a_place_for_the_mark(
     rubrics = written.read_rubrics(ROOT / "solutions" / "written.toml")
     written.write_pages(written.collect(found, asked), asked, tmp_path / "w", rubrics)
     (answer,) = written.read_folder(tmp_path / "w")["carol"]
-    page = read(feedback.learner_page(results, "carol", [answer]))
+    page = read(learner_page(results, "carol", [answer]))
     assert "door locks" in page
     assert "__ of 2 points" in page
     assert all(line in page for line in rubrics[answer.question].rubric)
+
+
+def test_the_learners_page_speaks_chinese(tmp_path, asked, results):
+    rubrics = written.read_rubrics(ROOT / "solutions" / "written.toml")
+    found = {"carol": handed_in(tmp_path, "carol", "\n\nPrune first.")}
+    written.write_pages(written.collect(found, asked), asked, tmp_path / "w", rubrics)
+    (answer,) = written.read_folder(tmp_path / "w")["carol"]
+    assert "<html lang='zh'>" in learner_page(results, "carol", [answer], "zh")
+    shown = read(learner_page(results, "carol", [answer], "zh"))
+    english = read(learner_page(results, "carol", [answer]))
+    for word in ("书面问题：2 分中得 __ 分", "每项占四分之一", "没有", "练习得分"):
+        assert word in shown
+    for word in ("Written question", "A quarter", "exercise", "what happened", "door locks"):
+        assert word in english
+        assert word not in shown
+    assert "Prune first." in shown
+    missed = read(learner_page(results, "=cmd|' /C calc'!A0", (), "zh"))
+    assert translated(MISTAKE.hint, "zh")[:20] in missed
+
+
+def test_a_language_that_there_is_not_is_refused(results, tmp_path):
+    with pytest.raises(ValueError, match="language must be one of en, zh, got 'fr'"):
+        feedback.write_feedback(results, tmp_path / "out", language="fr")
+    assert not (tmp_path / "out").exists()
 
 
 SAVED = {
