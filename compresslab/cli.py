@@ -186,12 +186,14 @@ def written(
 
     try:
         name = lab_name(lab)
-        asked = reading.questions(_course_folder("labs") / f"{name}.ipynb")
+        lab_here = _course_folder("labs") / f"{name}.ipynb"
+        asked = reading.questions(lab_here)
         rubrics = reading.read_rubrics(_course_folder("solutions") / "written.toml")
         found = collect.submissions(folder, name, out / "notebooks")
         others = sorted(_course_folder("labs").parent.glob(f"labs-*/{name}.ipynb"))
         editions = [reading.questions(path) for path in others]
-        paths = reading.write_pages(reading.collect(found, asked, editions), asked, out, rubrics)
+        answers = reading.collect(found, asked, editions, reading.first_lines([lab_here, *others]))
+        paths = reading.write_pages(answers, asked, out, rubrics)
     except (OSError, ValueError) as error:
         typer.echo(f"not collected: {error}", err=True)
         raise typer.Exit(2) from error

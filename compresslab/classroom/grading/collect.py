@@ -11,7 +11,8 @@
 A notebook that a browser has saved as `.ipynb.txt` or `.ipynb.json` is one. Hidden folders, checkpoints,
 recycle bins and `__MACOSX` are passed over. Of a learner's notebooks the one counts that is named like the
 lab, of several the one nearest to the top, of several attempts the last. Learners whose archive is of another
-kind (tar, rar, 7z) get a row that says so. How zip files are opened: see `unpack`.
+kind (tar, rar, 7z), or who handed in a script or a document, get a row that says so. How zip files are
+opened: see `unpack`.
 """
 
 import itertools
@@ -27,6 +28,7 @@ from compresslab.classroom.grading.unpack import (
     LARGEST_ZIP,
     MOST_OF_CLASS,
     NOT_OPENED,
+    TAKEN,
     Tree,
     Unpacker,
     insert,
@@ -43,6 +45,12 @@ BLACKBOARD = re.compile(
 )
 ATTEMPT = re.compile(r"attempt[ _-]*(\d+)", re.IGNORECASE)
 AGAIN = re.compile(r"-(\d+)$")
+OTHER_FORMS = (".py", ".pdf", ".html", ".docx", ".odt")
+"""What a notebook is handed in as by mistake."""
+NOBODYS = re.compile(
+    r"\d\d_|(?:readme|licen[sc]e|assignment|rubric|solutions?|index)\b", re.IGNORECASE
+)
+"""How the teacher's own files beside the submissions are named."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ def _only_download(entries: list[tuple[str, Path]]) -> Path | None:
 def _may_hold_notebooks(name: str, entry: "Path | Tree | str") -> bool:
     is_link = isinstance(entry, Path) and entry.is_symlink()
     is_folder = isinstance(entry, dict) or (isinstance(entry, Path) and entry.is_dir())
-    return (is_folder and not is_link) or kind_of(name) in (".ipynb", ".zip", *ARCHIVES)
+    return (is_folder and not is_link) or kind_of(name) in TAKEN
 
 
 def _top_of(unpack: Unpacker, place: Path) -> list[tuple[str, Path | Tree | str]]:
@@ -225,7 +233,9 @@ def _add(
     is_tree = isinstance(entry, dict) and kind_of(name) != ".zip"
     is_folder = is_tree or (isinstance(entry, Path) and entry.is_dir() and not entry.is_symlink())
     if not is_folder and not _may_hold_notebooks(name, entry):
-        if _is_platforms(name):  # somebody's all the same
+        # Somebody's all the same: a platform names it so, or it is a form in which answers are handed in.
+        alone = kind_of(name) in OTHER_FORMS and not NOBODYS.match(name)
+        if _is_platforms(name) or alone:
             found.remark(found.learner(_who(name, is_folder, title)[0]), f"{name} is no notebook")
         return
     who, rest, attempt = _who(name, is_folder, title)

@@ -13,7 +13,7 @@ from compresslab.classroom.grading.stub import parsed
 
 MOST_TRANSLATED, LONGEST_MAGIC, MOST_MAGIC = 40, 10_000, 50
 """Cells of a notebook, letters of a cell, lines for IPython in it: as much as answers have, and more."""
-MAGIC = re.compile(r"^\s*[%!;,/?]|\?\s*$|=\s*[%!]", re.MULTILINE)
+MAGIC = re.compile(r"^[ \t]*[%!;,/?]|\?[ \t]*$|=[ \t]*[%!]", re.MULTILINE)
 
 
 class Budget:
@@ -43,7 +43,9 @@ def without_magic(source: str) -> tuple[str, bool]:
     """
     if parsed(source) is not None:
         return source, False
-    body = re.sub(r"^\s*%%[^\n]*\n", "", source)
+    body = re.sub(r"\A\s*%%[^\n]*\n", "", source)
     with contextlib.suppress(SyntaxError, ValueError, IndexError, RuntimeError):
-        return TransformerManager().transform_cell(body), True
+        plain = TransformerManager().transform_cell(body)
+        # A cell that is no Python for another reason comes back as it was, but for blanks.
+        return plain, plain.split() != source.split()
     return source, False

@@ -7,7 +7,7 @@ What a run of the second would say is known, so it is not run.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 
 def parsed(source: str) -> ast.Module | None:
@@ -25,15 +25,19 @@ WRAPPERS = ("njit", "jit", "vectorize", "guvectorize", "cache", "lru_cache", "pa
 def functions(tree: ast.Module) -> dict[str, bool]:
     """The functions that are defined at the top, and whether each is more than a stub.
 
-    Also those in an `if`, `try` or `with`, and names that are bound to a `lambda` or to a function that was
-    compiled, cached or the like.
+    Also those in an `if`, `try` or `with`, and names that are bound to a `lambda`, to another name, to an
+    object of a class that stands there, or to a function that was compiled, cached or the like.
     """
-    found = {}
+    found, classes = {}, set()
     for node in at_the_top(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found[node.name] = not _empty(node.body)
-        elif isinstance(node, ast.Assign) and _makes_function(node.value):
-            found |= {t.id: True for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.ClassDef):
+            classes.add(node.name)
+        elif isinstance(node, ast.Assign) and _makes_function(node.value, classes):
+            same = isinstance(node.value, ast.Name) and found.get(node.value.id, True)
+            done = same or not isinstance(node.value, ast.Name)
+            found |= {t.id: done for t in node.targets if isinstance(t, ast.Name)}
     return found
 
 
@@ -49,14 +53,14 @@ def at_the_top(tree: ast.Module) -> Iterator[ast.stmt]:
             waiting += reversed(inner)
 
 
-def _makes_function(node: ast.expr) -> bool:
-    if isinstance(node, ast.Lambda):
+def _makes_function(node: ast.expr, classes: Set[str]) -> bool:
+    if isinstance(node, ast.Lambda | ast.Name):
         return True
     called = False
     while isinstance(node, ast.Call):
         node, called = node.func, True
     name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-    return called and name in WRAPPERS
+    return called and (name in WRAPPERS or name in classes)
 
 
 def is_stub(source: str, name: str) -> bool:

@@ -9,7 +9,6 @@ found by its function's name, and the report says so.
 import ast
 import json
 import os
-import re
 import stat
 import textwrap
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from compresslab.classroom.exercise import Exercise
 from compresslab.classroom.exercises import of_grade_id
 from compresslab.classroom.grading import bounds
-from compresslab.classroom.grading.helpers import foreign_names, joined_by_name, statements
+from compresslab.classroom.grading.helpers import Step, foreign_names, joined_by_name, statements
 from compresslab.classroom.grading.magic import Budget
 from compresslab.classroom.grading.stub import at_the_top, functions, is_stub, parsed
 
@@ -125,7 +124,11 @@ def _taken(cells: list, learner: str, wanted: set[str]) -> Submission:
         remarks += [f"{id}: {said}" for said in dict.fromkeys(said for _, said in plain) if said]
     # A helper may stand in the cell of another answer; the answers themselves are joined by the grader.
     others = [
-        pair for c in found if c.code for pair in c.helpers if not c.answers or pair[0] not in names
+        step
+        for c in found
+        if c.code
+        for step in c.helpers
+        if not c.answers or step.name not in names
     ]
     return Submission(learner, answers, tuple(imports), tuple(remarks), joined_by_name(others))
 
@@ -151,7 +154,7 @@ class _Cell:
     named: str
     functions: dict[str, bool]
     imports: tuple[str, ...]
-    helpers: list[tuple[str, str]]
+    helpers: list[Step]
     fenced: bool
 
 
@@ -181,12 +184,27 @@ def _read_cell(cell: object, names: set[str], budget: Budget) -> _Cell | None:
     )
 
 
-FENCE = re.compile(r"^\s*(?:```|~~~)[^\n]*\n(.*?)^\s*(?:```|~~~)", re.MULTILINE | re.DOTALL)
+FENCES = ("```", "~~~")
 
 
 def _unfenced(text: str) -> str:
-    """The code between the fences of a Markdown cell; all of it if there are none."""
-    return "\n".join(FENCE.findall(text)) or text
+    """The code between the fences of a Markdown cell; all of it if there are none.
+
+    Of several pieces those count that Python takes. A fence that is never closed ends with the cell.
+    """
+    pieces: list[list[str]] = []
+    fence = ""
+    for line in text.splitlines():
+        sign = line.strip()[:3]
+        if fence and sign == fence:
+            fence = ""
+        elif fence:
+            pieces[-1].append(line)
+        elif sign in FENCES:
+            fence, pieces = sign, [*pieces, []]
+    code = ["\n".join(piece) for piece in pieces]
+    taken = [piece for piece in code if parsed(textwrap.dedent(piece)) is not None]
+    return "\n".join(taken or code) or text
 
 
 def _chosen(cells: list[_Cell], id: str) -> tuple[list[_Cell], str]:

@@ -23,6 +23,7 @@ ENTRY = 300
 LARGEST_ZIP, MOST_OF_CLASS = 64 * 2**20, 1_000_000
 """Bytes of a learner's zip file, and files in that of a class, which may be of any size."""
 ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+TAKEN = (".ipynb", ".zip", *ARCHIVES)
 NOT_OPENED = "such an archive is not opened, only zip files are"
 Tree = dict[str, "Tree | Path | str"]
 """What is in a zip file: folders and zip files, notebooks, and in the place of one what was wrong with it."""
@@ -37,12 +38,17 @@ def _directory(source: Path | BinaryIO) -> int:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
         file.seek(0, io.SEEK_END)
-        # The record has 22 bytes, and a comment behind it of up to 65,535.
-        file.seek(max(0, file.tell() - 22 - 0xFFFF))
+        # The record has 22 bytes, and a comment behind it of up to 65,535; before it stands another one in
+        # large files (APPNOTE 4.3.14).
+        file.seek(max(0, file.tell() - 22 - 0xFFFF - 76))
         tail = file.read()
         file.seek(0)
     place = tail.rfind(b"PK\x05\x06")
-    return int.from_bytes(tail[place + 12 : place + 16], "little") if place >= 0 else 0
+    size = int.from_bytes(tail[place + 12 : place + 16], "little") if place >= 0 else 0
+    large = tail.rfind(b"PK\x06\x06", 0, max(place, 0))
+    if size == 0xFFFFFFFF and large >= 0:
+        size = int.from_bytes(tail[large + 40 : large + 48], "little")
+    return size
 
 
 def is_long(source: Path | BinaryIO) -> bool:
@@ -101,11 +107,19 @@ class Unpacker:
                     self.members[self.who] -= len(infos)
                 for member in infos:
                     if around >= 0:
-                        self.begin("/".join(parts_of(member)[: around + 1]))
+                        parts = parts_of(member)
+                        self.begin("/".join(parts[: around + 1]))
+                        if len(parts) == around + 1 and not member.is_dir():
+                            self._named(tree, parts)
                     self._take(tree, archive, member, depth if around < 0 else depth - 1)
         except Exception as error:  # a hostile file finds ways of its own to be broken
             return tree, f"it is no zip file that can be read ({type(error).__name__})"
         return tree, ""
+
+    def _named(self, tree: Tree, parts: list[str]) -> None:
+        """A file of somebody's that is no notebook has its place in the tree, too."""
+        if not is_hidden(parts[-1]) and kind_of(parts[-1]) not in TAKEN:
+            insert(tree, parts[:-1], {parts[-1]: f"{parts[-1]} is no notebook"})
 
     def _take(
         self, tree: Tree, archive: zipfile.ZipFile, member: zipfile.ZipInfo, depth: int
@@ -113,13 +127,9 @@ class Unpacker:
         """Put one member into the tree, or what is wrong with it."""
         names = parts_of(member)
         if ".." in names:
-            return insert(tree, [], {"": f"{member.filename!r} leads out of it"})
+            return insert(tree, [], {"": f"{name_of(member)!r} leads out of it"})
         kind = kind_of(names[-1]) if names else ""
-        if (
-            member.is_dir()
-            or any(map(is_hidden, names))
-            or kind not in (".ipynb", ".zip", *ARCHIVES)
-        ):
+        if member.is_dir() or any(map(is_hidden, names)) or kind not in TAKEN:
             return None
         if kind in ARCHIVES:
             return insert(tree, names[:-1], {names[-1]: f"{names[-1]}: {NOT_OPENED}"})
@@ -142,14 +152,14 @@ class Unpacker:
         self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int
     ) -> tuple[bytes, str]:
         if member.flag_bits & 1:
-            return b"", f"{member.filename}: it has a password"
+            return b"", f"{name_of(member)}: it has a password"
         try:
             with archive.open(member) as file:
                 content = file.read(most + 1)
         except Exception as error:  # as above
-            return b"", f"{member.filename}: it cannot be read ({type(error).__name__})"
+            return b"", f"{name_of(member)}: it cannot be read ({type(error).__name__})"
         if len(content) > most:
-            return b"", f"{member.filename}: it is larger than {most // 2**20} MB"
+            return b"", f"{name_of(member)}: it is larger than {most // 2**20} MB"
         self.left[self.who] -= len(content)
         return content, ""
 
@@ -162,7 +172,20 @@ class Unpacker:
 
 def parts_of(member: zipfile.ZipInfo) -> list[str]:
     """The folders and the name of a member."""
-    return [part for part in re.split(r"[/\\]", member.filename) if part not in ("", ".")]
+    return [part for part in re.split(r"[/\\]", name_of(member)) if part not in ("", ".")]
+
+
+def name_of(member: zipfile.ZipInfo) -> str:
+    """A member's name; UTF-8 is recognised where the file does not say that it is.
+
+    Without its flag a name is in IBM's code page 437 (APPNOTE, appendix D); some programs write UTF-8 there.
+    """
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def insert(tree: Tree, folders: list[str], what: Tree) -> None:

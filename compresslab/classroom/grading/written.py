@@ -9,9 +9,10 @@ what they hold of HTML or Markdown is shown as it was typed. Left out: marking b
 """
 
 import json
+import re
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,10 +25,13 @@ from compresslab.classroom.grading.marks_table import (
     read_marks,
     write_table,
 )
+from compresslab.classroom.grading.stub import parsed
 from compresslab.writing import write_whole
 
 PREFIX = "written-"
 LONGEST = 50_000
+PICTURE = re.compile(r"data:image/[\w.+-]{1,20};base64,[A-Za-z0-9+/=]+")
+"""One that an editor has put into the text itself."""
 MOST_POINTS = 10_000
 
 
@@ -81,22 +85,24 @@ def collect(
     found: Mapping[str, Found],
     asked: Mapping[str, tuple[str, float]],
     editions: Sequence[Mapping[str, tuple[str, float]]] = (),
+    printed: Set[str] = frozenset(),
 ) -> list[WrittenAnswer]:
     """Everybody's answers, question by question; a notebook that cannot be read gives empty ones.
 
-    The answer stands in the cell that was handed out. Where that lost its metadata it is known by the
-    question's heading, where there are copies the last one with an answer counts, and where none has one, the
-    text below the question does.
+    The answer stands in the cell that was handed out, and goes on in the text below it up to the lab's next
+    cell, whether that was typed into text cells or code cells. Where the cell lost its metadata it is known
+    by the question's heading; where there are copies the last one with an answer counts.
 
     Args:
         found: the submissions.
         asked: of `questions`.
         editions: the same of the lab's editions in other languages.
+        printed: of `first_lines`; without it, an answer ends at the next heading.
     """
     worded = {
         id: [text, *(e[id][0] for e in editions if id in e)] for id, (text, _) in asked.items()
     }
-    texts = {learner: _answers(place.path, worded) for learner, place in found.items()}
+    texts = {learner: _answers(place.path, worded, printed) for learner, place in found.items()}
     return [
         WrittenAnswer(learner, id, texts[learner].get(id, ""), None, out_of, asked=question)
         for id, (question, out_of) in asked.items()
@@ -104,26 +110,59 @@ def collect(
     ]
 
 
-def _answers(path: Path, worded: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _answers(path: Path, worded: Mapping[str, Sequence[str]], printed: Set[str]) -> dict[str, str]:
     try:
         cells = _read(submission.content(path))
     except (OSError, ValueError):
         return {}
-    return {id: _answer(cells, id, questions) for id, questions in worded.items()}
+    return {id: _answer(cells, id, questions, printed) for id, questions in worded.items()}
 
 
-def _answer(cells: Sequence["_Cell"], id: str, worded: Sequence[str]) -> str:
+def _answer(cells: Sequence["_Cell"], id: str, worded: Sequence[str], printed: Set[str]) -> str:
     own = [n for n, c in enumerate(cells) if c.id == id or any(begins(c.text, q) for q in worded)]
-    texts = (_without("\n".join(worded), cells[n].text) for n in own)
-    answered = [text for text in texts if text]
-    if answered or not own:
-        return answered[-1] if answered else ""
-    below = []
-    for cell in cells[own[-1] + 1 :]:
-        if cell.kind == "code" or cell.handed_out or cell.text.lstrip().startswith("#"):
+    if not own:
+        return ""
+    texts = {n: _without("\n".join(worded), cells[n].text) for n in own}
+    place = max((n for n in own if texts[n]), default=own[-1])
+    parts = [texts[place]]
+    for cell in cells[place + 1 :]:
+        first = _first_line(cell.text)
+        is_the_labs = first in printed if printed else first.startswith("#")
+        if cell.handed_out or is_the_labs or any(begins(cell.text, q) for q in worded):
             break
-        below.append(cell.text.strip())
-    return "\n\n".join(below)
+        said = _said_in_code(cell.text) if cell.kind == "code" else cell.text.strip()
+        if cell.kind == "code" and not said:
+            break
+        parts.append(said)
+    return "\n\n".join(part for part in parts if part)
+
+
+def first_lines(labs: Iterable[Path]) -> set[str]:
+    """The lines that the text cells of a lab begin with: what stands below is no longer an answer.
+
+    Args:
+        labs: the lab's editions.
+
+    Raises:
+        ValueError: if one of them cannot be read.
+    """
+    cells = (cell for lab in labs for cell in _read(submission.content(lab)))
+    return {_first_line(cell.text) for cell in cells if cell.kind != "code"} - {""}
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].strip()
+
+
+def _said_in_code(text: str) -> str:
+    """The sentences that somebody typed into a code cell, as they are or as comments; "" if it is code."""
+    tree = parsed(text)
+    if tree is not None and not tree.body:
+        return "\n".join(
+            line.strip().removeprefix("#").strip() for line in text.strip().splitlines()
+        )
+    magic = any(line.lstrip().startswith(("%", "!")) for line in text.splitlines())
+    return text.strip() if tree is None and not magic else ""
 
 
 def begins(text: str, question: str) -> bool:
@@ -166,7 +205,9 @@ def _cell(cell: dict) -> _Cell:
         id if isinstance(id, str) else "",
         str(cell.get("cell_type")),
         # Half of a pair of surrogates can be in JSON and in no file.
-        source[:LONGEST].encode("utf-8", "replace").decode() if isinstance(source, str) else "",
+        PICTURE.sub("(picture)", source)[:LONGEST].encode("utf-8", "replace").decode()
+        if isinstance(source, str)
+        else "",
         float(points) if isinstance(points, int | float) and 0 <= points < MOST_POINTS else 0.0,
         bool(about.get("grade_id")),
     )

@@ -466,3 +466,85 @@ def test_a_wrong_size_in_the_header_is_not_believed(tmp_path):
     content[place : place + 4] = (5).to_bytes(4, "little")
     eve = handed_in(tmp_path, bytes(content))
     assert not eve.path.exists() or eve.path.stat().st_size <= 20 * 2**20
+
+
+# ---- nobody is passed over -------------------------------------------------------------------------
+@pytest.mark.honest("downloads")
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_who_handed_in_a_script_or_a_document_has_a_row_that_says_so(tmp_path, form):
+    files = {"ann/12_capstone.ipynb": "ann", "bob.ipynb": "bob"}
+    files |= {"carol.py": "x = 1", "dan.pdf": "%PDF", "grades.csv": "a", "readme.pdf": "%PDF"}
+    place = tmp_path / "in"
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content)
+    if form == "zip":
+        place = tmp_path / "class.zip"
+        place.write_bytes(zipped(files))
+    rows = found(place, tmp_path)
+    assert list(rows) == ["ann", "bob", "carol", "dan"]
+    assert rows["carol"].remark == "carol.py is no notebook"
+    assert rows["dan"].remark == "dan.pdf is no notebook"
+    assert not rows["carol"].path.exists()
+
+
+@pytest.mark.honest("downloads")
+def test_a_zip_file_for_large_files_is_read(tmp_path, monkeypatch):
+    """Written with the records of ZIP64, whose directory's size stands elsewhere (APPNOTE 4.3.14)."""
+    place = tmp_path / "in"
+    place.mkdir()
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+    (place / "ann.zip").write_bytes(zipped({"12_capstone.ipynb": "ann", "more.txt": "x"}))
+    monkeypatch.undo()
+    content = bytearray((place / "ann.zip").read_bytes())
+    assert b"PK\x06\x06" in content
+    end = content.rfind(b"PK\x05\x06")
+    content[end + 12 : end + 20] = b"\xff" * 8  # size and place, as for very large ones
+    (place / "ann.zip").write_bytes(content)
+    assert texts(place, tmp_path) == {"ann": "ann"}
+
+
+@pytest.mark.attack("files")
+def test_a_directory_that_says_it_is_large_is_not_read(tmp_path):
+    place = tmp_path / "in"
+    place.mkdir()
+    content = bytearray(zipped({"12_capstone.ipynb": "ann"}))
+    end = content.rfind(b"PK\x05\x06")
+    large = b"PK\x06\x06" + bytes(36) + (2**40).to_bytes(8, "little") + bytes(8)
+    content[end + 12 : end + 16] = b"\xff" * 4
+    content[end:end] = large
+    (place / "eve.zip").write_bytes(content)
+    (place / "ann.ipynb").write_text("ann")
+    rows = found(place, tmp_path)
+    assert "more than 20000 files" in rows["eve"].remark
+    assert rows["ann"].path.is_file()
+
+
+@pytest.mark.honest("downloads")
+@pytest.mark.parametrize("name", ["Ana María", "李雷", "Jürgen Öztürk"])
+def test_names_in_utf8_are_read_where_the_zip_file_does_not_say_so(tmp_path, name):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for who in (name, "bob"):
+            archive.writestr(f"{who}/12_capstone.ipynb", who)
+    content = buffer.getvalue()
+    for sign, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(sign)
+        while at >= 0:
+            flag = int.from_bytes(content[at + place : at + place + 2], "little") & ~0x800
+            content = content[: at + place] + flag.to_bytes(2, "little") + content[at + place + 2 :]
+            at = content.find(sign, at + 4)
+    (tmp_path / "class.zip").write_bytes(content)
+    assert texts(tmp_path / "class.zip", tmp_path) == {name: name, "bob": "bob"}
+
+
+@pytest.mark.honest("downloads")
+def test_names_in_the_old_code_page_stay_as_they_are(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("J_rgen/12_capstone.ipynb")
+        archive.writestr(info, "j")
+        archive.writestr("bob/12_capstone.ipynb", "bob")
+    content = buffer.getvalue().replace(b"J_rgen", b"J\x81rgen")
+    (tmp_path / "class.zip").write_bytes(content)
+    assert texts(tmp_path / "class.zip", tmp_path) == {"Jürgen": "j", "bob": "bob"}

@@ -239,7 +239,8 @@ def changed(tmp_path, asked, change, lab=None):
     path = tmp_path / "changed.ipynb"
     path.write_text(json.dumps(notebook), encoding="utf-8")
     chinese = written.questions(ROOT / "labs-zh" / f"{LAB}.ipynb")
-    (answer,) = written.collect({"ada": Found(path)}, asked, [chinese])
+    printed = written.first_lines(ROOT / place / f"{LAB}.ipynb" for place in ("labs", "labs-zh"))
+    (answer,) = written.collect({"ada": Found(path)}, asked, [chinese], printed)
     return answer.text
 
 
@@ -283,6 +284,54 @@ def with_a_copy_above(cells, n):
 
 def in_a_cell_below(cells, n):
     cells.insert(n + 1, {"cell_type": "markdown", "metadata": {}, "source": "Prune first."})
+
+
+def below(*texts, kind="markdown"):
+    return [{"cell_type": kind, "metadata": {}, "source": text} for text in texts]
+
+
+def below_a_heading(cells, n):
+    cells[n + 1 : n + 1] = below("### My answer", "Prune first.")
+
+
+def split(cells, n):
+    cells[n]["source"] = "".join(cells[n]["source"]) + "\n\nsee below:"
+    cells[n + 1 : n + 1] = below("Prune first.", "Then quantize.")
+
+
+def in_a_code_cell(cells, n):
+    cells[n + 1 : n + 1] = below("Prune first.", kind="code")
+
+
+def as_comments_in_a_code_cell(cells, n):
+    cells[n + 1 : n + 1] = below("# Prune first.\n#Then quantize.", kind="code")
+
+
+def with_a_picture(cells, n):
+    picture = "![sketch](data:image/png;base64," + "iVBORw0KGgo" * 20_000 + ")"
+    cells[n]["source"] = "".join(cells[n]["source"]) + f"\n\n{picture}\n\nPrune first."
+
+
+def code_below(cells, n):
+    answer_in(cells[n])
+    cells[n + 1 : n + 1] = below("print(1)", kind="code") + below("A note of mine.")
+
+
+@pytest.mark.honest("right")
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        (below_a_heading, "### My answer\n\nPrune first."),
+        (split, "see below:\n\nPrune first.\n\nThen quantize."),
+        (in_a_code_cell, "Prune first."),
+        (as_comments_in_a_code_cell, "Prune first.\nThen quantize."),
+        (with_a_picture, "![sketch]((picture))\n\nPrune first."),
+        (code_below, "Prune first."),
+    ],
+)
+@pytest.mark.parametrize("edition", ["labs", "labs-zh"])
+def test_a_written_answer_may_go_on_below(tmp_path, asked, change, said, edition):
+    assert changed(tmp_path, asked, change, ROOT / edition / f"{LAB}.ipynb") == said
 
 
 def with_endless_points(cells, n):

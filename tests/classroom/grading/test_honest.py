@@ -111,6 +111,30 @@ ELSEWHERE = {
         code(RIGHT.replace("def code_lengths", "def mine")),
         code("code_lengths = partial(mine)"),
     ],
+    "another name for it, the stub left": [
+        code(STUB, ID),
+        code(RIGHT.replace("def code_lengths", "def mine") + "\ncode_lengths = mine\n"),
+    ],
+    "another name for it, in a cell of its own": [
+        code(STUB, ID),
+        code(RIGHT.replace("def code_lengths", "def mine")),
+        code("code_lengths = mine"),
+    ],
+    "an object that can be called, the stub left": [
+        code(STUB, ID),
+        code(
+            "class Mine:\n"
+            + textwrap.indent(RIGHT.replace("def code_lengths(", "def __call__(self, "), "    ")
+            + "\n\ncode_lengths = Mine()\n"
+        ),
+    ],
+    "a fence that is never closed": [code(f"My answer:\n```python\n{RIGHT}", kind="markdown")],
+    "beside a fence that is no Python": [
+        code(f"```\nit gives: 1 2 2\n```\nby\n~~~python\n{RIGHT}~~~\n", kind="markdown")
+    ],
+    "in two fences": [
+        code(f"```python\nONE = 1\n```\nand\n```python\n{RIGHT}```\n", kind="markdown")
+    ],
     "between fences": [code(f"My answer:\n```python\n{RIGHT}\n```\nDone.", kind="markdown")],
 }
 
@@ -141,6 +165,31 @@ HELPED = {
     ),
     "a constant that is changed": (
         "ONE = 3\nONE -= 2\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = ONE"),
+    ),
+    "a table that a loop fills": (
+        "TABLE = np.zeros(9, int)\nfor i in range(1, 9):\n    TABLE[i] = 1 + TABLE[i - 1] // 2\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = TABLE[1]"),
+    ),
+    "a list that grows": (
+        "TABLE = []\nfor i in range(3):\n    if i:\n        TABLE.append(i)\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = TABLE[0]"),
+    ),
+    "a list that was appended to": (
+        "TABLE = []\nTABLE.append(1)\nTABLE.extend([2, 3])\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = TABLE[0]"),
+    ),
+    "a function in an if": (
+        "if True:\n    def single():\n        return 1\nelse:\n    single = None\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = single()"),
+    ),
+    "a function in a try": (
+        "try:\n    from nowhere import single\nexcept ImportError:\n"
+        "    def single():\n        return 1\n",
+        RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = single()"),
+    ),
+    "a constant in a with": (
+        "import warnings\nwith warnings.catch_warnings():\n    ONE = 1\n",
         RIGHT.replace("bits[heap[0][1]] = 1", "bits[heap[0][1]] = ONE"),
     ),
     "a compiled function": (
@@ -185,6 +234,20 @@ def test_a_type_of_the_librarys_may_be_asked_for(graded, use):
     assert answer != RIGHT
     mark = graded(code("from compresslab.report import Table"), code(answer, ID))
     assert mark.points == mark.out_of
+
+
+def test_a_mistake_in_python_is_not_called_shell(graded):
+    mark = graded(code(RIGHT.replace("while len(heap) > 1:", "while len(heap) > 1"), ID))
+    assert mark.points == 0
+    assert "shell" not in mark.message
+    assert "SyntaxError" in mark.message
+
+
+def test_another_name_for_the_stub_is_no_answer(graded):
+    mark = graded(
+        code(STUB, ID), code(STUB.replace("code_lengths", "mine") + "\ncode_lengths = mine")
+    )
+    assert (mark.points, mark.status) == (0, "not done")
 
 
 def test_a_draft_in_the_cell_that_was_handed_out_is_told(graded):
