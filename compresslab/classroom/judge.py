@@ -8,6 +8,8 @@ Left out here: isolation. This runs in the learner's own process and trusts it; 
 `grading`, which does not.
 """
 
+import inspect
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +29,7 @@ from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.classroom.relation import relation
 from compresslab.classroom.result import CheckResult, Outcome, StoppedError
 from compresslab.classroom.steps import MOST_LINES, Lines
+from compresslab.classroom.stub import still_raises
 from compresslab.language import translated
 
 CHECK_SEED = 0
@@ -43,7 +46,8 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
     for case in cases:
         outcome = call(driven, case)
         if isinstance(outcome.error, NotImplementedError):
-            return CheckResult(exercise, "not done", worked_cases(exercise, cases))
+            hint = STILL_THERE if still_there(function) else ""
+            return CheckResult(exercise, "not done", worked_cases(exercise, cases), hint=hint)
         if isinstance(outcome.error, StoppedError):
             failure = Failure(case, outcome, None, str(outcome.error))
             facts = error_facts(
@@ -55,6 +59,20 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
     if result.passed and exercise.large is not None:
         return raced(function, exercise, exercise.large(np.random.default_rng(seed)))
     return result
+
+
+STILL_THERE = (
+    "The line that raises NotImplementedError still stands in your function, which ends there: "
+    "delete it."
+)
+
+
+def still_there(function: Callable) -> bool:
+    """Whether the line of the stub stands in a function beside others, as far as its text is known."""
+    try:
+        return still_raises(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError):
+        return False
 
 
 def worked_cases(exercise: Exercise, cases: Sequence[Case]) -> tuple[tuple[str, str], ...]:

@@ -21,7 +21,7 @@ MODULES = (
         f"classroom/{name}.py"
         for name in (
             *("__init__", "compare", "complaints", "exercise", "judge"),
-            *("light", "progress", "relation", "result", "so_far", "steps"),
+            *("light", "progress", "relation", "result", "so_far", "steps", "stub"),
         )
     ),
 )

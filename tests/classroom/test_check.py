@@ -82,6 +82,27 @@ def test_a_stub_is_not_done_yet():
     assert "not done yet (about 1 line)" in str(check(todo, ID))
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["above", "below"])
+def test_the_stubs_line_left_beside_an_answer_is_told(first):
+    if first:
+
+        def answer(parameters, bits):
+            """Bytes."""
+            raise NotImplementedError("not done yet")
+            return parameters * bits
+    else:
+
+        def answer(parameters, bits):
+            size = parameters * bits  # noqa: F841
+            raise NotImplementedError("not done yet")
+
+    said = str(check(answer, ID))
+    assert "not done yet (about 1 line)" in said
+    assert "still stands in your function" in said
+    assert "still stands" not in str(check(todo, ID))
+    assert "still stands" not in str(check(eval("lambda *a: todo()", {"todo": todo}), ID))
+
+
 def test_an_error_is_shown_with_the_learners_own_line():
     result = check(breaks, ID)
     assert result.status == "error"

@@ -8,8 +8,8 @@ the compiler's name, and nothing is used that could put another function in its 
 import ast
 from collections.abc import Sequence
 
-from compresslab.classroom.grading.stub import parsed
 from compresslab.classroom.grading.submission import BEHIND
+from compresslab.classroom.stub import parsed
 
 COMPILERS = ("njit", "jit")
 ELSEWHERE = {"os", "sys", "exec", "eval", "compile", "importlib", "subprocess", "socket", "open"}

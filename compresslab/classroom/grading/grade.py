@@ -23,10 +23,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from compresslab.classroom import stub
 from compresslab.classroom.complaints import complaint
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.exercises import LABS
-from compresslab.classroom.grading import bounds, compiled, protocol, stub, submission
+from compresslab.classroom.grading import bounds, compiled, protocol, submission
 from compresslab.classroom.grading.cases import cases_of, large_case
 from compresslab.classroom.grading.helpers import used_helpers
 from compresslab.classroom.grading.mark import Mark, message_of, name_of, points_of, status_of

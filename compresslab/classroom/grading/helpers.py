@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from compresslab.classroom.grading.stub import parsed
+from compresslab.classroom.stub import parsed
 
 MOST_STEPS = 50
 """Statements that make one helper."""

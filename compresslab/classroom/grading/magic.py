@@ -9,7 +9,7 @@ import re
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-from compresslab.classroom.grading.stub import parsed
+from compresslab.classroom.stub import parsed
 
 MOST_TRANSLATED, LONGEST_MAGIC, MOST_MAGIC = 40, 10_000, 50
 """Cells of a notebook, letters of a cell, lines for IPython in it: as much as answers have, and more."""

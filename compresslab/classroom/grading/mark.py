@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from compresslab.classroom import stub
 from compresslab.classroom.exercise import Exercise
-from compresslab.classroom.grading import stub, submission
+from compresslab.classroom.grading import submission
 from compresslab.classroom.result import CheckResult, Outcome
 
 

@@ -20,7 +20,7 @@ from compresslab.classroom.exercises import of_grade_id
 from compresslab.classroom.grading import bounds
 from compresslab.classroom.grading.helpers import Step, foreign_names, joined_by_name, statements
 from compresslab.classroom.grading.magic import Budget
-from compresslab.classroom.grading.stub import at_the_top, functions, is_stub, parsed
+from compresslab.classroom.stub import at_the_top, functions, is_stub, parsed
 
 LARGEST = 20 * 2**20
 LONGEST_SOURCE = 100_000

@@ -25,7 +25,7 @@ from compresslab.classroom.grading.marks_table import (
     read_marks,
     write_table,
 )
-from compresslab.classroom.grading.stub import parsed
+from compresslab.classroom.stub import parsed
 from compresslab.writing import write_whole
 
 PREFIX = "written-"

@@ -16,11 +16,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from compresslab.classroom import compare
+from compresslab.classroom import compare, stub
 from compresslab.classroom.exercises import EXERCISES, LABS, of_grade_id
 from compresslab.classroom.grading import folder as grading
 from compresslab.classroom.grading import grade as marking
-from compresslab.classroom.grading import stub
 from compresslab.classroom.grading.cases import ENOUGH_DRAWN, cases_of
 from compresslab.classroom.grading.grade import exercises_of, grade_notebook
 from compresslab.classroom.grading.mark import points_of

@@ -2,8 +2,9 @@
 
     is_stub                 the function is there and empty, whatever stands beside it
     only_raises_not_done    the cell is that function alone, and can do nothing but raise
+    still_raises            the line that raises was left beside lines of the learner's own
 
-What a run of the second would say is known, so it is not run.
+What a run of the second would say is known, so it is not run. A learner is told of the third.
 """
 
 import ast
@@ -91,6 +92,16 @@ def only_raises_not_done(source: str, name: str) -> bool:
         and all(isinstance(a, ast.Constant) for a in getattr(last.exc, "args", []))
         and not getattr(last.exc, "keywords", [])
     )
+
+
+def still_raises(source: str) -> bool:
+    """Whether a function has lines of its own beside one that raises NotImplementedError and ends it."""
+    tree = parsed(source)
+    if tree is None or not tree.body or not isinstance(tree.body[0], ast.FunctionDef):
+        return False
+    body = tree.body[0].body
+    raises = any(isinstance(node, ast.Raise) and _raises_not_implemented(node) for node in body)
+    return raises and not _empty(body)
 
 
 def _empty(body: list[ast.stmt]) -> bool:
