@@ -53,8 +53,9 @@ release: $(VENV)/.authors
 
 # The labs as executed and all pages, for reading; `make site ANSWERS=--answers` is the instructor's build.
 site: $(VENV)/.site
+	mkdir -p site && find site -mindepth 1 -maxdepth 1 -not -name slides -exec rm -rf {} +
 	$(BIN)/python docs/site/assemble.py build/site $(ANSWERS)
-	$(BIN)/python -m sphinx -b html -W --keep-going -q build/site site
+	$(BIN)/python -m sphinx -b html -j auto -W --keep-going -q build/site site
 	$(BIN)/python -m pytest -q tests/browser/test_site_pages.py
 
 # Slides of every lab, to be shown without a network: site/slides/index.html.

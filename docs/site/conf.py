@@ -23,7 +23,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
 ]
@@ -112,5 +111,7 @@ def of_page(app: object, page: str, template: str, context: dict, doctree: objec
 
 def setup(app: object) -> None:
     """Before napoleon reads the sections, and after the theme has made its buttons."""
+    # It adds a file to the pages, and does not say that this can be done for several at once.
+    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
     app.connect("autodoc-process-docstring", plain_text, priority=400)
     app.connect("html-page-context", of_page, priority=900)
