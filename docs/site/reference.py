@@ -33,7 +33,7 @@ def write(package: Path, folder: Path) -> list[str]:
     alone = sorted(p for p in package.glob("*.py") if p.stem[0] != "_")
     lines = [
         *("# Reference", "", "From the docstrings of the library; `help()` shows the same.", ""),
-        *("```{toctree}", ":hidden:", "", *names, "```", ""),
+        *("```{toctree}", ":hidden:", ":titlesonly:", "", *names, "```", ""),
         *("## The front door", "", *_automodule(package.name), *front_door(), ""),
         *("## Packages", "", *rows, "", "## Modules", ""),
         *(line for path in alone for line in _documented(f"{package.name}.{path.stem}")),
