@@ -39,6 +39,8 @@ suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "ref.python"]
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
 autodoc_typehints = "signature"
+# A page's table of contents names modules; with every function in it the site takes a third longer.
+toc_object_entries = False
 autodoc_mock_imports: list[str] = []
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
