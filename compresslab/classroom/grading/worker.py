@@ -1,6 +1,6 @@
 """Runs inside the sandbox: executes a learner's answer on given inputs, and hands back what it returned.
 
-It is started as a program, `python -I worker.py FOLDER ALONE`, with the folder of staged modules and
+It is started as a program, `python -P -s worker.py FOLDER ALONE`, with the folder of staged modules and
 whether it is alone in a pid namespace ("alone"), where everybody else may be killed. It reads tasks from
 its standard input, one frame for the text and one for the inputs, until the input ends. For every task it
 forks: the child runs imports and answer, and forks again for every case, so that nothing is carried from
