@@ -14,22 +14,36 @@ def others() -> int:
     return sum(name.isdigit() for name in os.listdir("/proc")) - 2
 
 
-def held() -> int:
-    """Bytes that all processes here hold together, shared pages counted once.
+def holds_more(allowed: float) -> bool:
+    """Whether all processes here together hold more bytes, shared pages counted once.
 
     With segments of shared memory, with files that live in memory alone and have no name, and with what the
     kernel keeps of every file in /tmp. Pages of theirs that a process has mapped besides are counted twice:
-    what is held is never more than this says.
+    what is held is never more than is counted. Counting shared pages once takes the kernel milliseconds for
+    each process; where it is not too much with them counted for everybody, that is not asked for.
     """
-    total, files = _segments() + _inodes(), {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/smaps_rollup", encoding="ascii") as file:
-                    pss = next(line for line in file if line.startswith("Pss:"))
-                total += 1024 * int(pss.split()[1])
-            files.update(_without_name(name))
-    return total + sum(files.values())
+    processes = [name for name in os.listdir("/proc") if name.isdigit()]
+    files: dict[tuple[int, int], int] = {}
+    for name in processes:
+        files.update(_without_name(name))
+    beside = _segments() + _inodes() + sum(files.values())
+    return all(
+        beside + sum(map(count, processes)) > allowed for count in (_resident, _proportional)
+    )
+
+
+def _resident(process: str) -> int:
+    """Bytes that a process holds, shared pages among them."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return os.sysconf("SC_PAGE_SIZE") * int(_text(f"/proc/{process}/statm").split()[1])
+    return 0
+
+
+def _proportional(process: str) -> int:
+    """Bytes that a process holds, its part of shared pages among them."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return 1024 * int(_text(f"/proc/{process}/smaps_rollup").split("Pss:")[1].split()[0])
+    return 0
 
 
 def waited(child: int, alone: bool) -> dict[str, int]:

@@ -271,7 +271,7 @@ def _supervise(
 
     `queued` keeps how long each process has waited for a processor: a process that has ended cannot be asked.
     """
-    from leftovers import held, others, waited
+    from leftovers import holds_more, others, waited
 
     end, said, checked = time.monotonic() + limits["wall"], 0, time.monotonic()
     while True:
@@ -286,7 +286,7 @@ def _supervise(
         if time.monotonic() > checked + 0.2:
             checked = time.monotonic()
             queued.update(waited(child, alone))
-            if alone and held() > 1.5 * limits["memory"] + 2**30:
+            if alone and holds_more(1.5 * limits["memory"] + 2**30):
                 return "memory"
         if ready:
             part = os.read(pipe, 1 << 16)

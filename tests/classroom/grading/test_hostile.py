@@ -283,10 +283,21 @@ def test_what_lies_outside_is_not_there(graded, tmp_path):
         tmp_path,
         Path.home() / ".ssh",
     ]
-    outside = [str(p) for p in (*outside, "/etc/passwd", "/var", "/sys")]
+    outside = [str(p) for p in (*outside, "/etc/passwd", "/var", "/sys/class", "/sys/fs")]
     look = f"""
         import os
         there = [p for p in {outside} if os.path.exists(p)]
+        # Of the kernel's settings that of large pages alone can be read, and not changed.
+        pages = "/sys/kernel/mm/transparent_hugepage"
+        if os.path.exists(pages):
+            there += [p for p in os.listdir("/sys") if p != "kernel"]
+            there += [p for p in os.listdir("/sys/kernel") if p != "mm"]
+            there += [p for p in os.listdir("/sys/kernel/mm") if p != "transparent_hugepage"]
+            try:
+                open(pages + "/enabled", "w").close()
+                there.append("it can be changed")
+            except OSError:
+                pass
         raise RuntimeError(repr((there, sorted(os.environ), os.getcwd(), os.getpid() < 1000)))
         """
     message = graded(body(textwrap.dedent(look))).message
