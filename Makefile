@@ -9,7 +9,7 @@ NBVAL := -q -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-ti
 # A look: every cell runs, on one seed, and no training takes long.
 SHORT := COMPRESSLAB_SEEDS=1 COMPRESSLAB_STEPS=20
 
-.PHONY: lab test findings quick browser lint format release site slides bench litert lite clean
+.PHONY: lab test findings quick browser lint format release pages site slides bench litert lite clean
 
 lab: $(VENV)/.course
 	$(BIN)/compresslab lab
@@ -50,6 +50,13 @@ format: $(VENV)/.authors
 
 release: $(VENV)/.authors
 	$(BIN)/compresslab release
+
+# Pages that are written from records and from the exercises, all of them in a minute; nothing is measured.
+pages: $(VENV)/.authors
+	$(BIN)/python -m benchmarks.claims --page-only
+	$(BIN)/python -m benchmarks.longer
+	$(BIN)/python -m benchmarks.articles
+	$(BIN)/python -m benchmarks.teaching
 
 # The labs as executed and all pages, for reading; `make site ANSWERS=--answers` is the instructor's build.
 site: $(VENV)/.site

@@ -1,28 +1,34 @@
 """From the articles to the labs: `python -m benchmarks.articles` makes docs/articles.md.
 
 The course grew from five articles on model compression. `docs/articles.toml` has what they say, in our words,
-with the place that tests it, a section of a lab or an experiment that takes longer than one (`longer`); this
-page adds how often each finding held and by how much (`compresslab/findings.csv`, the runs of `compresslab
-longer`).
-A finding or a section that is not there is an error, so that the page cannot outlive a change of a lab.
+with the findings that test it, of a lab or of an experiment that takes longer than one (`longer`); this page
+adds how often each finding held and by how much (`compresslab/findings.csv`, the runs of `compresslab
+longer`), and the section of the lab in which it is claimed.
+A finding or an experiment that is not there is an error, so that the page cannot outlive a change of a lab.
 """
 
+import ast
 import csv
+import functools
 import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from benchmarks.basis import calls, sentence_of
+from benchmarks.longer import labs as shown_in
 from benchmarks.longer import said
+from compresslab.classroom.release import read_solution
 
 ROOT = Path(__file__).parents[1]
 SOURCE, PAGE = ROOT / "docs" / "articles.toml", ROOT / "docs" / "articles.md"
 FINDINGS = ROOT / "compresslab" / "findings.csv"
 VERDICTS = ("holds", "in part", "not here", "false")
 BEYOND = "out of reach"
-KEYS = {"says", "where", "claims", "longer", "verdict", "note"}
+KEYS = {"says", "claims", "longer", "verdict", "note"}
 HEAD = """# From the articles to the labs
 
 The course grew from five articles on model compression: an overview in Cantonese of four techniques and
@@ -38,18 +44,40 @@ how much a finding lies on the right side of its threshold.
 """
 
 
+class Section(NamedTuple):
+    """A section of a lab: "§2" where it is "2 · Compute", else its heading; and what is claimed in it."""
+
+    head: str
+    sentences: list[re.Pattern]
+
+
+class Course(NamedTuple):
+    """What the page is made from: the findings, and each lab's sections and notebook."""
+
+    known: list[Mapping[str, str]]
+    sections: Mapping[str, Sequence[Section]]
+    names: Mapping[str, str]
+
+
 def findings() -> list[Mapping[str, str]]:
     """All findings with their margins."""
     with FINDINGS.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def sections() -> dict[str, dict[str, str]]:
-    """The numbered headings of each lab: lab -> number -> heading."""
-    found: dict[str, dict[str, str]] = {}
+@functools.cache
+def sections() -> dict[str, list[Section]]:
+    """The sections of each lab, in order."""
+    found: dict[str, list[Section]] = {}
     for path in sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py")):
-        heads = re.findall(r"^# ## (\d+) · (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        found[path.stem[:2]] = dict(heads)
+        here = found[path.stem[:2]] = [Section("", [])]
+        for cell in read_solution(path).solution.cells:
+            if cell.cell_type == "code":
+                asked = (n for n in ast.walk(ast.parse(cell.source)) if calls(n, "claim"))
+                here[-1].sentences.extend(map(sentence_of, asked))
+                continue
+            for head in re.findall(r"^## (.+)$", cell.source, re.MULTILINE):
+                here.append(Section(re.sub(r"^(\d+) · .*", r"§\1", head), []))
     return found
 
 
@@ -58,19 +86,30 @@ def files() -> dict[str, str]:
     return {p.stem[:2]: p.name for p in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb")}
 
 
-def finding(start: str, labs: set[str], known: list[Mapping[str, str]]) -> Mapping[str, str]:
-    """The finding of one of these labs that begins so.
+def finding(start: str, known: list[Mapping[str, str]]) -> Mapping[str, str]:
+    """The finding that begins so.
 
     Raises:
         ValueError: if there is none, or more than one.
     """
-    fits = [f for f in known if f["lab"] in labs and f["sentence"].startswith(start)]
+    fits = [f for f in known if f["sentence"].startswith(start)]
     if len(fits) != 1:
-        told = "; ".join(f["sentence"] for f in fits) or "none"
-        raise ValueError(
-            f"one finding of lab {', '.join(sorted(labs))} must begin with {start!r}, found: {told}"
-        )
+        told = "; ".join(f"{f['sentence']} (lab {f['lab']})" for f in fits) or "none"
+        raise ValueError(f"one finding must begin with {start!r}, found: {told}")
     return fits[0]
+
+
+def place(found: Mapping[str, str], parts: Mapping[str, Sequence[Section]]) -> str:
+    """The lab and the section in which a finding's claim stands, such as "02 §6".
+
+    Raises:
+        ValueError: if no claim of the lab says it.
+    """
+    lab, sentence = found["lab"], found["sentence"]
+    for section in parts[lab]:
+        if any(said.fullmatch(sentence) for said in section.sentences):
+            return f"{lab} {section.head}".strip()
+    raise ValueError(f"no claim of lab {lab} says {sentence!r}")
 
 
 def shown(found: Mapping[str, str]) -> str:
@@ -86,10 +125,10 @@ def page() -> str:
     """The page.
 
     Raises:
-        ValueError: for an unknown verdict, section or finding.
+        ValueError: for an unknown verdict, experiment or finding.
     """
     parts = tomllib.loads(SOURCE.read_text(encoding="utf-8"))["part"]
-    known, heads, names = findings(), sections(), files()
+    course = Course(findings(), sections(), files())
     lines, counts = [HEAD], Counter(row["verdict"] for part in parts for row in part["row"])
     total = sum(counts.values())
     told = ", ".join(f"{counts[v]} {v}" for v in (*VERDICTS, BEYOND))
@@ -99,7 +138,7 @@ def page() -> str:
             raise ValueError(f"{part['title']!r} must have rows alone, got {list(part)}")
         lines += [f"\n## {part['title']}\n"]
         lines += ["| it is said | verdict | where | what came out |", "|---|---|---|---|"]
-        lines += [_row(row, known, heads, names) for row in part["row"]]
+        lines += [_row(row, course) for row in part["row"]]
     return "\n".join(lines) + "\n"
 
 
@@ -122,20 +161,22 @@ def _check(row: Mapping) -> None:
         raise ValueError(f"{row['says']!r} is {row['verdict']}, which needs {need}")
 
 
-def _row(row: Mapping, known: list, heads: Mapping, names: Mapping) -> str:
+def _row(row: Mapping, course: Course) -> str:
     _check(row)
-    places, labs = [], set()
-    for place in row.get("where", ()):
-        lab, _, number = place.partition(" §")
-        if number not in heads.get(lab, {}):
-            raise ValueError(f"{row['says']!r}: lab {lab} has no section {number}")
-        labs.add(lab)
-        places.append(f"[{place}](../labs/{names[lab]})")
-    places += [f"[{name}](longer.md#{name})" for name in row.get("longer", ())]
-    results = [shown(finding(start, labs, known)) for start in row.get("claims", ())]
-    results += [line for name in row.get("longer", ()) for line in said(name)]
+    found = [finding(start, course.known) for start in row.get("claims", ())]
+    places = sorted({place(one, course.sections) for one in found})
+    links = [f"[{p}](../labs/{course.names[p[:2]]})" for p in places]
+    results = [shown(one) for one in found]
+    for entry in row.get("longer", ()):
+        name, _, start = entry.partition(": ")
+        lines = said(name, start)
+        if not lines:
+            raise ValueError(f"no finding of {name} begins with {start!r}")
+        number, notebook = shown_in()[name]
+        links.append(f"[{number}](../labs/{notebook}): [{name}](longer.md#{name})")
+        results += lines
     results += [row["note"]] if row.get("note") else []
-    cells = [row["says"], row["verdict"], ", ".join(places) or "-", "<br>".join(results) or "-"]
+    cells = [row["says"], row["verdict"], ", ".join(links) or "-", "<br>".join(results) or "-"]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

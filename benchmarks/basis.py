@@ -16,6 +16,7 @@ of random numbers. What is drawn after it is then another sample, which is what 
 
 import ast
 import hashlib
+import re
 import symtable
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,6 +53,14 @@ def code_of(path: Path) -> str:
 def calls(node: ast.AST, *names: str) -> bool:
     """Whether a node is a call of one of these names."""
     return isinstance(node, ast.Call) and getattr(node.func, "id", "") in names
+
+
+def sentence_of(claim: ast.Call) -> re.Pattern:
+    """The sentence of a claim as a pattern: what is put in while the lab runs may be anything."""
+    first = claim.args[0]
+    parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+    texts = (re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in parts)
+    return re.compile("".join(texts))
 
 
 class _Experiments(ast.NodeTransformer):

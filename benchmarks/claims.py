@@ -42,7 +42,7 @@ import filelock
 import typer
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-from benchmarks.basis import claims_of, code_of
+from benchmarks.basis import claims_of, code_of, sentence_of
 from compresslab.claims import COLUMNS, FINDINGS, RECORD
 from compresslab.classroom.grading.executors import open_executor
 from compresslab.classroom.release import client_of, read_solution
@@ -136,12 +136,10 @@ def asked(path: Path) -> tuple[Asked, ...]:
     found = []
     for node, basis, guarded in claims_of(code_of(path)):
         first, margin = node.args[0], dump(node.args[1])
-        parts = first.values if isinstance(first, ast.JoinedStr) else [first]
-        text = "".join(re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in parts)
         always = not guarded and not any(k.arg == "asked" for k in node.keywords)
         key = hashlib.sha256(margin.encode()).hexdigest()[:8]
         fixed = first.value if isinstance(first, ast.Constant) else None
-        found.append(Asked(fixed, re.compile(text), key, basis, always))
+        found.append(Asked(fixed, sentence_of(node), key, basis, always))
     return tuple(found)
 
 

@@ -222,6 +222,10 @@ class Graded:
         """What one entry is kept for."""
         return self.lab, self.workers, self.cluster, self.machine
 
+    def answers_a_minute(self) -> float:
+        """The speed that labs with more exercises and with fewer have in common."""
+        return self.a_minute * self.answers / self.learners
+
     def executor(self) -> str:
         """The workers, in words."""
         killed = f", {self.workers_killed} of them killed" if self.workers_killed else ""
@@ -229,7 +233,8 @@ class Graded:
 
 
 HEADINGS = (
-    "lab | learners | answers, of them attacks | workers | submissions a minute | largest process, MB | "
+    "lab | learners | answers, of them attacks | workers | submissions a minute | answers a minute | "
+    "largest process, MB | "
     "undeserved points | model answers marked down | marks that cannot be right | killed and resumed | "
     "machine | date"
 )
@@ -239,6 +244,7 @@ def write_page(entries: list[Graded], page: Path = PAGE) -> None:
     """docs/classroom.md, from what is kept."""
     rows = [
         f"{e.lab} | {e.learners} | {e.answers}, {e.hostile} | {e.executor()} | {e.a_minute:.0f} | "
+        f"{e.answers_a_minute():.0f} | "
         f"{e.largest / 2**20:.0f} | {e.undeserved} | {e.marked_down} | {e.other} | "
         f"{f'{e.killed} times: ' + ('the same marks' if e.same else 'other marks') if e.killed else ''} | "
         f"{e.machine} | {e.date}"

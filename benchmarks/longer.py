@@ -35,11 +35,12 @@ def labs() -> dict[str, tuple[str, str]]:
     return found
 
 
-def said(name: str) -> list[str]:
-    """An experiment's findings, each with how often it held, and its margin."""
+def said(name: str, start: str = "") -> list[str]:
+    """An experiment's findings, or those that begin so, each with how often it held, and its margin."""
     runs = stored.read(name)
     lines = []
-    for finding in stored.experiment_of(name).findings:
+    findings = stored.experiment_of(name).findings
+    for finding in (f for f in findings if f.sentence.startswith(start)):
         held, mean, sd = stored.replicated(finding, runs)
         lines.append(
             f"{finding.sentence} ({held} of {len(runs)}; {mean:.3g} ± {sd:.2g} {finding.unit})"

@@ -40,6 +40,7 @@ def results_table(record: dict) -> Table:
     whole = record["rows"][0]
     means = {row["technique"]: mean_and_sd(row["accuracies"])[0] for row in record["rows"]}
     epochs = {technique.name: technique.epochs for technique in TECHNIQUES}
+    counted = all(row.get("measured") is not None for row in record["rows"])
     rows = []
     for row in record["rows"]:
         mean, sd = mean_and_sd(row["accuracies"])
@@ -52,6 +53,7 @@ def results_table(record: dict) -> Table:
                 f"{whole['bytes'] / row['bytes']:.1f}",
                 in_units(row["macs"]),
                 f"{row['energy']:.1f}",
+                *([f"{row['measured']:.1f}"] if counted else []),
                 f"{row['times_faster']['1']:.2f}",
                 f"{row['times_faster']['64']:.2f}",
                 mean_sd(mean, sd),
@@ -61,6 +63,7 @@ def results_table(record: dict) -> Table:
         )
     headings = [
         *("technique", "lab", "epochs", "file", "times smaller", "MACs", "energy, µJ"),
+        *(("measured, µJ",) if counted else ()),
         *(
             "times faster, batch 1",
             "batch 64",
@@ -117,14 +120,15 @@ over seeds; points: against float32, and against float32 trained {longer} epochs
 technique and are named; those of a network that a row begins with are counted.
 
 The file is what lies on disk; file and times are those of the first seed. MACs of a pruned network are
-those of the dense one, since none is skipped at run time; most of the binary network's are on single
-bits. Energy of one inference is an estimate: multiplications, additions and the file read once, at the
-prices of a 45 nm process (Horowitz 2014); no joule of this machine was counted. Times faster than
-float32 (torch, channels last) on one thread: medians of process CPU time, all techniques raced in one
-run; below 1 is slower. One row leaves its mark on the next: rows that run the very network that float32
-is stand at up to {apart:.2f} for one image, so differences of that size mean nothing. Half precision is slow
-where the processor has no instructions for it (AVX-512 BF16 for bfloat16, AVX-512 FP16 or AMX-FP16 for
-float16): torch then converts every number on the way.
+those of the dense one, since none is skipped at run time; most of the binary network's are on single bits.
+Energy of one inference is an estimate: multiplications, additions and the file read once, at the prices of
+a 45 nm process (Horowitz 2014). Where the machine counts joules and lets them be read, those of one image
+in a batch of 64 stand beside it (*measured*). Times faster than float32 (torch, channels last) on one
+thread: medians of process CPU time, all techniques raced in one run; below 1 is slower. One row leaves its
+mark on the next: rows that run the very network that float32 is stand at up to {apart:.2f} for one image,
+so differences of that size mean nothing. Half precision is slow where the processor has no instructions
+for it (AVX-512 BF16 for bfloat16, AVX-512 FP16 or AMX-FP16 for float16): torch then converts every number
+on the way.
 
 A network from scratch that is as good as a compressed one of its size says that the detour was not
 needed.

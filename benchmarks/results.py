@@ -1,9 +1,10 @@
 """Every technique on every data set: `python -m benchmarks.results --data mnist [--only NAME]`.
 
 The VGG-like network on images of 16 by 16 (but for the depthwise and the binary row), and a row a
-technique: bytes of the written file, multiply-accumulates, energy (45 nm, an estimate), times faster than the
-float network (one thread, all raced in one run, layout channels-last), test accuracy as mean ± sd over seeds,
-and what a paper says of the same technique on its own network. Half precision, a cast alone, comes first.
+technique: bytes of the written file, multiply-accumulates, energy (45 nm, an estimate, and measured where the
+processor's counters can be read), times faster than the float network (one thread, all raced in one run,
+layout channels-last), test accuracy as mean ± sd over seeds, and what a paper says of the same technique on
+its own network. Half precision, a cast alone, comes first.
 Controls are rows like any other. The records go to docs/results/DATA.json, and docs/results.md is made from
 all that lie there.
 
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from compresslab import models
 from compresslab.data import Split, load
 from compresslab.kernels.simd import instruction_set
-from compresslab.measure import count_layers, deployed, energy_microjoules, race_networks
+from compresslab.measure import count_layers, deployed, energy_microjoules, joules, race_networks
 from compresslab.runtime import files
 from compresslab.runtime.program import Program
 from compresslab.stages import Binary, CutChannels, LowRank, Material, Prune, Quantize, Share
@@ -271,6 +272,8 @@ class Row:
     energy: float
     times_faster: dict[str, float]
     accuracies: list[float]
+    measured: float | None = None
+    """Microjoules of an image in a batch of 64, by the processor's counters; None where none can be read."""
 
 
 def _deployed(network: nn.Module) -> tuple[nn.Module, int]:
@@ -306,9 +309,18 @@ def run(name: str, seeds: Sequence[int], only: str | None, train: int) -> list[R
             energy_microjoules(layers[t.name], sizes[t.name]),
             faster[t.name],
             accuracies[t.name],
+            measured_microjoules(first[t.name], benches[0].data.test.x[:64]),
         )
         for t in chosen
     ]
+
+
+def measured_microjoules(network: nn.Module, images: torch.Tensor) -> float | None:
+    """What one of these images takes, in microjoules; None where no counter can be read."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        taken = joules(lambda: network(images))
+    return None if taken is None else 1e6 * taken / len(images)
 
 
 def _nonzeros(network: nn.Module) -> int:

@@ -11,6 +11,7 @@ Records are kept in `docs/results/times.json`, the page is docs/times.md.
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from compresslab.writing import write_whole
 RECORDS = ROOT / "docs" / "results" / "times.json"
 PAGE = ROOT / "docs" / "times.md"
 KINDS = ("alone", "first run", "beside another lab")
+Record = dict[str, dict[str, dict[str, float]]]
+"""Seconds by machine, lab and kind."""
 
 
 def seconds(name: str, extra: dict[str, str] | None = None) -> float:
@@ -71,22 +74,30 @@ def pair(one: str, other: str) -> tuple[float, float]:
         return first[0].result(), first[1].result()
 
 
-def page(record: dict) -> str:
+def page(record: Record) -> str:
     """docs/times.md from the record."""
-    rows = [
-        [name, *(f"{times[kind]:.0f}" if kind in times else "-" for kind in KINDS), _factor(times)]
-        for name, times in sorted(record["labs"].items())
-    ]
-    table = Table(["lab", *KINDS, "beside / alone"], rows)
-    head = "| " + " | ".join(table.headings) + " |\n|---|" + "---:|" * (len(table.headings) - 1)
-    body = "\n".join("| " + " | ".join(row) + " |" for row in table.rows)
     return (
         "# How long a lab runs\n\nSeconds of the wall clock for a lab's answered version from top to "
         "bottom, its kernel's start included: alone; the first time, while kernels are compiled; and while "
         "another lab runs on the same cores. Labs run torch on one thread and train their seeds side by "
-        f"side, one on each core.\n\nMeasured on: {record['machine']}, otherwise idle. Made by "
-        f"`python -m benchmarks.times`.\n\n{head}\n{body}\n"
+        "side, one on each core. The machines were otherwise idle. Made by `python -m benchmarks.times`.\n"
+        + "".join(_section(here, record[here]) for here in sorted(record))
     )
+
+
+def _section(here: str, of_labs: dict[str, dict[str, float]]) -> str:
+    rows = [
+        [name, *(f"{times[kind]:.0f}" if kind in times else "-" for kind in KINDS), _factor(times)]
+        for name, times in sorted(of_labs.items())
+    ]
+    table = Table(["lab", *KINDS, "beside / alone"], rows)
+    head = "| " + " | ".join(table.headings) + " |\n|---|" + "---:|" * (len(table.headings) - 1)
+    body = "\n".join("| " + " | ".join(row) + " |" for row in table.rows)
+    alone = [times["alone"] for times in of_labs.values() if "alone" in times]
+    said = (
+        f"Median alone: {statistics.median(alone):.0f} s of {len(alone)} labs.\n" if alone else ""
+    )
+    return f"\n## {here}\n\n{said}\n{head}\n{body}\n"
 
 
 def _factor(times: dict[str, float]) -> str:
@@ -96,14 +107,11 @@ def _factor(times: dict[str, float]) -> str:
 
 
 def keep(name: str, kind: str, value: float) -> None:
-    """Add a time to the record, and write the page anew; a record of another machine is replaced."""
-    here = machine()
+    """Add a time to this machine's part of the record, and write the page anew."""
     record = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.is_file() else {}
-    if record.get("machine") != here:
-        record = {"machine": here, "labs": {}}
-    record["labs"].setdefault(name, {})[kind] = round(value, 1)
-    record["labs"] = dict(sorted(record["labs"].items()))
-    text = json.dumps(record, indent=1) + "\n"
+    of_labs = record.setdefault(machine(), {})
+    of_labs.setdefault(name, {})[kind] = round(value, 1)
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     write_whole(RECORDS, lambda path: path.write_text(text, encoding="utf-8"))
     write_whole(PAGE, lambda path: path.write_text(page(record), encoding="utf-8"))
     typer.echo(f"{name}, {kind}: {value:.0f} s")

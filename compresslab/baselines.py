@@ -38,6 +38,7 @@ from compresslab.data import DEFAULT, Examples, Split, load
 from compresslab.experiment import built, fit_all
 from compresslab.language import translated
 from compresslab.training import evaluate
+from compresslab.writing import write_whole
 
 FOLDER = Path(__file__).with_name("checkpoints")
 
@@ -195,8 +196,8 @@ def make(name: str, folder: Path = FOLDER) -> dict[str, object]:
         "seeds": seeds,
     }
     path = folder / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"made": json.dumps(made)})
+    about = {"made": json.dumps(made)}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=about))
     path.chmod(0o644)
     return made
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compresslab.models import SelfAttention
+from compresslab.shorter import most_passages
 
 
 class Cache:
@@ -172,6 +173,8 @@ def next_token_loss(model: nn.Module, batch: object) -> torch.Tensor:
 def perplexity(model: nn.Module, passages: object, batch_size: int = 16) -> float:
     """The exponential of the mean loss a token: among how many equally likely tokens the model still wavers.
 
+    Where COMPRESSLAB_STEPS is set, that of the first passages only (`shorter`).
+
     Args:
         model: tokens [n, length] -> logits [n, length, words], in evaluation mode.
         passages: with `x` and `y`, from `data.corpus`.
@@ -182,9 +185,9 @@ def perplexity(model: nn.Module, passages: object, batch_size: int = 16) -> floa
     """
     if len(passages) == 0:
         raise ValueError("passages must hold at least one, got 0")
-    total = 0.0
-    for x, y in zip(passages.x.split(batch_size), passages.y.split(batch_size), strict=True):
+    total, tokens, following = 0.0, passages.x[: most_passages()], passages.y[: most_passages()]
+    for x, y in zip(tokens.split(batch_size), following.split(batch_size), strict=True):
         # In half precision a sum of thousands would be rounded to one of 256 numbers between powers of two.
         logits = model(x).flatten(0, 1).double()
         total += float(F.cross_entropy(logits, y.flatten(), reduction="sum"))
-    return float(torch.tensor(total / passages.y.numel(), dtype=torch.float64).exp())
+    return float(torch.tensor(total / following.numel(), dtype=torch.float64).exp())

@@ -24,6 +24,7 @@ from compresslab.data import corpus, keywords
 from compresslab.gpt import GPT, next_token_loss, perplexity
 from compresslab.models import Encoder
 from compresslab.training import Hook, Run, evaluate, fit, seed_everything
+from compresslab.writing import write_whole
 
 FOLDER = Path(__file__).with_name("checkpoints")
 KEYWORDS = FOLDER / "keywords.safetensors"
@@ -167,8 +168,8 @@ def _written(
         "loss": round(float(np.mean(run.losses[-100:])), 4),
         **{f"validation {name}": round(value, 2) for name, value in reached.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().half().contiguous() for name, t in model.state_dict().items()}
-    save_file(state, path, metadata={"made": json.dumps(made)})
+    about = {"made": json.dumps(made)}
+    write_whole(path, lambda temporary: save_file(state, temporary, metadata=about))
     path.chmod(0o644)
     return made

@@ -25,7 +25,7 @@ from compresslab.data import Examples
 from compresslab.narrow_convolutions import lay_out_safely_
 from compresslab.precision import as_taken
 from compresslab.progress_bar import Bar
-from compresslab.shorter import most_steps
+from compresslab.shorter import most_examples, most_steps
 
 
 @dataclass(frozen=True)
@@ -265,15 +265,33 @@ def _step(run: Run, batch: Batch, loss: Loss, hooks: Sequence[Hook]) -> None:
     run.losses.append(value.item())
 
 
+LIBRARIES = {torch.__name__, __name__.partition(".")[0]}
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; after it every module is in the mode that it was in.
 
-    Tables with `max_norm`, whose rows torch scales in place whenever they are read, have their rows back too.
+    Tables with `max_norm`, whose rows torch scales in place whenever they are read, have their rows back
+    too, and so have the buffers of modules that are neither torch's nor the library's: a forward may keep a
+    running mean there in either mode.
     """
     modes = {module: module.training for module in model.modules()}
     scaled = [m for m in modes if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm]
     before = [(table.weight, table.weight.detach().clone()) for table in scaled]
+    # Norms, an author's subclass too, change theirs in training mode alone, and then that is wanted.
+    norms = nn.modules.batchnorm._NormBase
+    own = [
+        m
+        for m in modes
+        if type(m).__module__.partition(".")[0] not in LIBRARIES and not isinstance(m, norms)
+    ]
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in own
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     model.eval()
     try:
         yield
@@ -283,6 +301,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for weight, rows in before:
                 weight.copy_(rows)
+            for module, name, buffer, values in kept:
+                module._buffers[name] = buffer
+                buffer.copy_(values)
 
 
 @torch.no_grad()
@@ -300,7 +321,16 @@ def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 250) -> torch.Te
 
 
 def evaluate(model: nn.Module, data: Examples) -> float:
-    """Accuracy in per cent.
+    """Accuracy in per cent (of the first examples only where COMPRESSLAB_STEPS is set: see `shorter`).
+
+    Raises:
+        ValueError: as `right_answers`.
+    """
+    return 100 * float(right_answers(model, data).double().mean())
+
+
+def right_answers(model: nn.Module, data: Examples) -> torch.Tensor:
+    """Which examples are answered with their label, [n] of bool; the examples are those of `evaluate`.
 
     Raises:
         ValueError: for no examples or something else than examples with labels, no network, or one whose
@@ -310,8 +340,9 @@ def evaluate(model: nn.Module, data: Examples) -> float:
     check_labelled(data)
     if len(data) == 0:
         raise ValueError("data must hold at least one example, got 0")
-    answers = logits(model, data.x)
-    _check_answers(answers, data.y)
+    x, y = data.x[: most_examples()], data.y[: most_examples()]
+    answers = logits(model, x)
+    _check_answers(answers, y)
     if answers.isnan().any():
         raise ValueError("model must answer with numbers, got NaN")
-    return 100 * float((answers.argmax(1) == data.y).double().mean())
+    return answers.argmax(1) == y

@@ -1,4 +1,4 @@
-"""Writing a file: all of it or none, and where a path that a user names in the environment leads.
+"""Files: written whole or not at all, the error for one that cannot be read, and paths from the environment.
 
 A file is written under a temporary name beside its place and renamed once it is whole, so that an interrupted
 run leaves nothing broken. It keeps what the one before it was allowed, and its group.
@@ -10,6 +10,10 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+
+class FileError(ValueError):
+    """A file that is not whole, is of another format, or does not fit; names the file and what is wrong."""
 
 
 def named_path(variable: str) -> Path | None:

@@ -17,6 +17,7 @@
 # milliseconds, accuracy. Here we build the table that holds them, and learn to distrust it.
 
 # %%
+import copy
 import time
 
 import ipywidgets
@@ -610,12 +611,24 @@ claim(
 )
 
 # %% [markdown]
+# **The cheapest compression that there is** is a cast of every weight to 16 bits (半精度, half precision). It halves the file; whether it saves time depends on the processor. The table compares the multilayer perceptron (MLP) with its casts; lab 01 says where the two formats differ.
+
+# %%
+halves = [
+    measure.measure(
+        [copy.deepcopy(n).to(dtype) for n in networks["MLP"]], data, f"MLP, {name}: a cast"
+    )
+    for name, dtype in (("float16", torch.float16), ("bfloat16", torch.bfloat16))
+]
+table([mlp, *halves])
+
+# %% [markdown]
 # ## Build it · Count any network
 #
 # `measure` counts whatever runs, and so can you. A *build* is judged in stages: each has a point, a later one counts only when those
 # before it are right, and the check says which stage is next.
 #
-# ### Exercise 6 · Count any network (build, 4 points, about 18 lines)
+# ### Exercise 6 · Count any network (build, 12 points, about 18 lines)
 #
 # Hand back the number of parameters (all of them, each once) and the MACs of **one** example, whatever the batch.
 #
@@ -655,7 +668,7 @@ def count_network(network, x):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "measuring-count_network-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "measuring-count_network-check", "locked": true, "points": 12, "schema_version": 3, "solution": false, "task": false}
 check(count_network, "measuring.count_network")
 
 # %%
@@ -669,7 +682,7 @@ for name, made in networks.items():
 Table(["network", "parameters", "MACs", "MACs / parameter"], rows, "one image")
 
 # %% [markdown]
-# ### Exercise 7 · A clock that lies (open, 3 points, about 8 lines)
+# ### Exercise 7 · A clock that lies (open, 9 points, about 8 lines)
 #
 # An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. Here it is four hundred
 # pairs of functions that were timed in turn: a call of the first, a call of the second, and again. The machine is simulated, so that the true times are known, and it does
@@ -694,7 +707,7 @@ def times_faster(one, other):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "measuring-times_faster-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "measuring-times_faster-check", "locked": true, "points": 9, "schema_version": 3, "solution": false, "task": false}
 check(times_faster, "measuring.times_faster")
 
 # %%

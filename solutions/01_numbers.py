@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 
-from compresslab.classroom.live import click_bits, drag_grid
+from compresslab.classroom.live import click_bits, click_codes, drag_grid
 from compresslab.lab import (
     Table,
     adopt,
@@ -761,7 +761,12 @@ plt.show()
 #
 # Those bytes assumed codes without gaps. In memory a 4-bit code still lies in an 8-bit integer; to save the other
 # half, two codes must share a byte (bit packing, 位打包): the first in the lower four bits, the second in the upper.
-#
+# Click the bits of two codes: what does each do to the byte?
+
+# %%
+click_codes(3, 12)
+
+# %% [markdown]
 # ### Exercise 6 · Two codes in one byte (2 points, about 3 lines)
 #
 # <details><summary>Show a slow version</summary>
@@ -969,7 +974,7 @@ Table(
 #
 # Everything is there: scales, codes, packing. Now make it a file format of your own.
 #
-# ### Exercise 8 · A file of few bits (build, 4 points, about 25 lines)
+# ### Exercise 8 · A file of few bits (build, 16 points, about 25 lines)
 #
 # `tensor_file(bits)` hands back two functions: `write(x)` from a float32 array to `bytes`, and `read(content)` back to a float32 array of the
 # same shape. `read` sees nothing but the bytes.
@@ -1016,7 +1021,7 @@ def tensor_file(bits):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers-tensor_file-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-tensor_file-check", "locked": true, "points": 16, "schema_version": 3, "solution": false, "task": false}
 check(tensor_file, "numbers.tensor_file")
 
 # %%
@@ -1044,7 +1049,7 @@ Table(
 )
 
 # %% [markdown]
-# ### Exercise 9 · Sixteen levels (open, 3 points, about 12 lines)
+# ### Exercise 9 · Sixteen levels (open, 12 points, about 12 lines)
 #
 # An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. A code of four bits may
 # stand for any sixteen numbers. Every group of 64 weights of a language model is divided by its largest magnitude, each weight goes to the nearest of your levels, and is
@@ -1070,7 +1075,7 @@ def sixteen_levels(groups):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "numbers-sixteen_levels-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "numbers-sixteen_levels-check", "locked": true, "points": 12, "schema_version": 3, "solution": false, "task": false}
 check(sixteen_levels, "numbers.sixteen_levels")
 
 # %%

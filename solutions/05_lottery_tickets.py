@@ -11,7 +11,7 @@
 #
 # **You will** find small subnetworks that train as well as the whole, ask with controls what makes them special, and stop the
 # search early.
-# **Time:** 90 minutes to work through; it runs in about a minute.
+# **Time:** 90 minutes to work through; it runs in one to three minutes, by processor.
 #
 # Lab 04 pruned trained networks. Could one have trained the small network in the first place? For whole channels nearly, as lab 04
 # found; for single weights usually not: it ends up worse. The lottery ticket hypothesis (彩票假设; Frankle and Carbin 2019) says: it depends on *where it starts*.
@@ -687,7 +687,7 @@ POOL.shutdown()
 # %% [markdown]
 # ## Build it · Find a winning ticket
 #
-# ### Exercise 6 · Find a winning ticket (build, 4 points, about 18 lines)
+# ### Exercise 6 · Find a winning ticket (build, 8 points, about 18 lines)
 #
 # The whole search of Frankle and Carbin (2019, section 1): train, prune, rewind, again. `initial` are the layers' weights before training, `train(weights)`
 # hands back trained ones. After round $r$ of $R$ the fraction $p^{r/R}$ of *all* weights stays (rounded to a whole number of them), among equal
@@ -722,7 +722,7 @@ def find_ticket(initial, train, remaining, rounds):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tickets-find_ticket-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tickets-find_ticket-check", "locked": true, "points": 8, "schema_version": 3, "solution": false, "task": false}
 check(find_ticket, "tickets.find_ticket")
 
 # %%
@@ -780,7 +780,7 @@ Table(
 )
 
 # %% [markdown]
-# ### Exercise 7 · A ticket before training (open, 3 points, about 25 lines)
+# ### Exercise 7 · A ticket before training (open, 6 points, about 25 lines)
 #
 # An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. Four weights of a hundred may
 # stay, and you choose which before the network is trained: from its random start, from gradients, or by training a copy as long as your 20 seconds of processor time allow. The
@@ -823,7 +823,7 @@ def early_mask(initial, images, labels, remaining):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tickets-early_mask-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tickets-early_mask-check", "locked": true, "points": 6, "schema_version": 3, "solution": false, "task": false}
 check(early_mask, "tickets.early_mask")
 
 # %%

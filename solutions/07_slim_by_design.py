@@ -10,7 +10,7 @@
 # # Lab 07 · Slim by design
 #
 # **You will** swap the blocks of one network for cheaper ones, one at a time, and find out which of them are cheaper only on paper.
-# **Time:** 95 minutes to work through; it runs in about a minute.
+# **Time:** 95 minutes to work through; it runs in one to three minutes, by processor.
 #
 # Instead of shrinking a trained network one can draw a slim one (轻量化网络设计): depthwise-separable convolutions (深度可分离卷积), groups
 # (分组卷积), factorised kernels, bottlenecks, pooled heads, shared parameters (参数共享). Each has a formula for its weights and its
@@ -453,6 +453,17 @@ claim(
     "The separable network has less than a fifth of the standard one's multiplications",
     separable[1] < standard[1] / 5,
 )
+
+# %%
+claim(
+    "The bottleneck, of 1x1 convolutions around one 3x3, has less than a third of the standard "
+    "one's multiplications",
+    rows["bottleneck"][1] < standard[1] / 3,
+)
+claim(
+    "A row and a column of weights (1xk, then kx1) have fewer multiplications than the square",
+    rows["1xk then kx1"][1] < standard[1],
+)
 claim(
     "The narrow network has no more multiplications than the separable one and is faster, for "
     "one image and for 64",
@@ -675,7 +686,7 @@ print(f"{in_units(full)} -> {in_units(factorised)} parameters")
 # %% [markdown]
 # ## Build it · MobileNetV2's block
 #
-# ### Exercise 6 · MobileNetV2's block (build, 4 points, about 18 lines)
+# ### Exercise 6 · MobileNetV2's block (build, 8 points, about 18 lines)
 #
 # Sandler et al. 2018 (section 3.3, figure 4d): a 1x1 convolution widens to inputs x expansion channels, a 3x3 depthwise one with the stride filters, a 1x1 one
 # makes it narrow again. Each is followed by a batch norm; after the first two norms stands `nn.ReLU6`. `inverted_residual(inputs, outputs, stride,
@@ -716,7 +727,7 @@ def inverted_residual(inputs, outputs, stride, expansion):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim-inverted_residual-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-inverted_residual-check", "locked": true, "points": 8, "schema_version": 3, "solution": false, "task": false}
 check(inverted_residual, "slim.inverted_residual")
 
 # %%
@@ -738,7 +749,7 @@ Table(["block", "expansion", "parameters", "of one 3x3 convolution"], rows)
 #
 # So far you chose the shapes. Neural architecture search (神经架构搜索) lets a program choose: a space of shapes, a way to judge one (a *look*, which costs a training), and a way to come to the next. The one that you build evolves (进化搜索; Real et al. 2019, algorithm 1).
 #
-# ### Exercise 7 · A search that evolves (build, 4 points, about 16 lines)
+# ### Exercise 7 · A search that evolves (build, 8 points, about 16 lines)
 #
 # `evolve(start, neighbours, fits, worth, looks, generator)`: `start` is a list of shapes that fit, all different; `neighbours(shape)` gives a list of the shapes one change away, `fits(shape)` says whether one is within the budget, `worth(shape)` is a look: the higher the better. A shape is a tuple.
 #
@@ -770,14 +781,14 @@ def evolve(start, neighbours, fits, worth, looks, generator):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim-evolve-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-evolve-check", "locked": true, "points": 8, "schema_version": 3, "solution": false, "task": false}
 check(evolve, "slim.evolve")
 
 # %%
 evolve = adopt(evolve, "slim.evolve")
 
 # %% [markdown]
-# ### Exercise 8 · Twenty thousand multiplications (open, 3 points, about 35 lines)
+# ### Exercise 8 · Twenty thousand multiplications (open, 6 points, about 35 lines)
 #
 # An *open* exercise has no right answer: what you hand back is measured, here and again while grading, on numbers that your code does not see. Which shape would you give a network that may
 # multiply 20,000 times an image (the perceptron of lab 00 does it five times as often)? You design it, and you train it, in 20 seconds of processor time, with torch; the library is not there while grading.
@@ -819,7 +830,7 @@ def slim_network(images, labels, budget):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "slim-slim_network-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "slim-slim_network-check", "locked": true, "points": 6, "schema_version": 3, "solution": false, "task": false}
 check(slim_network, "slim.slim_network")
 
 # %%

@@ -11,7 +11,7 @@
 #
 # **You will** train a small network on what a large one says, write its loss and its gradient, and find out when the large one is worth
 # listening to.
-# **Time:** 115 minutes to work through; it runs in about a minute.
+# **Time:** 115 minutes to work through; it runs in one to three minutes, by processor.
 #
 # A label says "this is a Q". A trained network says more: it could be an O, hardly a T. Knowledge distillation (知识蒸馏) teaches a small *student* (学生)
 # with the answers of a large *teacher* (教师).
@@ -847,7 +847,7 @@ Table(
 # %% [markdown]
 # ## Build it · The loop in which a student learns
 #
-# ### Exercise 6 · The loop in which a student learns (build, 4 points, about 18 lines)
+# ### Exercise 6 · The loop in which a student learns (build, 12 points, about 18 lines)
 #
 # The lab's `fit` hides what you have seen so far in parts. Write the whole loop: `teach(student, teacher, batches, temperature, alpha, lr)` trains the student in
 # place, one step for each batch `(x, y)`, with one `torch.optim.SGD` of momentum 0.9 for all steps. It returns the loss of every step, as it is before that step: a list of floats.
@@ -884,7 +884,7 @@ def teach(student, teacher, batches, temperature, alpha, lr):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "distill-teach-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "distill-teach-check", "locked": true, "points": 12, "schema_version": 3, "solution": false, "task": false}
 check(teach, "distill.teach")
 
 # %%
@@ -917,7 +917,7 @@ print(
 # An *open* exercise has no right answer. What you hand back is measured, here and again while grading, on images that your code does not see: bronze is above
 # what labels alone reach, gold is what our own best answer reaches.
 #
-# ### Exercise 7 · A student of 40 kB (open, 3 points, about 25 lines)
+# ### Exercise 7 · A student of 40 kB (open, 9 points, about 25 lines)
 #
 # You are given 6,000 images [n, 256], the teacher's logits for all of them, and labels for **the first 300 only**. Train a perceptron (any number of layers, ReLU
 # between them) whose float32 weights and biases take at most `room` bytes, and hand back its weights, each [outputs, inputs], and its biases. Aim at 15 seconds of processor
@@ -956,7 +956,7 @@ def train_student(images, logits, labels, room):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "distill-train_student-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "distill-train_student-check", "locked": true, "points": 9, "schema_version": 3, "solution": false, "task": false}
 check(train_student, "distill.train_student")
 
 # %%

@@ -10,7 +10,7 @@
 # # Lab 09 · Distilling transformers
 #
 # **You will** halve a small BERT, narrow it, let easy examples leave it early, and turn it into a recurrent network; each against its control.
-# **Time:** 115 minutes to work through; it runs in about a minute.
+# **Time:** 115 minutes to work through; it runs in one to three minutes, by processor.
 #
 # Four recipes made BERT small: DistilBERT, TinyBERT, FastBERT, and BERT to BiLSTM. Their papers began with BERT-base's 110 million parameters (the last with BERT-large). Here the teacher
 # has some 0.37 million, and the task is one whose data every Python carries: *which keyword was here?* A window of 24 tokens
@@ -841,7 +841,7 @@ Table(
 # %% [markdown]
 # ## Build it · Layer against layer, by hooks
 #
-# ### Exercise 7 · Layer against layer, by hooks (build, 4 points, about 20 lines)
+# ### Exercise 7 · Layer against layer, by hooks (build, 16 points, about 20 lines)
 #
 # TinyBERT and its relatives compare *inner* layers, which no `forward` hands back. `hidden_loss(student, teacher, pairs, x)` runs both networks once and hands back the
 # student's output and a loss: the mean over `pairs` (names of a student's and a teacher's layer, as in `named_modules()`) of the mean squared difference
@@ -886,7 +886,7 @@ def hidden_loss(student, teacher, pairs, x):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers-hidden_loss-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-hidden_loss-check", "locked": true, "points": 16, "schema_version": 3, "solution": false, "task": false}
 check(hidden_loss, "transformers.hidden_loss")
 
 # %%
@@ -921,7 +921,7 @@ print(
 )
 
 # %% [markdown]
-# ### Exercise 8 · What a transformer can do without (open, 3 points, about 6 lines)
+# ### Exercise 8 · What a transformer can do without (open, 12 points, about 6 lines)
 #
 # An *open* exercise has no right answer: what you hand back is measured, here and again while grading, on numbers that your code does not see. The teacher has 24 attention heads and 1,536 neurons in its
 # feed-forward layers. Most of them can go, and no training comes after it: which ones stay? Every head and every neuron is multiplied by a gate that stands at 1 (Michel et al. 2019, section 4.1).
@@ -948,7 +948,7 @@ def units_to_keep(gradients, sizes, budget):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "transformers-units_to_keep-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "transformers-units_to_keep-check", "locked": true, "points": 12, "schema_version": 3, "solution": false, "task": false}
 check(units_to_keep, "transformers.units_to_keep")
 
 # %%

@@ -1,6 +1,7 @@
 """What once gave a wrong number in silence is answered now, or counted right."""
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from compresslab.measure import (
     working_bytes,
 )
 from compresslab.numerics import codebook, entropy, formats
-from compresslab.runtime import files
 from compresslab.runtime import sparse as sparse_runtime
 from compresslab.runtime.convert import convert
 from compresslab.runtime.dynamic import DynamicInt8Linear
@@ -30,6 +30,7 @@ from compresslab.techniques.folding import equalize, fold_batch_norms
 from compresslab.techniques.ptq import correct_bias, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.training import evaluate, fit
+from compresslab.writing import FileError
 
 f32 = np.float32
 SHAPE = (1, 16, 16)
@@ -244,14 +245,8 @@ def test_a_file_of_lora_that_is_broken_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"nothing")
     network = lora.add_lora(models.MLP(SHAPE, 5), 2)
-    with pytest.raises(ValueError, match="is no safetensors file"):
-        lora.load(network, path)
-
-
-def test_sparse_layers_are_not_saved_as_if_they_were_all(tmp_path):
-    network = prune.select(scores.magnitude(n := models.MLP(SHAPE, 5)), 0.5).apply(n)
-    with pytest.raises(ValueError, match="before its layers are made sparse"):
-        files.save(sparse_runtime.with_sparse_layers(network), tmp_path / "a.safetensors")
+    with pytest.raises(FileError, match="is no file of LoRA layers"):
+        lora.load_(path, network)
 
 
 def test_a_tied_tensor_is_held_and_counted_once():
@@ -338,3 +333,10 @@ def test_scales_of_groups_are_paid_for():
     network = nn.Sequential(nn.Linear(256, 64))
     scan = mixed.sensitivity(network, lambda _m: 0.0, (4,), QuantConfig(sharing="group", group=16))
     assert scan[0].size == 256 * 64 // 2 + 4 * 64 * 16
+
+
+@pytest.mark.parametrize("form", ["sparse", "deep_compression", "weight_only"])
+def test_the_order_of_earlier_versions_is_told(form, tmp_path):
+    read = importlib.import_module(f"compresslab.runtime.{form}").load
+    with pytest.raises(ValueError, match="path must be a path or a string, got MLP"):
+        read(models.MLP(SHAPE, 5), tmp_path / "a.safetensors")

@@ -408,7 +408,8 @@ def test_every_verdict_is_that_of_the_network_it_names(advised, network, data):
         assert verdict.points_lost == pytest.approx(
             evaluate(network, data.val) - evaluate(verdict.network, data.val), abs=1e-9
         )
-        expected = {"bytes": verdict.bytes > scenario.max_bytes, "lost": verdict.points_lost > 3}
+        worst = verdict.points_lost + verdict.standard_error
+        expected = {"bytes": verdict.bytes > scenario.max_bytes, "lost": worst > 3}
         told = {"bytes": any("B are allowed" in f for f in verdict.failed)}
         told["lost"] = any("points lost" in f for f in verdict.failed)
         assert told == expected
@@ -500,7 +501,7 @@ def test_the_callers_network_is_not_touched(data):
             return model
 
     adviser = Advisor(network, data, train=50, epochs=0.1)
-    before = adviser.float_accuracy
+    before = evaluate(adviser.network, data.val)
     adviser.advise(Scenario("easy"), also=[Candidate("spoiled", "", [Spoil()])])
     assert evaluate(adviser.network, data.val) == before
     assert network.training

@@ -35,6 +35,16 @@ def test_the_door_opens_without_torch():
     assert done.stdout.split() == ["False", "False"]
 
 
+SLOW_TO_LOAD = {"nbformat", "jsonschema", "sklearn", "pandas", "transformers"}
+"""What takes a lab's first cell seconds and is wanted by few cells, if by any."""
+
+
+def test_a_lab_begins_without_what_few_cells_want():
+    code = "import sys; from compresslab.lab import begin; begin(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert SLOW_TO_LOAD & set(done.stdout.split()) == set()
+
+
 def test_every_name_of_the_door_is_there():
     for name in cl.__all__:
         assert getattr(cl, name) is not None

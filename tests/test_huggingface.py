@@ -133,7 +133,7 @@ def test_a_users_folder_is_quantized_saved_and_read_back(name, build, count, tmp
     size = weight_only.save(packed, tmp_path / "packed.safetensors")
     assert size < (tmp_path / "folder" / "model.safetensors").stat().st_size
     fresh = type(model)(transformers.AutoConfig.from_pretrained(tmp_path / "folder")).eval()
-    again = weight_only.load(fresh, tmp_path / "packed.safetensors")
+    again = weight_only.load(tmp_path / "packed.safetensors", fresh)
     assert torch.equal(again(tokens()).logits, packed(tokens()).logits)
     # The float model with rounded weights goes back into a folder that anyone can read.
     codes.model.save_pretrained(tmp_path / "rounded")

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compresslab import measure, models
+from compresslab import measure, models, shorter
 from compresslab.data import load
+from compresslab.kernels import bitpack
 from compresslab.measure.joules import joules
 
 NETWORKS = [models.MLP, models.VGGLike, models.ResNet8, models.DepthwiseNet]
@@ -67,7 +68,7 @@ def test_nonzeros_are_counted():
 
 @pytest.mark.parametrize("parameters,bits,expected", [(3, 3, 2), (8, 1, 1), (0, 4, 0), (5, 32, 20)])
 def test_packed_parameters_fill_whole_bytes(parameters, bits, expected):
-    assert measure.parameter_bytes(parameters, bits) == expected
+    assert bitpack.packed_size(parameters, bits) == expected
 
 
 def test_a_median_ignores_slow_starts_and_disturbances():
@@ -94,6 +95,28 @@ def test_latency_is_measured_in_evaluation_mode_with_the_batch_asked_for():
     assert spy.training
     assert 0 < timing.lower <= timing.median <= timing.upper
     assert (timing.repeats, timing.threads) == (4, torch.get_num_threads())
+
+
+@pytest.mark.parametrize(
+    "takes,calls,repeats", [(0.01, 24, 21), (0.125, 16, 13), (0.6, 8, 5), (5, 6, 5)]
+)
+def test_a_slow_call_is_measured_five_times_and_no_more(monkeypatch, takes, calls, repeats):
+    now, made = [0.0], []
+
+    def call():
+        made.append(0)
+        now[0] += takes
+
+    monkeypatch.setattr(measure.clocks.time, "perf_counter", lambda: now[0])
+    timing = measure.time_call(call)
+    monkeypatch.undo()
+    assert (len(made), timing.repeats) == (calls, repeats)
+    assert timing.median == pytest.approx(takes)
+
+
+def test_in_a_short_look_a_call_is_timed_twice(monkeypatch):
+    monkeypatch.setenv(shorter.STEPS, "20")
+    assert measure.time_call(lambda: None).repeats == 2
 
 
 @pytest.mark.parametrize(
@@ -199,3 +222,46 @@ def test_no_joules_where_no_counter_can_be_read(tmp_path, text):
 def test_joules_of_no_time_are_refused(seconds):
     with pytest.raises(ValueError, match="seconds must be above 0"):
         joules(lambda: None, seconds)
+
+
+# ---- several networks at once --------------------------------------------------------------------
+def several(kind=lambda: models.MLP((1, 8, 8), 10, (12,))):
+    networks = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        networks.append(kind())
+    return networks
+
+
+def test_several_networks_have_the_accuracies_of_each_alone():
+    data, networks = load("digits"), several()
+    alone = [measure(network, data).accuracies[0] for network in networks]
+    assert list(measure(networks, data).accuracies) == alone
+    assert list(measure([networks[0]] * 3, data).accuracies) == [alone[0]] * 3
+
+
+def test_networks_that_share_a_body_leave_its_mode_and_its_statistics():
+    body = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.BatchNorm1d(10)
+    )
+    networks = [torch.nn.Sequential(body, torch.nn.Identity()).train() for _ in range(4)]
+    before = body[2].running_mean.clone()
+    measure(networks, load("digits"), batches=(1,))
+    assert all(module.training for network in networks for module in network.modules())
+    assert torch.equal(body[2].running_mean, before)
+
+
+def test_a_forward_pass_that_draws_gives_the_same_from_the_same_seed():
+    class Drawing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1)) + torch.randn(len(x), 10)
+
+    data, networks, found = load("digits"), several(Drawing), set()
+    for _ in range(4):
+        torch.manual_seed(5)
+        found.add(measure(networks, data, batches=(1,)).accuracies)
+    assert len(found) == 1

@@ -166,9 +166,9 @@ def test_corrections_are_written_whole_through_links_and_not_over_what_is_protec
     lora.save(adapted, link)
     assert link.is_symlink()
     with pytest.raises(FileNotFoundError, match="no file"):
-        lora.load(adapted, tmp_path / "none")
+        lora.load_(tmp_path / "none", adapted)
     with pytest.raises(FileNotFoundError, match="no file"):
-        lora.load(adapted, tmp_path)
+        lora.load_(tmp_path, adapted)
     if os.name == "posix":
         path.chmod(0o640)
         lora.save(adapted, path)

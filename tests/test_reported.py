@@ -244,11 +244,11 @@ def test_a_correction_with_other_peoples_metadata_is_read_and_one_of_nan_refused
     lora.save(network, path)
     tensors = load_file(path)
     save_file(tensors, path, {"format": "pt"})
-    lora.load(network, path)
+    lora.load_(path, network)
     save_file({name: t * torch.nan for name, t in tensors.items()}, path)
     before = copy.deepcopy(network.state_dict())
     with pytest.raises(ValueError, match="must be finite"):
-        lora.load(network, path)
+        lora.load_(path, network)
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
 
 

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from compresslab import models, shorter
-from compresslab.data import Examples, load
+from compresslab.data import Examples, corpus, load
 from compresslab.experiment import fit_all
+from compresslab.gpt import GPT, perplexity
+from compresslab.measure import race
 from compresslab.training import Hook, TrainingDiverged, evaluate, fit, logits, seed_everything
 
 
@@ -63,6 +65,22 @@ def test_one_variable_makes_every_epoch_shorter_and_none_longer(digits, monkeypa
     monkeypatch.setenv(shorter.STEPS, "none")
     with pytest.raises(ValueError, match="COMPRESSLAB_STEPS must be a whole number from 1 to"):
         fit(mlp(digits), few, progress=False)
+
+
+def test_the_same_variable_measures_accuracy_and_perplexity_on_the_first_ones_and_races_once(
+    digits, monkeypatch
+):
+    network, data = mlp(digits), digits.test
+    writer = GPT(10, 4, width=16, layers=1, heads=2).eval()
+    tokens = torch.randint(10, (7, 5), generator=torch.Generator().manual_seed(0))
+    passages = corpus.Passages(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    wanted = evaluate(network, data.first(60)), perplexity(writer, passages.first(1))
+    assert wanted != (evaluate(network, data), perplexity(writer, passages))
+    rounds = []
+    monkeypatch.setenv(shorter.STEPS, "6")
+    assert (evaluate(network, data), perplexity(writer, passages)) == wanted
+    race({"it": lambda: rounds.append(0)}, rounds=9)
+    assert len(rounds) == 2  # one that does not count
 
 
 def test_hooks_are_called_at_their_moments(digits):

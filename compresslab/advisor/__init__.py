@@ -13,9 +13,10 @@
                              a little pruning and sharing, untuned                   labs 04, 12
 
 The rules only propose. Every candidate is built with what the scenario allows, written to a file, raced with
-the float network in one run on one thread, and tested on validation images; what misses a constraint stays in
-the table with the reason. No constraint met, no recommendation. Where there are no labels but training is
-allowed, the network's own answers take their place.
+the float network in one run on one thread, and tested on validation images; what misses a constraint stays
+in the table with the reason. A loss has its standard error: a limit holds for the loss plus one, and less
+than one between two candidates is a tie (`advice`). No constraint met, no recommendation. Where there are no
+labels but training is allowed, the network's own answers take their place.
 
 On a microcontroller only integer networks count, and their activations count against its memory; its speed
 cannot be measured here, so a scenario that asks for one is refused. Left out: energy, searching settings.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compresslab.advisor.advice import Advice, Verdict
+from compresslab.advisor.advice import Advice, Verdict, lost_points, ranked
 from compresslab.advisor.rules import (
     Candidate,
     always,
@@ -31,7 +31,7 @@ from compresslab.runtime import files
 from compresslab.runtime.program import Program
 from compresslab.stages import CutChannels, Material, Once, Report, own_answers, run
 from compresslab.stages.trial import quick_layout
-from compresslab.training import evaluate
+from compresslab.training import right_answers
 
 FOURFOLD, EIGHTFOLD = 4, 8
 QUALITY = 0.25
@@ -44,6 +44,8 @@ class Built:
     network: nn.Module | None
     reports: tuple[Report, ...]
     failure: str = ""
+    right: torch.Tensor | None = None
+    """Which validation images it answers rightly, [n] of bool."""
 
 
 class Advisor:
@@ -75,7 +77,7 @@ class Advisor:
         self.data, self.widths = data, widths
         self.few, self.epochs, self.seed = data.train.first(train), epochs, seed
         self.float_bytes = files.size(self.network)
-        self.float_accuracy = evaluate(self.network, data.val)
+        self.float_right = right_answers(self.network, data.val)
         self.built: dict[tuple[str, bool, bool], Built] = {}
         self.halves: dict[tuple[bool, bool], Once] = {}
 
@@ -142,14 +144,14 @@ class Advisor:
             self.verdict(scenario, c, built[c.name], speeds.get(c.name, math.nan))
             for c in (*candidates, *also)
         ]
-        verdicts.sort(key=lambda v: (v.network is None, len(v.failed), v.points_lost, v.bytes))
-        return Advice(scenario, tuple(verdicts))
+        return Advice(scenario, ranked(verdicts))
 
     def build(self, candidate: Candidate, network: nn.Module, material: Material) -> Built:
         """Run a candidate's stages; a stage that refuses the network makes it a failure, with the reason."""
         try:
             reports = run(candidate.stages, network, material, self.data.val)
-            return Built(deployed(reports[-1].network), tuple(reports))
+            network = deployed(reports[-1].network)
+            return Built(network, tuple(reports), right=right_answers(network, self.data.val))
         except (ValueError, RuntimeError) as error:
             return Built(None, (), f"cannot be built: {error}")
 
@@ -172,10 +174,10 @@ class Advisor:
         """Hold one candidate against the constraints."""
         if built.network is None:
             why = (built.failure,)
-            return Verdict(candidate.name, candidate.why, 0, math.nan, math.nan, why, None)
-        network, last = built.network, built.reports[-1]
-        row = last.measurement
-        size, lost = row.bytes_disk, self.float_accuracy - row.accuracy
+            unknown = math.nan
+            return Verdict(candidate.name, candidate.why, 0, unknown, unknown, unknown, why, None)
+        network, size = built.network, built.reports[-1].measurement.bytes_disk
+        lost, error = lost_points(self.float_right, built.right)
         failed = []
         if scenario.hardware == "microcontroller":
             if not _integers_only(network):
@@ -185,18 +187,23 @@ class Advisor:
             failed.append(f"{in_bytes(size)} where {in_bytes(scenario.max_bytes)} are allowed")
         if speedup < scenario.min_speedup:
             failed.append(f"{speedup:.2f} of {scenario.min_speedup:g} times faster")
-        # Accuracies are multiples of one image: what is above by less is a rounding error.
-        if lost > scenario.max_points_lost + 1e-9:
-            failed.append(f"{lost:.2f} points lost of {scenario.max_points_lost:g}")
+        # Losses are multiples of one image: what is above by less is a rounding error.
+        if lost + error > scenario.max_points_lost + 1e-9:
+            failed.append(
+                f"{lost:.2f} points lost of {scenario.max_points_lost:g}, with a standard error of "
+                f"{error:.2f}"
+            )
         return Verdict(
             candidate.name,
             candidate.why,
             size,
             speedup,
             lost,
+            error,
             tuple(failed),
             network,
             built.reports,
+            built.right,
         )
 
 

@@ -42,6 +42,7 @@ SPEAKS = (
     "alternative_text.py",
     "baselines.py",
     "claims.py",
+    "classroom/by_rule.py",
     "classroom/checking.py",
     "classroom/compare.py",
     "classroom/complaints.py",

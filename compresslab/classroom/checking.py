@@ -28,7 +28,7 @@ def check(function: Callable, id: str) -> CheckResult:
     if is_the_librarys(function, id):
         return CheckResult(exercise(id), "not done", NOT_YOURS)
     result = verdict(function, id)
-    record(id, result.status, result.mistake, result.points)
+    record(id, result.status, result.mistake, result.points, result.exercise.points)
     _last[id] = function, result
     return result
 

@@ -170,6 +170,14 @@ def show(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "…"
 
 
+def whole_numbers(value: object) -> np.ndarray | None:
+    """The numbers of an array or a dense tensor of whole numbers, [n]; None for anything else."""
+    if not isinstance(value, np.ndarray | Tensor) or _form(value):
+        return None
+    flat = _numpy(value).reshape(-1)
+    return flat if flat.dtype.kind in "iu" else None
+
+
 def _number(value: object) -> str:
     if isinstance(value, int) and value.bit_length() >= 400:
         return _whole(value)

@@ -7,6 +7,8 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise
 from compresslab.classroom.result import Outcome
@@ -46,9 +48,25 @@ def failure_facts(
         *argument_facts(failure.case, exercise.driven(exercise.reference)),
         (f"expected{meaning}", compare.show(failure.expected)),
         ("got", compare.show(failure.outcome.value)),
+        *bit_facts(failure.expected, failure.outcome.value, exercise.digits),
         ("difference", failure.complaint),
         ("failing cases", f"{failed} of {total}"),
     )
+
+
+def bit_facts(expected: object, got: object, digits: int) -> list[tuple[str, str]]:
+    """The first number that differs, in binary digits; nothing but for whole numbers of one shape."""
+    numbers = [compare.whole_numbers(value) for value in (expected, got)] if digits else [None]
+    if any(found is None for found in numbers) or numbers[0].shape != numbers[1].shape:
+        return []
+    differ = np.flatnonzero(numbers[0] != numbers[1])
+    if not differ.size:
+        return []
+    places = digits + (digits - 1) // 4
+    shown = [f"{int(found[differ[0]]) & (2**digits - 1):0{places}_b}" for found in numbers]
+    if shown[0] == shown[1]:  # the same bits in another dtype, which `difference` names
+        return []
+    return list(zip(("expected, in bits", "got, in bits"), shown, strict=True))
 
 
 def argument_facts(case: Case, reference: Callable) -> list[tuple[str, str]]:

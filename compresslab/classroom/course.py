@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import nbformat
-
 from compresslab.classroom import progress
 from compresslab.language import translated
 
@@ -103,6 +101,8 @@ def read_labs(folder: Path, strict: bool = True) -> list[LabPage]:
 
 
 def _read(path: Path) -> LabPage:
+    import nbformat  # its validator takes seconds to load, and every lab's exercises come by this module
+
     cells = nbformat.read(path, as_version=4).cells
     text = "\n\n".join(cell.source for cell in cells)
     found = next((f for form in FORMS if (f := re.search(form, text, re.DOTALL))), None)

@@ -48,11 +48,12 @@ def with_bounds(function: Callable) -> Callable:
     return njit(function, boundscheck=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """The arguments of one call, what is special about them, and the stage of a build that it belongs to.
 
-    `hidden` is what an open exercise is measured against, and no answer gets.
+    `hidden` is what an open exercise is measured against, and no answer gets. A case is equal to itself
+    alone, so that what came of it can be remembered by it: its arrays have no hash.
     """
 
     label: str
@@ -109,6 +110,7 @@ class Exercise:
             the sandbox, where no answer can reach it. Of a build usually a sentence; `RIGHT` if all is well.
         compiled: whether the answer must be a function compiled by Numba.
         returns: what the cases' results mean, if that is not plain from the task.
+        digits: where an exercise is about bits, the binary digits of each number of its result.
         large: makes a call with so many numbers that a loop over them runs more than `steps.MOST_LINES` and
             whole arrays take milliseconds; an answer that is right but slow there earns half of the points.
         stages: of a build, the stages in order with the points of each; every case names its stage.
@@ -127,6 +129,7 @@ class Exercise:
     look: Callable[..., object] | None = None
     compiled: bool = False
     returns: str = ""
+    digits: int = 0
     large: Callable[[np.random.Generator], Case] | None = None
     stages: tuple[tuple[str, int], ...] = ()
     medals: Medals | None = None

@@ -2,7 +2,8 @@
 
 The learner's function runs on every case. If it fails, its outputs are compared with those of every
 known mistake, first on all cases, then on the failing ones alone; what is shown is the smallest failing
-case, what came out, what was expected, and the hint of the mistake that was recognised.
+case, what came out, what was expected, and the hint of the mistake that was recognised: a known one, else one
+that a rule makes (`by_rule`), else how the numbers stand to the right ones (`relation`).
 
 Left out here: isolation. This runs in the learner's own process and trusts it; marks are given by
 `grading`, which does not.
@@ -16,7 +17,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from compresslab.classroom import compare
+from compresslab.classroom import by_rule, compare
+from compresslab.classroom.calls import (
+    CHECK_SEED,
+    call,
+    call_once,
+    calls_of,
+    expected_of,
+    outcome_of,
+)
 from compresslab.classroom.complaints import (
     Failure,
     argument_facts,
@@ -32,15 +41,13 @@ from compresslab.classroom.steps import MOST_LINES, Lines
 from compresslab.classroom.stub import still_raises
 from compresslab.language import translated
 
-CHECK_SEED = 0
-
 
 def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> CheckResult:
     """The verdict on an answer, which runs here and now; without any other effect."""
     if not callable(function):
         facts = (("expected", "a function"), ("got", compare.show(function)))
         return CheckResult(exercise, "failed", facts)
-    cases = list(exercise.cases(np.random.default_rng(seed)))
+    cases = calls_of(exercise, seed)
     driven = exercise.driven(function)
     outcomes = []
     for case in cases:
@@ -58,6 +65,8 @@ def judge(function: Callable, exercise: Exercise, seed: int = CHECK_SEED) -> Che
     result = verdict(exercise, cases, outcomes, lambda error: own_line_of(error, function))
     if result.passed and exercise.large is not None:
         return raced(function, exercise, exercise.large(np.random.default_rng(seed)))
+    if result.status == "failed" and result.mistake is None and seed == CHECK_SEED:
+        return replace(result, hint=by_rule.hint(exercise.id, outcomes) or result.hint)
     return result
 
 
@@ -287,17 +296,10 @@ def _recognised(
     """Failed, with the hint of the known way that gives the same on every case, if there is one."""
     for mistake in exercise.mistakes:
         for form in mistake.forms:
-            wrong = exercise.driven(form)
             pairs = zip(cases, outcomes, strict=True)
-            if all(_alike(o, call(wrong, c), exercise.tolerance) for c, o in pairs):
+            if all(_alike(o, outcome_of(exercise, form, c), exercise.tolerance) for c, o in pairs):
                 return CheckResult(exercise, "failed", facts, mistake.name, mistake.hint)
     return CheckResult(exercise, "failed", facts)
-
-
-def expected_of(exercise: Exercise, cases: Sequence[Case]) -> list[object]:
-    """What the cases should give."""
-    reference = exercise.driven(exercise.reference)
-    return [reference(*compare.fresh(case.args)) for case in cases]
 
 
 def not_compiled(exercise: Exercise) -> CheckResult:
@@ -305,28 +307,6 @@ def not_compiled(exercise: Exercise) -> CheckResult:
     facts = (("expected", "a function compiled by Numba"), ("got", "a plain Python function"))
     hint = "The numbers are right. Keep the line @njit above the function."
     return CheckResult(exercise, "failed", facts, "not compiled", hint)
-
-
-def call(function: Callable, case: Case) -> Outcome:
-    """Call with fresh arguments, and see what came of it and of them."""
-    args = compare.fresh(case.args)
-    outcome = call_once(function, args)
-    if outcome.error is not None:
-        return outcome
-    return Outcome(outcome.value, changed_input=not compare.identical(args, case.args))
-
-
-def call_once(function: Callable, args: tuple) -> Outcome:
-    """Call with these arguments; what it did to them is not looked at."""
-    start = time.perf_counter()
-    try:
-        return Outcome(function(*args))
-    except KeyboardInterrupt as stop:
-        seconds = time.perf_counter() - start
-        error = StoppedError(f"you stopped it after {seconds:.0f} seconds: does it end?")
-        return Outcome(error=error.with_traceback(stop.__traceback__))
-    except Exception as error:
-        return Outcome(error=error)
 
 
 def recognise(
@@ -345,10 +325,9 @@ def recognise(
     best, agreed = None, 0
     for mistake in exercise.mistakes:
         for form in mistake.forms:
-            wrong = exercise.driven(form)
 
-            def same(case: Case, outcome: Outcome, wrong: Callable = wrong) -> bool:
-                return _alike(outcome, call(wrong, case), exercise.tolerance)
+            def same(case: Case, outcome: Outcome, form: Callable = form) -> bool:
+                return _alike(outcome, outcome_of(exercise, form, case), exercise.tolerance)
 
             count = sum(same(f.case, f.outcome) for f in failures)
             # The others only where it matters: a build takes a second for each.

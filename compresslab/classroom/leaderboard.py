@@ -24,6 +24,7 @@ from compresslab.report import Table, in_bytes
 from compresslab.runtime import files
 from compresslab.runtime.peers import OnnxModel
 from compresslab.training import evaluate
+from compresslab.writing import FileError
 
 WITHIN = 1.0
 """Points that a network may lose."""
@@ -86,7 +87,15 @@ def row(
         kind = "onnx" if isinstance(network, OnnxModel) else "safetensors"
         path = Path(folder) / f"entry.{kind}"
         size = files.save(network, path)
-        back = files.load(path, shell)
+        try:
+            back = files.load(path, shell)
+        except FileError as error:
+            if like is not None:
+                raise
+            raise FileError(
+                f"{name!r} is read back into the reference's architecture, which it does not fit: if its "
+                f"own is another, pass like=lambda: ..., which builds a network of it ({error})"
+            ) from error
         if isinstance(back, OnnxModel):
             back = OnnxModel(path, threads=1)
     x = judge.x[:batch].contiguous(memory_format=torch.channels_last)

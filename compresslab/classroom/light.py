@@ -49,7 +49,7 @@ def check(function: Callable, id: str) -> CheckResult:
         ValueError: if no cases of it are recorded.
     """
     result = judge(function, read(id))
-    progress.record(id, result.status, result.mistake, result.points)
+    progress.record(id, result.status, result.mistake, result.points, result.exercise.points)
     return result
 
 
@@ -104,6 +104,7 @@ def record(exercise: Exercise) -> str:
         "lines": exercise.lines,
         "tolerance": exercise.tolerance,
         "returns": exercise.returns,
+        "digits": exercise.digits,
         "arguments": list(inspect.signature(exercise.reference).parameters),
         "cases": [{"label": case.label, "args": to_json(case.args)} for case in cases],
         "expected": [_written(call(exercise.reference, case)) for case in cases],
@@ -234,4 +235,5 @@ def read(id: str, folder: Path = RECORDED) -> Exercise:
         lines=content["lines"],
         tolerance=content["tolerance"],
         returns=content["returns"],
+        digits=content["digits"],
     )

@@ -20,7 +20,7 @@ MODULES = (
     *(
         f"classroom/{name}.py"
         for name in (
-            *("__init__", "compare", "complaints", "exercise", "judge"),
+            *("__init__", "by_rule", "calls", "compare", "complaints", "exercise", "judge"),
             *("light", "progress", "relation", "result", "so_far", "steps", "stub"),
         )
     ),
@@ -41,7 +41,7 @@ dependencies = ["numpy", "polib"]
 packages = ["compresslab", "compresslab.classroom"]
 
 [tool.setuptools.package-data]
-compresslab = ["classroom/recorded/*.json", "locale/**/*.po"]
+compresslab = ["classroom/by_rule.json", "classroom/recorded/*.json", "locale/**/*.po"]
 """
 
 
@@ -52,6 +52,7 @@ def write_package(folder: Path) -> None:
         target = folder / "compresslab" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PACKAGE / name, target)
+    shutil.copy(PACKAGE / "classroom/by_rule.json", folder / "compresslab/classroom")
     shutil.copytree(PACKAGE / "classroom/recorded", folder / "compresslab/classroom/recorded")
     for path in (PACKAGE / "locale").rglob("*.po"):
         if path.name == "library.po" or path.parent.name == "exercises":

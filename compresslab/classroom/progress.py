@@ -70,9 +70,11 @@ def _unused(path: Path) -> Path:
     return next(p for name in names if not (p := path.with_suffix(name)).exists())
 
 
-def record(id: str, status: str, mistake: str | None, points: float | None = None) -> None:
-    """Remember a verdict; once passed, an exercise stays passed, and points stay."""
-    _change(lambda stored: _add(stored.setdefault(id, {}), status, mistake, points))
+def record(
+    id: str, status: str, mistake: str | None, points: float | None = None, of: float | None = None
+) -> None:
+    """Remember a verdict, with its points of so many; a pass stays, and so do points."""
+    _change(lambda stored: _add(stored.setdefault(id, {}), status, mistake, points, of))
 
 
 def predict(question: str, choice: str) -> None:
@@ -101,20 +103,37 @@ def _change(change: Callable[[dict[str, dict]], None]) -> None:
 
 def earned(entry: dict, most: float) -> float:
     """The points of an exercise that gives at most so many, from what is stored of it."""
-    points = entry.get("points")
-    if type(points) in (int, float) and 0 <= points <= most:
-        return points
+    points, of = entry.get("points"), entry.get("of")
+    if not _is_number(of):
+        of = _first_worth(points, bool(entry.get("passed")), most)
+    if _is_number(points) and 0 <= points <= of:
+        return points * most / of if of else 0
     # Written before points were, or damaged.
     return most if entry.get("passed") else 0
 
 
-def _add(entry: dict, status: str, mistake: str | None, points: float | None) -> None:
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _first_worth(points: object, passed: bool, most: float) -> float:
+    """What an exercise gave when it was not yet said with the points: a build 4 at most, an open one 3."""
+    if most <= 4:
+        return most
+    # All stages of a build are passed together, so that less than 4 with a pass is an open exercise's medal.
+    return 3 if passed and _is_number(points) and points <= 3 else 4
+
+
+def _add(
+    entry: dict, status: str, mistake: str | None, points: float | None, of: float | None
+) -> None:
     tries = entry.get("tries", 0)
     entry["tries"] = (tries if type(tries) is int else 0) + (status != "not done")
     # A pass from before points were kept has all of them.
     if points is not None and ("points" in entry or not entry.get("passed")):
-        before = entry.get("points", 0)
-        entry["points"] = max(before if type(before) in (int, float) else 0, points)
+        before = entry.get("points", 0) if of is None else earned(entry, of)
+        entry["points"] = max(before if _is_number(before) else 0, points)
+        entry |= {} if of is None else {"of": of}
     entry["passed"] = bool(entry.get("passed")) or status == "passed"
     entry["last"] = mistake or status
 

@@ -21,7 +21,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from nbformat import NotebookNode
 from compresslab import claims
 from compresslab.classroom.exercises import of_grade_id
 from compresslab.classroom.still import without_widgets
+from compresslab.classroom.worked import worked_cases
 from compresslab.progress_bar import CLASS as PROGRESS
 from compresslab.writing import write_whole
 
@@ -89,7 +90,8 @@ def read_solution(path: Path) -> Lab:
     lab = nbformat.from_dict(solution)
     for cell in lab.cells:
         if cell.cell_type == "code":
-            cell.source = stub(cell.source)
+            asked = of_grade_id(cell.metadata.get("nbgrader", {}).get("grade_id", ""))
+            cell.source = stub(cell.source, worked_cases(asked) if asked else ())
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Lab(path.stem, lab, solution, digest)
 
@@ -162,13 +164,14 @@ def gives_away(source: str) -> bool:
     return all(drawing) and bool(nodes)
 
 
-def stub(source: str) -> str:
-    """The cell with each answer region replaced by a line that raises "not done yet"."""
+def stub(source: str, worked: Sequence[str] = ()) -> str:
+    """The cell with each answer region replaced by worked cases and a line that raises "not done yet"."""
     lines, inside = [], False
     for line in source.splitlines():
         if line.strip() == BEGIN:
             indent = line[: len(line) - len(line.lstrip())]
             lines += [
+                *(f"{indent}{line}" for line in worked),
                 f"{indent}# your code here",
                 f'{indent}raise NotImplementedError("not done yet")',
             ]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import ipywidgets
 from IPython.display import display
-from nbformat import NotebookNode
 
 from compresslab.notice import in_notebook
 
@@ -30,17 +29,18 @@ def with_still(widget: ipywidgets.Widget, still: str) -> Callable[[str], None]:
     return lambda other: handle.update({**bundle, "text/html": other}, raw=True)
 
 
-def without_widgets(outputs: list[NotebookNode]) -> list[NotebookNode]:
+def without_widgets(outputs: list[dict]) -> list[dict]:
     """A cell's outputs with each widget replaced by its still picture; those without one are left out."""
     return [kept for output in outputs if (kept := _without_widget(output)) is not None]
 
 
-def _without_widget(output: NotebookNode) -> NotebookNode | None:
+def _without_widget(output: dict) -> dict | None:
     data = output.get("data", {})
     if VIEW not in data:
         return output
     if "text/html" not in data:
         return None
-    return NotebookNode(
-        {**output, "data": NotebookNode({k: v for k, v in data.items() if k != VIEW})}
+    # Of the class that they are of: a notebook's nodes give their items as attributes.
+    return type(output)(
+        {**output, "data": type(data)({k: v for k, v in data.items() if k != VIEW})}
     )

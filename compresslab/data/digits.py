@@ -5,7 +5,6 @@ too easy for claims.
 """
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from compresslab.data.split import Split, examples, held_out
 
@@ -14,6 +13,9 @@ TEST = 540
 
 def load(train_size: int | None, seed: int) -> Split:
     """The last 540 images are the test set, as in the source's own order of writers."""
+    # Here, since it takes a second or two to import, and most labs have other images.
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = np.rint(bunch.images[:, None] * (255 / 16)).astype(np.uint8)
     labels = bunch.target

@@ -16,6 +16,7 @@ import numpy as np
 
 from compresslab.kernels import _checks
 from compresslab.kernels._jit import kernel
+from compresslab.kernels.bitpack import packed_size
 
 LONGEST = 56
 """Bits of a code: with up to seven bits that wait in the last byte, a 64-bit word must hold it."""
@@ -47,7 +48,7 @@ def write(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> np.nda
         bad = int(symbols.max()) if len(used) > len(lengths) else int(missing[0])
         raise ValueError(f"symbols must have a code each, got {bad}, which has none")
     bits = int(used @ lengths.astype(np.int64))
-    out = np.zeros((bits + 7) // 8, np.uint8)
+    out = np.zeros(packed_size(bits, 1), np.uint8)
     _write(symbols, codes, lengths, out)
     return out
 

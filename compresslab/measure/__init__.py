@@ -39,7 +39,6 @@ from compresslab.measure.sizes import (
     memory_bytes,
     nonzero_parameters,
     numbers,
-    parameter_bytes,
     working_bytes,
 )
 
@@ -66,7 +65,6 @@ __all__ = [
     "memory_bytes",
     "nonzero_parameters",
     "numbers",
-    "parameter_bytes",
     "race",
     "race_networks",
     "roofline",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from compresslab.precision import as_taken
+from compresslab.shorter import most_rounds
 from compresslab.training import evaluating
 
 
@@ -58,13 +59,32 @@ def fair_time(
     return statistics.median(call_times(call, clock, warmup, repeats))
 
 
-def time_call(call: Callable[[], object], warmup: int = 3, repeats: int = 21) -> Timing:
-    """Measure a call on the wall clock, with torch's number of threads recorded; at least 2 repeats."""
+def time_call(
+    call: Callable[[], object], warmup: int = 3, repeats: int = 21, seconds: float = 2.0
+) -> Timing:
+    """Measure a call on the wall clock, with torch's number of threads recorded.
+
+    Args:
+        call: what to measure.
+        warmup: calls before, which do not count.
+        repeats: at most so many calls, at least 2; two where COMPRESSLAB_STEPS is set (`shorter`).
+        seconds: begin no further call of either kind once so much time has passed, but for the first 5.
+
+    Raises:
+        ValueError: for fewer repeats than 2, which have no quartiles.
+    """
     if repeats < 2:
         raise ValueError(f"repeats must be 2 or more for quartiles, got {repeats}")
-    times = call_times(call, time.perf_counter, warmup, repeats)
+    begin, most = time.perf_counter(), max(2, most_rounds(repeats))
+    for _ in range(warmup):
+        call()
+        if time.perf_counter() - begin > seconds:
+            break
+    times: list[float] = []
+    while len(times) < most and (len(times) < 5 or time.perf_counter() - begin < seconds):
+        times += call_times(call, time.perf_counter, 0, 1)
     lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
-    return Timing(median, lower, upper, repeats, torch.get_num_threads())
+    return Timing(median, lower, upper, len(times), torch.get_num_threads())
 
 
 def latency(
@@ -99,7 +119,7 @@ def race(
 
     Args:
         runners: what to run, by name.
-        rounds: at most so many rounds, at least 1.
+        rounds: at most so many rounds, at least 1; one where COMPRESSLAB_STEPS is set (`shorter`).
         seconds: stop earlier, but not before 5 rounds, once so much time has passed.
         clock: wall-clock time where threads are compared, whose CPU times add up.
     """
@@ -107,7 +127,7 @@ def race(
     for run in runners.values():
         run()
     start = time.perf_counter()
-    for number in range(rounds):
+    for number in range(most_rounds(rounds)):
         if number >= 5 and time.perf_counter() - start > seconds:
             break
         for name, run in runners.items():

@@ -15,6 +15,7 @@ from torch import nn
 
 from compresslab.arguments import check_network, kind
 from compresslab.data import Labelled, Split, TextSplit
+from compresslab.experiment import side_by_side
 from compresslab.measure.clocks import Timing, latency
 from compresslab.measure.counts import LayerCount, count_layers
 from compresslab.measure.energy import energy_microjoules
@@ -102,8 +103,24 @@ def measure(
         bops=sum(layer.bops for layer in layers),
         energy=energy_microjoules(layers, disk),
         latency={batch: latency(first, example, batch) for batch in batches},
-        accuracies=tuple(evaluate(m, test) for m in runs) if test is not None else (),
+        accuracies=_accuracies(runs, test) if test is not None else (),
     )
+
+
+def _accuracies(runs: list[nn.Module], test: Labelled) -> tuple[float, ...]:
+    """Of every network, side by side; in turn where one thread would see what another does.
+
+    That is where networks share a module, whose mode both would set; under autocast, which holds for one
+    thread; and where a forward pass draws random numbers.
+    """
+    modules = [id(module) for run in runs for module in run.modules()]
+    in_turn = len(set(modules)) < len(modules) or torch.is_autocast_enabled("cpu")
+    before = torch.get_rng_state()
+    found = side_by_side(lambda run: evaluate(run, test), runs, in_turn=in_turn)
+    if not in_turn and not torch.equal(before, torch.get_rng_state()):
+        torch.set_rng_state(before)
+        found = [evaluate(run, test) for run in runs]
+    return tuple(found)
 
 
 def _counted(model: nn.Module, example: torch.Tensor | tuple[int, ...]) -> list[LayerCount]:

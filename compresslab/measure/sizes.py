@@ -14,11 +14,6 @@ from compresslab.runtime.weight_only import Packed
 from compresslab.training import evaluating
 
 
-def parameter_bytes(parameters: int, bits: int) -> int:
-    """Whole bytes that so many parameters take at `bits` bits each, packed without gaps."""
-    return (parameters * bits + 7) // 8
-
-
 def memory_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers as they are held in memory, each once."""
     tensors = {id(t): t for t in model.state_dict(keep_vars=True).values()}

@@ -47,7 +47,7 @@ def is_linear(layer: nn.Module) -> bool:
 
     Not the one in nn.MultiheadAttention, which never runs as a module.
     """
-    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
+    if is_read_by_name(layer):
         return False
     if is_transposed(layer):
         return not (layer._forward_hooks or layer._forward_pre_hooks)
@@ -88,10 +88,21 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def own_linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """`linear_layers`, or an empty dictionary where there is none."""
+    own = with_own_weight(model)
+    return {n: m for n, m in own.items() if is_linear(m)}
+
+
+def with_own_weight(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules whose weight no other module has too, by name: not a head that is tied to a table of words."""
     modules = list(model.named_modules())
     uses = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
     weights = {n: m._parameters.get("weight") for n, m in modules}
-    return {n: m for n, m in modules if is_linear(m) and uses[id(weights[n])] == 1}
+    return {n: m for n, m in modules if weights[n] is not None and uses[id(weights[n])] == 1}
+
+
+def is_read_by_name(layer: nn.Module) -> bool:
+    """Whether it is the last layer of nn.MultiheadAttention, which never runs: its weight is read instead."""
+    return isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
 def is_table(layer: nn.Module) -> bool:
@@ -203,7 +214,9 @@ def _ending(layer: nn.Module) -> str:
         return 'torch.nn.utils.prune.remove(layer, "weight")'
     if hasattr(layer, "weight_g"):
         return "torch.nn.utils.remove_weight_norm(layer)"
-    return "torch.nn.utils.remove_spectral_norm(layer)"
+    if hasattr(layer, "weight_orig"):
+        return "torch.nn.utils.remove_spectral_norm(layer)"
+    return "compresslab.techniques.sharing.unshared(network), if its weights are shared"
 
 
 def matrix(layer: nn.Module) -> torch.Tensor:

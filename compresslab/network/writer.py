@@ -24,7 +24,7 @@ class Writer:
 
     def put(self, node: fx.Node, module: nn.Module, source: fx.Node, owner: str = "") -> fx.Node:
         """A call of a new module on `source` in front of the node, named after it or within its owner."""
-        name = owner if owner and self.only_numbers(owner) else ""
+        name = owner if owner and self.only_numbers(owner, node) else ""
         # Beside a layer that took its owner's name: what stands inside of it would go when it is replaced.
         between = "_" if owner in self.placed else "."
         base = f"{owner}{between}{name_of(node)}" if owner else node.name
@@ -41,10 +41,16 @@ class Writer:
         made.meta = dict(node.meta)
         return made
 
-    def only_numbers(self, owner: str) -> bool:
-        """Whether a module holds a layer's parameters and nothing else: the layer then takes its name."""
+    def only_numbers(self, owner: str, node: fx.Node) -> bool:
+        """Whether a module holds a layer's parameters and nothing else: the layer then takes its name.
+
+        What another node reads in it, such as a gain of the author's own, would go with the module.
+        """
         module = self.modules.get(owner)
-        return module is not None and owner not in self.placed and not list(module.children())
+        if module is None or owner in self.placed or list(module.children()):
+            return False
+        read = (n for n in self.graph.nodes if n.op == "get_attr" and self.owner(n) == owner)
+        return not any(user is not node for one in read for user in one.users)
 
     def swap(self, node: fx.Node, other: fx.Node) -> None:
         """Whoever read the node reads the other one."""

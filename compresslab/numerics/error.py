@@ -41,11 +41,6 @@ def uniform_noise(scale: float) -> float:
     return scale * scale / 12
 
 
-def largest_error(scale: float) -> float:
-    """The worst case s / 2 inside the range."""
-    return scale / 2
-
-
 def _same_shape(x: torch.Tensor, approximation: torch.Tensor) -> None:
     if x.shape != approximation.shape:
         raise ValueError(

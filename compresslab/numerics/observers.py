@@ -136,22 +136,6 @@ def mse_range(values: torch.Tensor, grid: IntGrid) -> Range:
     return lo[0], hi[0]
 
 
-def best_threshold(values: torch.Tensor, thresholds: torch.Tensor, high: int) -> int:
-    """Which clipping threshold t loses least: values quantized symmetrically with s = t / high.
-
-    Args:
-        values: float32 [n].
-        thresholds: positive float32 [candidates].
-        high: the largest code; codes are -high..high.
-
-    Returns:
-        The index of the threshold with the smallest mean squared error, the first of equals.
-    """
-    scale = (thresholds / high)[:, None]
-    back = (values[None] / scale).round().clamp(-high, high) * scale
-    return int((back - values).square().mean(dim=1).argmin())
-
-
 def entropy_range(values: torch.Tensor, grid: IntGrid) -> Range:
     """The clipping threshold t whose quantized histogram of |x| diverges least from the clipped one.
 

@@ -27,12 +27,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from compresslab.arguments import as_path
 from compresslab.numerics import entropy, gaps
 from compresslab.numerics.codebook import Palette
+from compresslab.runtime.dynamic import inputs_as_metadata
 from compresslab.runtime.rebuild import in_shape
-from compresslab.runtime.storage import FileError, check_fit
+from compresslab.runtime.storage import check_fit
 from compresslab.techniques.sharing import Shared, shared_layers
-from compresslab.writing import write_whole
+from compresslab.writing import FileError, write_whole
 
 FORMAT, VERSION = "compresslab.deep", "1"
 WIDTHS = range(2, 9)
@@ -69,18 +71,23 @@ def save(model: nn.Module, path: Path, huffman: bool = True) -> int:
     # The separators' blanks would be a tenth of a small network's header.
     layers_text = json.dumps(about, separators=(",", ":"))
     metadata = {"format": FORMAT, "version": VERSION, "layers": layers_text}
+    metadata |= inputs_as_metadata(model)
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path.stat().st_size
 
 
-def load(model: nn.Module, path: Path) -> nn.Module:
-    """An ordinary float copy of a model with the weights of a file; channels may have been cut since.
+def load(path: Path, like: nn.Module) -> nn.Module:
+    """An ordinary float copy of a network with the weights of a file.
+
+    Args:
+        path: from `save`.
+        like: of the same architecture; channels may have been cut since (`rebuild`).
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileError: if it is truncated, of another format, or does not fit the model.
+        FileError: if it is truncated, of another format, or does not fit `like`.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -89,7 +96,7 @@ def load(model: nn.Module, path: Path) -> nn.Module:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         shapes |= {_within(name, "weight"): tuple(one["shape"]) for name, one in about.items()}
-        model = in_shape(model, shapes)
+        model = in_shape(like, shapes)
         state = model.state_dict()
         for name, entry in about.items():
             key = _within(name, "weight")

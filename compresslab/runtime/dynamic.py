@@ -9,7 +9,8 @@ all that lies between the layers.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import json
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from compresslab.network.edit import in_place_of_, replaced
 from compresslab.network.recurrent import unrolled
 from compresslab.network.select import as_linear, linear_layers, own_linear_layers, refuse_fast_path
 from compresslab.runtime import ops
+from compresslab.runtime.rebuild import Shapes, in_shape
 from compresslab.runtime.steps.step import Called, Numbers, numbers_in
 
 
@@ -118,14 +120,53 @@ def convert_dynamic(model: nn.Module, recurrent: bool = True) -> nn.Module:
     return replaced(model, new).eval()
 
 
-def in_form_of(names: Iterable[str], model: nn.Module) -> nn.Module:
+def inputs_of(model: nn.Module) -> dict[str, int]:
+    """The number of inputs of every int8 layer, by its name; its panels are filled up, and do not say it."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, DynamicInt8Linear)}
+    return {name: layer.packed.inputs for name, layer in layers.items()}
+
+
+def inputs_as_metadata(model: nn.Module) -> dict[str, str]:
+    """What every kind of file says of the int8 layers in it, among its metadata."""
+    inputs = inputs_of(model)
+    return {"int8_inputs": json.dumps(inputs, separators=(",", ":"))} if inputs else {}
+
+
+def in_form_of(shapes: Shapes, inputs: Mapping[str, int], model: nn.Module) -> nn.Module:
     """The model with int8 layers where a file has them: by their tensors' names; itself where it has none.
 
+    Their channels may have been cut, or one layer been factored into two, before they became int8.
+
     Args:
-        names: of the tensors of a file.
+        shapes: of the tensors of a file, by name.
+        inputs: of the int8 layers, by name (`inputs_of`); {} for files from before they were written.
         model: of the same architecture, in floats or with int8 layers; not changed.
+
+    Raises:
+        ValueError: for a number of inputs that is not the model's.
     """
-    places = {name.removesuffix(".panels") for name in names if name.endswith(".panels")}
+    # A network may be one layer, whose tensors have no name before theirs.
+    places = {
+        f".{name}".removesuffix(".panels")[1:] for name in shapes if f".{name}".endswith(".panels")
+    }
+    if inputs:
+        model = in_shape(model, _in_floats(shapes, inputs))
     floats = {n: m for n, m in own_linear_layers(model).items() if n in places}
     new = {name: DynamicInt8Linear(as_linear(m)) for name, m in floats.items()}
-    return replaced(model, new) if new else model
+    result = replaced(model, new) if new else model
+    for name, count in inputs_of(result).items():
+        if inputs.get(name, count) != count:
+            raise ValueError(f"{name} must have {count} inputs, found {inputs[name]}")
+    return result
+
+
+def _in_floats(shapes: Shapes, inputs: Mapping[str, int]) -> Shapes:
+    """The shapes of the layers' weights and biases, had they stayed floats."""
+    found = {}
+    for place, count in inputs.items():
+        prefix = f"{place}." if place else ""
+        outputs = tuple(shapes.get(f"{prefix}scale", ()))
+        found[f"{prefix}weight"] = (*outputs, count)
+        if f"{prefix}bias" in shapes:
+            found[f"{prefix}bias"] = outputs
+    return found

@@ -9,7 +9,9 @@ floats                                         safetensors as it is
 an ONNX Runtime session                        the ONNX file that it was made from
 """
 
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,21 +22,21 @@ from torch import nn
 from compresslab.arguments import as_path, bare, check_network
 from compresslab.network.recurrent import recurrent_layers, unrolled
 from compresslab.runtime import deep_compression, sparse, storage, weight_only
-from compresslab.runtime.dynamic import in_form_of
+from compresslab.runtime.dynamic import in_form_of, inputs_as_metadata
 from compresslab.runtime.peers import OnnxModel
 from compresslab.runtime.program import Program
 from compresslab.runtime.rebuild import in_shape
-from compresslab.runtime.storage import FileError, check_fit, fill_ties, state_once
+from compresslab.runtime.storage import check_fit, fill_ties, state_once
 from compresslab.techniques.quantizer import Quantized
 from compresslab.techniques.scores import prunable
 from compresslab.techniques.sharing import shared_layers, unshared
-from compresslab.writing import write_whole
+from compresslab.writing import FileError, write_whole
 
 READERS = {
     storage.FORMAT: lambda path, like: storage.load(path),
-    deep_compression.FORMAT: lambda path, like: deep_compression.load(like, path),
-    weight_only.FORMAT: lambda path, like: weight_only.load(like, path),
-    sparse.FORMAT: lambda path, like: sparse.load(like, path),
+    deep_compression.FORMAT: deep_compression.load,
+    weight_only.FORMAT: weight_only.load,
+    sparse.FORMAT: sparse.load,
     "": lambda path, like: _load_floats(path, like),
 }
 
@@ -43,8 +45,8 @@ def save(model: nn.Module, path: Path) -> int:
     """Write a network in the form that suits it; returns the bytes on disk.
 
     Raises:
-        ValueError: for a network that only simulates integers (convert it first), or has sparse layers (save
-            it before they are made), or an ONNX session under a name that does not end in .onnx.
+        ValueError: for a network that only simulates integers (convert it first), or an ONNX session under a
+            name that does not end in .onnx.
     """
     check_network(model, "model")
     model, path = bare(model), as_path(path)
@@ -56,10 +58,15 @@ def save(model: nn.Module, path: Path) -> int:
             raise ValueError(f"path of an ONNX session must end in .onnx, got {path.name}")
         write_whole(path, lambda temporary: temporary.write_bytes(model.file))
         return path.stat().st_size
+    if within := next((n for n, m in model.named_modules() if isinstance(m, Program)), ""):
+        raise ValueError(
+            f"{within!r} is an integer network within another, which no file brings back: save "
+            f"model.get_submodule({within!r}) and build the rest around it"
+        )
     if any(isinstance(m, Quantized) for m in model.modules()):
         raise ValueError("model must be converted to integers before it is saved, got a simulation")
     if any(isinstance(m, sparse.SparseLinear) for m in model.modules()):
-        raise ValueError("model must be saved before its layers are made sparse, got SparseLinear")
+        return sparse.save(model, path)
     if shared_layers(model):
         return deep_compression.save(model, path)
     if weight_only.packed_layers(model):
@@ -68,7 +75,8 @@ def save(model: nn.Module, path: Path) -> int:
     if 32 * sum(int((w == 0).sum()) for w in weights) >= max(1, sum(w.numel() for w in weights)):
         return sparse.save(model, path)
     tensors = {name: t.contiguous().clone() for name, t in state_once(model).items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary))
+    metadata = inputs_as_metadata(model) or None
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path.stat().st_size
 
 
@@ -81,7 +89,10 @@ def _check_numbers(model: nn.Module) -> None:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, torch.Tensor):
-            continue
+            raise ValueError(
+                f"{name!r} is a state that is no tensor (get_extra_state), which no file holds: keep it in a "
+                "buffer, or build the network with it"
+            )
         if tensor.layout is not torch.strided:
             raise ValueError(
                 f"{name!r} is a sparse tensor, which no file holds: register it dense, by .to_dense()"
@@ -113,9 +124,11 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
         return _load_onnx(path)
     try:
         with safe_open(path, "pt") as file:
-            found, names = (file.metadata() or {}).get("format", ""), list(file.keys())
+            about = file.metadata() or {}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise FileError(f"{path} is no safetensors file: {error}") from error
+    found = about.get("format", "")
     if found not in READERS and found.startswith("compresslab."):
         raise FileError(
             f"{path} has format {found!r}, known are {', '.join(filter(None, READERS))}"
@@ -123,12 +136,28 @@ def load(path: Path, like: nn.Module | None = None) -> nn.Module:
     reader = READERS.get(found, READERS[""])
     if like is not None:
         plain = unshared(like) if shared_layers(like) else like
-        like = in_form_of(names, _written_out(names, plain))
+        try:
+            like = in_form_of(shapes, _inputs(about), _written_out(list(shapes), plain))
+        except (ValueError, RecursionError) as error:
+            raise FileError(f"{path} does not hold this model: {error}") from error
     if like is None and found != storage.FORMAT:
         raise ValueError(
             f"like must be a network of the same architecture to read {path}, got None"
         )
     return reader(path, like).eval()
+
+
+def _inputs(about: Mapping[str, str]) -> dict[str, int]:
+    """How many inputs the file's int8 layers have, by name.
+
+    Raises:
+        ValueError: if the file says something else there.
+    """
+    inputs = json.loads(about.get("int8_inputs", "{}"))
+    whole = isinstance(inputs, dict) and all(type(n) is int and n > 0 for n in inputs.values())
+    if not whole:
+        raise ValueError(f"int8_inputs must be whole numbers by name, found {str(inputs)[:80]}")
+    return inputs
 
 
 def _written_out(names: list[str], like: nn.Module) -> nn.Module:

@@ -21,6 +21,8 @@ from compresslab.techniques.lowrank import CONVOLUTIONS, factored
 
 Shapes = Mapping[str, tuple[int, ...]]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+CUT = (nn.Linear, nn.Conv2d, *NORMS)
+"""Kinds of layers whose channels surgery cuts."""
 
 
 def in_shape(like: nn.Module, shapes: Shapes) -> nn.Module:
@@ -55,9 +57,15 @@ def _pair_of(layer: nn.Linear | nn.Conv2d, name: str, shapes: Shapes) -> nn.Sequ
     wanted = {n[len(prefix) :]: tuple(s) for n, s in shapes.items() if n.startswith(prefix)}
     first = wanted["0.weight"][0]
     third = "2.weight" in wanted
+    last, middle = wanted.get("2.weight" if third else "1.weight"), wanted.get("1.weight")
+    if last is None or not middle or len(wanted["0.weight"]) < 2:
+        return None
+    # Its channels may have been cut as well.
+    layer = copy.deepcopy(layer)
+    _resize_(layer, (last[0], wanted["0.weight"][1], *layer.weight.shape[2:]))
     kinds = CONVOLUTIONS if isinstance(layer, nn.Conv2d) else ("channel",)
     for kind in kinds:
-        rank = (first, wanted["1.weight"][0]) if third else first
+        rank = (first, middle[0]) if third else first
         try:
             built = factored(layer, rank, kind)
         except (ValueError, TypeError):
@@ -74,8 +82,10 @@ def _resize_(layer: nn.Module, shape: tuple[int, ...]) -> None:
         own == shape
         or len(own) != len(shape)
         or any(a < b for a, b in zip(own, shape, strict=True))
+        or own[2:] != shape[2:]
+        or not isinstance(layer, CUT)
     ):
-        return  # the same, or nothing that a cut could have left
+        return  # the same, or nothing that a cut could have left: channels are cut, no windows
     trained = layer.weight.requires_grad
     layer.weight = nn.Parameter(layer.weight.new_zeros(shape), trained)
     if getattr(layer, "bias", None) is not None:

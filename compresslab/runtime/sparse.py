@@ -18,14 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from compresslab.arguments import as_path
 from compresslab.kernels import sparse
 from compresslab.network.edit import replaced
 from compresslab.network.select import computes_as
 from compresslab.runtime import ops
+from compresslab.runtime.dynamic import inputs_as_metadata
 from compresslab.runtime.rebuild import in_shape
 from compresslab.runtime.steps.step import Numbers, bits_from_file, bits_to_file, numbers_in
-from compresslab.runtime.storage import FileError, fill_ties, state_once
-from compresslab.writing import write_whole
+from compresslab.runtime.storage import fill_ties, state_once
+from compresslab.writing import FileError, write_whole
 
 FORMAT, VERSION = "compresslab.sparse", "1"
 FORMS = {"csr": sparse.Csr.of, "2:4": sparse.TwoOfFour.of, "blocks": sparse.Blocks.of}
@@ -74,6 +76,15 @@ class SparseLinear(nn.Module):
             out = out + self.bias
         return ops.ended(x, out.reshape(*x.shape[:-1], self.out_features), "a sparse layer")
 
+    def dense(self) -> nn.Linear:
+        """The layer with its zeros."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(self.packed.dense()))
+            if self.bias is not None:
+                layer.bias.copy_(self.bias)
+        return layer.train(self.training).requires_grad_(False)
+
     def numbers(self) -> Numbers:
         """Weights, most of which are not stored, and biases."""
         held = Numbers(
@@ -102,10 +113,19 @@ def with_sparse_layers(model: nn.Module, form: str = "csr") -> nn.Module:
     return replaced(model, new).eval()
 
 
+def with_dense_layers(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it with every SparseLinear as the nn.Linear that it was, zeros and all."""
+    new = {n: m.dense() for n, m in model.named_modules() if isinstance(m, SparseLinear)}
+    return replaced(model, new) if new else model
+
+
 def save(model: nn.Module, path: Path) -> int:
-    """Write parameters and buffers, zeros as bits where that is smaller; returns the bytes on disk."""
+    """Write parameters and buffers, zeros as bits where that is smaller; returns the bytes on disk.
+
+    Of sparse layers what they were made from is written: `with_sparse_layers` makes them again after reading.
+    """
     path, tensors, shapes = Path(path), {}, {}
-    for name, value in state_once(model).items():
+    for name, value in state_once(with_dense_layers(model)).items():
         value = value.contiguous()
         nonzero = int(value.count_nonzero())
         if value.dtype == torch.float32 and value.numel() // 8 + 4 * nonzero < 4 * value.numel():
@@ -115,18 +135,23 @@ def save(model: nn.Module, path: Path) -> int:
         else:
             tensors[name] = value.clone()
     metadata = {"format": FORMAT, "version": VERSION, "shapes": json.dumps(shapes)}
+    metadata |= inputs_as_metadata(model)
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path.stat().st_size
 
 
-def load(model: nn.Module, path: Path) -> nn.Module:
-    """A copy of a model with the weights of a file; channels may have been cut since (`rebuild`).
+def load(path: Path, like: nn.Module) -> nn.Module:
+    """A copy of a network with the weights of a file.
+
+    Args:
+        path: from `save`.
+        like: of the same architecture; channels may have been cut since (`rebuild`).
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileError: if it is truncated, of another format, or does not fit the model.
+        FileError: if it is truncated, of another format, or does not fit `like`.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -140,7 +165,7 @@ def load(model: nn.Module, path: Path) -> nn.Module:
             names = set(file.keys())
             shapes = json.loads(metadata["shapes"])
             here = {n: file.get_slice(n).get_shape() for n in names if not _is_part(n)}
-            model = in_shape(model, here | {n: tuple(s) for n, s in shapes.items()})
+            model = in_shape(like, here | {n: tuple(s) for n, s in shapes.items()})
             state = {}
             stored = {n.removesuffix("/bits").removesuffix("/values") for n in names}
             wanted = stored | set(state_once(model))

@@ -22,15 +22,11 @@ from torch import nn
 from compresslab.runtime import steps as every_kind  # noqa: F401  (it makes them known)
 from compresslab.runtime.program import Line, Program
 from compresslab.runtime.steps.step import KINDS, Step
-from compresslab.writing import write_whole
+from compresslab.writing import FileError, write_whole
 
 FORMAT, VERSION = "compresslab.program", "1"
 MOST_STEPS = 10_000
 MOST_INPUTS = 64
-
-
-class FileError(ValueError):
-    """A file that is not a whole, consistent integer network; names the file and what is wrong."""
 
 
 def _plain(number: object) -> int | float:

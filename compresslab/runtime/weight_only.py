@@ -28,17 +28,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from compresslab.arguments import kind
+from compresslab.arguments import as_path, kind
 from compresslab.kernels import bitpack, lowbit
 from compresslab.network.edit import replaced
 from compresslab.network.select import own_linear_layers, sizes, word_tables
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.runtime import ops
+from compresslab.runtime.dynamic import inputs_as_metadata
 from compresslab.runtime.rebuild import Shapes, in_shape
 from compresslab.runtime.steps.step import Numbers, numbers_in
-from compresslab.runtime.storage import FileError
 from compresslab.techniques.weight_only import Codes, WeightConfig
-from compresslab.writing import write_whole
+from compresslab.writing import FileError, write_whole
 
 FORMAT, VERSION = "compresslab.weights", "1"
 PARTS = ("codes", "scale", "zero")
@@ -276,30 +276,31 @@ def save(model: nn.Module, path: Path) -> int:
         }
         tensors |= {f"{name}/{part}": t for part, t in layer.file_tensors().items()}
     metadata = {"format": FORMAT, "version": VERSION, "layers": json.dumps(about)}
+    metadata |= inputs_as_metadata(model)
     tensors = {name: t.contiguous().clone() for name, t in tensors.items()}
     write_whole(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
     return Path(path).stat().st_size
 
 
-def load(model: nn.Module, path: Path) -> nn.Module:
-    """A copy of a model with the weights of a file, packed layers included.
+def load(path: Path, like: nn.Module) -> nn.Module:
+    """A copy of a network with the weights of a file, packed layers included.
 
     Args:
-        model: of the same architecture, with or without weights that mean anything; layers may be packed
-            already, or have been cut and factored since (`rebuild`).
         path: from `save`.
+        like: of the same architecture, with or without weights that mean anything; layers may be packed
+            already, or have been cut and factored since (`rebuild`).
 
     Raises:
         FileNotFoundError: if there is no such file.
         FileError: if the file is broken, of another format, or of another architecture.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            model = in_shape(model, _shapes(file.metadata() or {}, tensors))
+            model = in_shape(like, _shapes(file.metadata() or {}, tensors))
             about = _about(file.metadata() or {}, model)
         codes = {name: _codes(name, one, tensors) for name, one in about.items()}
         result = replaced(model, _packed_in_place_of(model, codes))

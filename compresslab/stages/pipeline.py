@@ -14,6 +14,8 @@ from torch import nn
 from compresslab.arguments import bare, check_network, kind
 from compresslab.data import Examples, Labelled, Split, TextSplit, labelled
 from compresslab.measure import Measurement, deployed, measure
+from compresslab.stages.bits import Dynamic, Quantize, Weights
+from compresslab.stages.smaller import CutChannels, LowRank, Prune, Share
 from compresslab.stages.stage import Material, Once, Stage
 from compresslab.stages.students import Binary, Distill
 from compresslab.stages.trial import check_trial
@@ -95,10 +97,11 @@ def compress(
         found = repr(wrong[0]) if wrong else "an empty list"
         raise ValueError(f"stages must be a list of stages such as Prune(0.85), got {found}")
     material = material_of(data, epochs, lr, seed, progress)
+    refuse_order(stages)
     check_network(network)
     network = bare(network)
-    check_trial(network, material.images[:1])
     first = copy.deepcopy(network).eval()
+    check_trial(first, material.images[:1])
     for stage in stages:
         # What replaces the network (a student) is not what comes in: only it is asked what comes after.
         stage.check(first, material.images[:1])
@@ -107,6 +110,40 @@ def compress(
     for stage in stages:
         first = stage(first, material)
     return first if sharing.shared_layers(first) else deployed(first)
+
+
+CHANGE_WEIGHTS = (Prune, CutChannels, LowRank, Share, Quantize, Weights, Dynamic)
+
+
+def refuse_order(stages: Sequence[Stage]) -> None:
+    """Refuse a stage behind one that leaves it nothing to change.
+
+    Packed weights and int8 layers are no more changed, shared ones are stored in a form of their own, and of
+    a network that simulates integers zeros alone can be told. What begins with another network may follow,
+    and so may a stage of the caller's own.
+
+    Raises:
+        ValueError: naming the two.
+    """
+    for place, stage in enumerate(stages):
+        for later in stages[place + 1 :]:
+            if isinstance(later, Distill | Binary):
+                break
+            if not isinstance(later, CHANGE_WEIGHTS):
+                continue
+            packed = isinstance(stage, Weights | Dynamic)
+            simulated = isinstance(stage, Quantize) and not isinstance(later, Prune)
+            if packed or simulated:
+                are = "packed or on int8 already" if packed else "steps of integers already"
+                raise ValueError(
+                    f"stages must have {stage!r} as the last that changes weights: behind it they are {are}, "
+                    f"and {later!r} finds none; put it in front, or leave it out"
+                )
+            if isinstance(stage, Share) and isinstance(later, Weights | Dynamic):
+                raise ValueError(
+                    f"stages must have {stage!r} or {later!r}, not both: each stores weights in a form "
+                    "of its own"
+                )
 
 
 def fit(network: nn.Module, data: Split | Examples, **options: object) -> nn.Module:

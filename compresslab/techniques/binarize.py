@@ -29,9 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compresslab.data import Examples
 from compresslab.network.edit import replaced
-from compresslab.network.select import check_weights, refuse_hooks
+from compresslab.network.select import (
+    check_weights,
+    is_read_by_name,
+    refuse_fast_path,
+    refuse_hooks,
+    with_own_weight,
+)
 from compresslab.training import Hook, Run
 
 TERNARY_SHARE = 0.7
@@ -210,17 +215,23 @@ class XnorNet(nn.Sequential):
 def binarize(model: nn.Module, config: BinaryConfig, edges: bool = False) -> nn.Module:
     """A copy of a network with binary convolutions and linear layers in place of its own.
 
+    A layer that shares its weight with another module stays as it is, and so does one whose weight is read by
+    name (the last one of nn.MultiheadAttention).
+
     Args:
         model: any module tree; weights are taken over.
         config: what becomes a bit.
         edges: whether the first and the last layer are replaced too.
 
     Raises:
-        ValueError: if there is nothing to replace, or a convolution has groups or dilation.
+        ValueError: if there is nothing to replace, a convolution has groups or dilation, or there is an
+            nn.TransformerEncoderLayer whose fast path is not switched off.
     """
     check_weights(model)
+    refuse_fast_path(model)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    inner = layers if edges else layers[1:-1]
+    own = {n for n, m in with_own_weight(model).items() if not is_read_by_name(m)}
+    inner = [n for n in (layers if edges else layers[1:-1]) if n in own]
     if not inner:
         raise ValueError(f"model must have a layer to binarize, got layers {layers}")
     refuse_hooks((name, model.get_submodule(name)) for name in inner)
@@ -255,20 +266,3 @@ class ClipWeights(Hook):
         """Clip."""
         for layer in self.layers:
             layer.weight.clamp_(-1, 1)
-
-
-@torch.no_grad()
-def reestimate_norms(model: nn.Module, data: Examples, batch_size: int = 500) -> nn.Module:
-    """Batch-norm statistics anew from the data, in place: means and variances of all batches together."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        # None asks torch for the plain average over all batches.
-        norm.momentum = None
-    model.train()
-    for part in data.x.split(batch_size):
-        model(part)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model.eval()

@@ -24,7 +24,7 @@ from torch import nn
 from compresslab.arguments import as_path
 from compresslab.network.edit import in_place_of_, plain_copy, replace_
 from compresslab.network.select import is_linear, is_transposed, refuse_fast_path, sizes
-from compresslab.writing import write_whole
+from compresslab.writing import FileError, write_whole
 
 
 class LoRA(nn.Module):
@@ -249,13 +249,13 @@ def save(model: nn.Module, path: Path) -> int:
 
 
 @torch.no_grad()
-def load(model: nn.Module, path: Path) -> nn.Module:
+def load_(path: Path, model: nn.Module) -> nn.Module:
     """Read A, B and alpha into a model with LoRA layers of the same names and ranks, all or none.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has other layers or shapes, is no safetensors file, or a layer is merged at
-            the moment.
+        FileError: if the file has other layers or shapes, is no safetensors file, or is not finite.
+        ValueError: if a layer is merged at the moment.
     """
     layers, path = corrections(model), as_path(path)
     if not path.is_file():
@@ -267,8 +267,12 @@ def load(model: nn.Module, path: Path) -> nn.Module:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = file.metadata() or {}
             alphas = {name: float(about[name]) for name in layers if name in about}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise FileError(f"{path} is no file of LoRA layers: {error}") from error
+    if endless := [name for name, alpha in alphas.items() if not math.isfinite(alpha)]:
+        raise FileError(
+            f"{path}: the alpha of {endless[0]} must be finite, got {alphas[endless[0]]}"
+        )
     wanted = {
         f"{name}.{part}": getattr(layer, part).weight
         for name, layer in layers.items()
@@ -276,16 +280,16 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     }
     if set(tensors) != set(wanted):
         other = sorted(set(tensors) ^ set(wanted))
-        raise ValueError(
-            f"path must hold the model's LoRA layers, these differ: {', '.join(other)}"
+        raise FileError(
+            f"{path} must hold the model's LoRA layers, these differ: {', '.join(other)}"
         )
     for name, weight in wanted.items():
         if tensors[name].shape != weight.shape:
-            raise ValueError(
-                f"{name} must have shape {list(weight.shape)}, got {list(tensors[name].shape)}"
+            raise FileError(
+                f"{path}: {name} must have shape {list(weight.shape)}, got {list(tensors[name].shape)}"
             )
         if not bool(torch.isfinite(tensors[name]).all()):
-            raise ValueError(f"{name} must be finite, got NaN or an infinity")
+            raise FileError(f"{path}: {name} must be finite, got NaN or an infinity")
     for name, weight in wanted.items():
         weight.copy_(tensors[name])
     for name, layer in layers.items():

@@ -8,15 +8,14 @@ Greedy search on the sensitivities assumes that layers' losses add up; the resul
 by whoever asked (Dong et al. 2019, https://arxiv.org/abs/1905.03696, argue from the Hessian instead).
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
+from compresslab.kernels.bitpack import packed_size
 from compresslab.numerics.error import sqnr_db
 from compresslab.progress_bar import track
 from compresslab.techniques.ptq import LAYERS
@@ -38,7 +37,7 @@ class Sensitivity:
 
 def weight_bytes(weight: torch.Tensor, bits: int, scales: int | None = None) -> int:
     """Bytes of a weight [outputs, ...] packed, with float32 scales: so many, or one a channel."""
-    return (weight.numel() * bits + 7) // 8 + 4 * (len(weight) if scales is None else scales)
+    return packed_size(weight.numel(), bits) + 4 * (len(weight) if scales is None else scales)
 
 
 @torch.no_grad()
@@ -114,32 +113,6 @@ def search(scan: Sequence[Sensitivity], budget: int, base: float) -> dict[str, i
         _, name = min(steps)
         chosen[name] = max(b for b in table[name] if b < chosen[name])
     return chosen
-
-
-def exhaustive(loss: np.ndarray, size: np.ndarray, budget: int) -> np.ndarray:
-    """The choice with the least total loss whose total size fits, by trying all of them.
-
-    Args:
-        loss: float64 [layers, widths], what each layer loses at each width.
-        size: int64 [layers, widths], the bytes it takes there.
-        budget: bytes for all layers.
-
-    Returns:
-        int64 [layers], the chosen width of each layer; of equal losses the first in order.
-
-    Raises:
-        ValueError: if nothing fits.
-    """
-    layers = np.arange(len(loss))
-    fitting = (
-        choice
-        for choice in itertools.product(range(loss.shape[1]), repeat=len(loss))
-        if size[layers, choice].sum() <= budget
-    )
-    best = min(fitting, key=lambda choice: loss[layers, choice].sum(), default=None)
-    if best is None:
-        raise ValueError(f"budget must be at least {size.min(axis=1).sum()} bytes, got {budget}")
-    return np.array(best, np.int64)
 
 
 def _size(table: Mapping[str, Mapping[int, Sensitivity]], chosen: Mapping[str, int]) -> int:

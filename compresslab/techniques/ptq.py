@@ -287,9 +287,12 @@ def correct_bias(quantized: nn.Module, model: nn.Module, images: torch.Tensor) -
     if len(images) == 0:
         raise ValueError("images must hold at least one, got 0")
     layers = {n: m for n, m in quantized.named_modules() if isinstance(m, Quantized)}
-    if set(layers) - {n for n, _ in model.named_modules()}:
-        model = normal_form(model, images[:1])  # whose layers have the names of the quantized ones
-    wanted = _channel_means(model, list(layers), images)
+    here = [name for name, _ in model.named_modules() if name in layers]
+    wanted = _channel_means(model, here, images) if len(here) == len(layers) else {}
+    if set(layers) - set(wanted):
+        # A forward may use a layer's weight without calling it; in the normal form every layer has its call.
+        model = normal_form(model, images[:1])
+        wanted = _channel_means(model, list(layers), images)
 
     def correct(name: str, inputs: Sequence[torch.Tensor]) -> None:
         layer = layers[name].layer

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -64,6 +65,25 @@ def test_a_table_of_results_counts_points_against_float32():
     assert [row[column("energy, µJ")] for row in table.rows] == ["9.2", "9.2"]
     assert [row[column("epochs")] for row in table.rows] == ["6", "10"]
     assert table.rows[0][column("accuracy, %")] == "91.0 ± 1.4"
+
+
+def test_joules_stand_beside_the_estimate_where_they_were_counted():
+    record = records()
+    assert "measured, µJ" not in page.results_table(record).headings
+    for row, taken in zip(record["rows"], (120.04, 30.0), strict=True):
+        row["measured"] = taken
+    table = page.results_table(record)
+    place = table.headings.index("measured, µJ")
+    assert place == table.headings.index("energy, µJ") + 1
+    assert [row[place] for row in table.rows] == ["120.0", "30.0"]
+
+
+def test_an_image_takes_its_part_of_what_a_batch_takes(monkeypatch):
+    monkeypatch.setattr(results, "joules", lambda call: (call(), 0.5)[1])
+    network = torch.nn.Conv2d(1, 2, 3)
+    assert results.measured_microjoules(network, torch.zeros(4, 1, 8, 8)) == 125_000
+    monkeypatch.setattr(results, "joules", lambda call: None)
+    assert results.measured_microjoules(network, torch.zeros(4, 1, 8, 8)) is None
 
 
 def test_a_papers_figure_stands_beside_points_of_the_same_comparison():

@@ -3,10 +3,22 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from compresslab.classroom.live import best_of, click_bits, decibels, drag_grid
+from compresslab.classroom.exercises.llm import gptq_row
+from compresslab.classroom.live import (
+    best_of,
+    click_bits,
+    click_codes,
+    click_columns,
+    click_signs,
+    decibels,
+    drag_grid,
+)
+from compresslab.kernels import bitpack, xnor
+from compresslab.techniques import gptq
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +161,98 @@ def test_no_number_changes_nothing_and_not_a_number_stays_none(number):
     )
     half = int(number.get_attribute("data-half"))
     assert math.isnan(float(torch.tensor([half << 16]).to(torch.int32).view(torch.float32)))
+
+
+# ---- bits that share bytes and words -------------------------------------------------------------
+def in_a_page(page, live):
+    page.set_content(f"<!doctype html><html><body>{live.page}</body></html>")
+    return page.locator(".compresslab-live")
+
+
+def test_two_codes_share_the_byte_that_the_library_packs(page):
+    figure = in_a_page(page, click_codes(3, 12))
+    codes = np.array([3, 12], np.uint8)
+    for row, place in ((0, 0), (0, 3), (1, 1), (1, 1), (0, 2)):
+        figure.locator(f'button[data-row="{row}"][data-place="{place}"]').press("Enter")
+        codes[row] ^= 1 << place
+        byte = int(bitpack.pack(codes, 4)[0])
+        assert int(figure.get_attribute("data-result")) == byte
+        assert f"= {byte} (0x{byte:02X})" in figure.get_by_role("status").inner_text()
+
+
+def test_signs_have_the_dot_product_of_their_numbers(page):
+    a, b = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
+    b[0] = 0.0  # a zero counts as positive
+    figure = in_a_page(page, click_signs(a, b))
+    for row, place in ((0, 0), (1, 15), (1, 7), (0, 7)):
+        bit = figure.locator(f'button[data-row="{row}"][data-place="{place}"]')
+        bit.click()
+        assert bit.evaluate("e => e === document.activeElement")
+        (a, b)[row][place] *= -1
+        signs = [np.where(v >= 0, 1, -1) for v in (a, b)]
+        assert int(figure.get_attribute("data-result")) == signs[0] @ signs[1]
+    word = int(xnor.pack_signs(a[None])[0, 0])
+    assert f"As words: 0x{word:04X} and" in figure.get_by_role("status").inner_text()
+
+
+def test_a_bit_says_to_a_screen_reader_whose_it_is(page):
+    figure = in_a_page(page, click_codes(3, 12))
+    bit = figure.locator('button[data-row="1"][data-place="2"]')
+    assert bit.get_attribute("aria-label") == "second code, bit number 2: 1"
+
+
+@pytest.mark.parametrize(
+    "live,bits",
+    [(click_codes(), "11000011"), (click_signs(np.ones(16), -np.ones(16)), "0" * 16)],
+    ids=["codes", "signs"],
+)
+def test_without_a_script_its_bits_stand_in_a_picture(page, live, bits):
+    assert not in_a_page(page, live).locator("img").count()
+    page.set_content(re.sub("<script.*</script>", "", live.page, flags=re.DOTALL))
+    assert bits in page.locator("img").get_attribute("alt")
+
+
+# ---- GPTQ by hand --------------------------------------------------------------------------------
+@pytest.fixture
+def by_hand(page):
+    """A row, its H, and every one of its codes with what the outputs are off by."""
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(40, 5)) @ generator.normal(size=(5, 5))
+    row, h = generator.normal(size=5), torch.from_numpy(x.T @ x / 40)
+    every = np.stack(np.meshgrid(*[np.arange(4)] * 5), -1).reshape(-1, 5)
+    off = every - 1 - row
+    figure = in_a_page(page, click_columns(row, h))
+    return figure, row, h, every, ((off @ h.numpy()) * off).sum(1)
+
+
+def codes_in(figure):
+    return [int(code) for code in figure.get_attribute("data-codes").split()]
+
+
+def test_column_by_column_it_chooses_what_the_library_chooses(by_hand):
+    figure, row, h, every, errors = by_hand
+    for _ in row:
+        figure.locator(".next").click()
+    wanted = gptq_row(row, gptq.inverse_factor(h).numpy(), 1.0, 1, 2) + 1
+    assert codes_in(figure) == wanted.tolist()
+    error = errors[(every == wanted).all(1)][0]
+    assert float(figure.get_attribute("data-error")) == pytest.approx(error)
+    assert figure.locator(".next").is_disabled()
+
+
+def test_all_to_the_nearest_code_is_rounding(by_hand):
+    figure, row, *_ = by_hand
+    figure.locator(".nearest").click()
+    assert codes_in(figure) == (row.round() + 1).clip(0, 3).tolist()
+
+
+def test_the_best_codes_can_be_found_by_keyboard_and_are_called_so(by_hand):
+    figure, _, _, every, errors = by_hand
+    for place, code in enumerate(every[errors.argmin()]):
+        level = figure.locator(f'g[data-at="{place},{code}"]')
+        level.press("Enter")
+        assert level.evaluate("e => e === document.activeElement")
+    said = figure.get_by_role("status").inner_text()
+    assert said.endswith("No codes are better.")
+    figure.locator(".again").click()
+    assert figure.get_by_role("status").inner_text().startswith("0 of 5 weights have a code")

@@ -141,13 +141,18 @@ def test_a_lab_runs_undone_and_its_widgets_draw_anew(lab, course, jupyter, page)
     assert_it_looks_the_same_without_its_kernel(page, jupyter, lab, expected)
 
 
-def assert_it_looks_the_same_without_its_kernel(page, jupyter, lab, widgets):
-    """Closed, its kernel ended, and opened again: pictures and sliders are there, and no error."""
+def without_kernels(page, jupyter):
+    """Leave the notebook, and end every kernel."""
     port, token = jupyter
     page.goto("about:blank")
     api = f"http://127.0.0.1:{port}/api/sessions"
     for session in page.request.get(f"{api}?token={token}").json():
         page.request.delete(f"{api}/{session['id']}?token={token}")
+
+
+def assert_it_looks_the_same_without_its_kernel(page, jupyter, lab, widgets):
+    """Closed, its kernel ended, and opened again: pictures and sliders are there, and no error."""
+    without_kernels(page, jupyter)
     opened(page, jupyter, f"{lab}.ipynb")
     interactive = page.locator(f"{NOTEBOOK} .widget-interact")
     for _ in range(100):
@@ -218,6 +223,32 @@ def test_a_learner_is_told_the_mistake_and_the_map_remembers(course, jupyter, pa
     assert "Go on with lab 00" not in page.inner_text(f"{NOTEBOOK} .jp-Notebook")
     run_cell(page, next(i for i, c in enumerate(_start()) if c.cell_type == "code"))
     page.locator(f"{NOTEBOOK} .jp-Notebook", has_text="Go on with lab 00").wait_for()
+
+
+def test_a_mistake_that_nobody_listed_is_named_and_still_stands_there_when_opened_again(
+    course, jupyter, page
+):
+    lab = LABS[0]
+    cells = nbformat.read(ROOT / "labs" / f"{lab}.ipynb", as_version=4).cells
+    answer = next(i for i, c in enumerate(cells) if "def parameter_bytes(" in c.source)
+    opened(page, jupyter, f"{lab}.ipynb")
+    run_cell(page, next(i for i, c in enumerate(cells) if c.cell_type == "code"))
+    # Another name, another order: it is known by its results alone.
+    source = (
+        "def parameter_bytes(parameters, bits):\n"
+        "    spare = 7\n"
+        "    return -(spare - parameters * bits) // 8"
+    )
+    run_cell(page, answer, source)
+    told = run_cell(page, answer + 1)
+    said = "a version with - where + belongs"
+    assert said in told
+    page.screenshot(path=SHOTS / "hint_by_rule.png")
+    saved(page, course / "labs" / f"{lab}.ipynb")
+    without_kernels(page, jupyter)
+    opened(page, jupyter, f"{lab}.ipynb")
+    page.locator(f"{NOTEBOOK} .jp-Notebook", has_text=said).wait_for()
+    page.screenshot(path=SHOTS / "hint_by_rule_again.png")
 
 
 def _start():

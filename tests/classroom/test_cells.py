@@ -6,6 +6,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from compresslab.classroom.exercises import LABS, of_grade_id
 from compresslab.classroom.release import gives_away, read_solution
 
 ROOT = Path(__file__).parents[2]
@@ -74,3 +75,21 @@ def test_cells_that_give_an_answer_away_are_folded_in_the_lab(solution):
 )
 def test_what_is_folded(source, folded):
     assert gives_away(source) is folded
+
+
+KIND = {"warm-up": "", "build": "build, ", "open": "open, "}
+
+
+def test_an_exercises_heading_says_its_kind_and_its_points(solution):
+    heading, found = "", 0
+    for cell in jupytext.read(solution).cells:
+        heading = next(
+            (x for x in cell.source.split("\n") if x.startswith("### Exercise ")), heading
+        )
+        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+        asked = of_grade_id(grade_id.removesuffix("-check"))
+        if asked is not None:
+            points = f"{asked.points} point{'s' if asked.points > 1 else ''}"
+            assert f"({KIND[asked.kind]}{points}, about {asked.lines} line" in heading, asked.id
+            found += 1
+    assert found == 2 * len(LABS[solution.stem])

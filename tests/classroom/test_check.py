@@ -20,10 +20,11 @@ from numba import njit
 
 from compresslab.classroom import adopt, check, compare
 from compresslab.classroom.checking import is_the_librarys
+from compresslab.classroom.complaints import bit_facts
 from compresslab.classroom.exercises import EXERCISES, exercise
+from compresslab.classroom.exercises.measuring import parameter_bytes
 from compresslab.classroom.judge import judge
 from compresslab.classroom.progress import earned, progress_file, read, record, summary
-from compresslab.measure import parameter_bytes
 from compresslab.numerics import entropy
 
 ID = "measuring.parameter_bytes"
@@ -187,6 +188,53 @@ def test_an_absurd_number_is_shown_by_its_size():
     assert "digits" in str(check(lambda parameters, bits: 10**9000, ID))
 
 
+# ---- bits ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "answer,id,expected,got",
+    [
+        (
+            lambda bits: bits >> 16,
+            "numbers.to_bf16_bits",
+            "0100_0000_0000_0000",
+            "0011_1111_1111_1111",
+        ),
+        (lambda codes: codes[0::2] * np.uint8(17), "numbers.pack4", "0000_1001", "1001_1001"),
+    ],
+)
+def test_an_exercise_about_bits_shows_bits(answer, id, expected, got):
+    facts = dict(check(answer, id).facts)
+    assert (facts["expected, in bits"], facts["got, in bits"]) == (expected, got)
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=9), st.integers(1, 40))
+def test_the_first_number_that_differs_is_shown_by_its_lowest_bits(numbers, digits):
+    wanted = np.array(numbers, np.int64)
+    for at in range(len(numbers)):
+        other = wanted.copy()
+        other[at:] ^= 1
+        shown = [
+            text.replace("_", "") for _, text in bit_facts(wanted, torch.from_numpy(other), digits)
+        ]
+        assert shown == [np.binary_repr(v % 2**digits, digits) for v in (wanted[at], other[at])]
+
+
+@pytest.mark.parametrize(
+    "got",
+    [
+        None,
+        3,
+        "bits",
+        np.zeros(3, np.int64),
+        np.zeros(2),
+        np.ones(2, bool),
+        torch.zeros(2).to_sparse(),
+    ],
+)
+def test_what_has_no_bits_shows_none(got):
+    assert bit_facts(np.array([1, 2]), got, 8) == []
+    assert bit_facts(np.array([1, 2]), np.array([1, 3]), 0) == []
+
+
 # ---- adoption ------------------------------------------------------------------------------------
 def test_a_passed_answer_is_used(capsys):
     assert adopt(right, ID) is right
@@ -237,11 +285,13 @@ def test_the_librarys_function_earns_nothing(id, capsys):
 def test_progress_remembers_tries_and_never_forgets_a_pass():
     check(todo, ID)
     check(rounded_down, ID)
-    assert read()[ID] == {"tries": 1, "passed": False, "points": 0, "last": "rounded down"}
+    said = {"tries": 1, "passed": False, "points": 0, "of": 1, "last": "rounded down"}
+    assert read()[ID] == said
     check(right, ID)
     check(breaks, ID)
     points = exercise(ID).points
-    assert read()[ID] == {"tries": 3, "passed": True, "points": points, "last": "error"}
+    assert read()[ID] == said | {"tries": 3, "passed": True, "points": points, "last": "error"}
+    assert points == said["of"]
     line = next(line for line in str(summary()).splitlines() if line.startswith(ID))
     assert "passed" in line
     assert "1 / 1" in line
@@ -298,6 +348,34 @@ def test_damaged_points_are_not_believed(points):
 
 def test_half_of_the_points_count():
     assert earned({"points": 0.5}, exercise(ID).points) == 0.5
+
+
+@pytest.mark.parametrize(
+    "stored, most, now",
+    [
+        ({"points": 4, "passed": True}, 16, 16),  # a build, all stages
+        ({"points": 3, "passed": False}, 16, 12),  # three of its four
+        ({"points": 3, "passed": True}, 12, 12),  # an open exercise, gold
+        ({"points": 1, "passed": True}, 12, 4),  # bronze
+        ({"points": 3, "passed": True}, 6, 6),
+        ({"points": 2, "passed": False}, 3, 2),  # one that gives what it always gave
+        ({"points": 8, "of": 16, "passed": False}, 16, 8),
+        ({"points": 2, "of": 4, "passed": False}, 16, 8),  # and if it changes again
+        ({"points": 9, "passed": False}, 16, 0),  # no such points were ever given
+        ({"points": 2, "of": "x", "passed": False}, 3, 2),
+        ({"points": 0, "of": 0, "passed": False}, 3, 0),
+    ],
+)
+def test_points_from_before_an_exercise_gave_more_are_the_same_part_of_it(stored, most, now):
+    assert earned(stored, most) == pytest.approx(now)
+
+
+def test_a_better_answer_later_counts_from_what_was_earned_before():
+    progress_file().write_text('{"low_rank.lora_layer": {"points": 3, "passed": false}}')
+    record("low_rank.lora_layer", "failed", None, 6, 12)
+    assert earned(read()["low_rank.lora_layer"], 12) == 9
+    record("low_rank.lora_layer", "passed", None, 12, 12)
+    assert earned(read()["low_rank.lora_layer"], 12) == 12
 
 
 def test_a_second_damaged_file_does_not_replace_the_first():

@@ -10,11 +10,11 @@ from compresslab.classroom import leaderboard
 from compresslab.data import load
 from compresslab.measure import Measurement
 from compresslab.runtime import files
-from compresslab.runtime.storage import FileError
 from compresslab.techniques import sharing
 from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.training import evaluate, fit, seed_everything
+from compresslab.writing import FileError
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,11 @@ def test_the_reference_keeps_its_weights(network, data):
 
 def test_another_architecture_needs_to_be_told(network, data):
     deep = models.MLP(data.shape, 10, (4, 4))
-    with pytest.raises(FileError):
+    with pytest.raises(FileError, match=r"pass like=lambda: \.\.\."):
         leaderboard.row("deep", deep, network, data.test)
+    with pytest.raises(FileError) as error:
+        leaderboard.row("deep", deep, network, data.test, like=lambda: network)
+    assert "like" not in str(error.value)
     row = leaderboard.row(
         "deep", deep, network, data.test, like=lambda: models.MLP(data.shape, 10, (4, 4))
     )

@@ -8,8 +8,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compresslab.classroom.live import MOST, Live, best_of, click_bits, decibels, drag_grid
-from compresslab.classroom.live.words import BitWords, GridWords, spoken
+from compresslab.classroom.live import (
+    MOST,
+    Live,
+    best_of,
+    click_bits,
+    click_codes,
+    click_columns,
+    click_signs,
+    decibels,
+    drag_grid,
+)
+from compresslab.classroom.live.words import (
+    BitWords,
+    CodeWords,
+    ColumnWords,
+    GridWords,
+    SignWords,
+    spoken,
+)
 from compresslab.numerics.grid import IntGrid
 
 
@@ -78,5 +95,37 @@ def test_no_text_ends_the_script(text):
 
 def test_its_words_are_in_the_learners_language(monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_LANG", "zh")
-    words = {*spoken(GridWords()).values(), *spoken(BitWords()).values()} - {"float32"}
+    kinds = (GridWords, BitWords, SignWords, CodeWords, ColumnWords)
+    words = {text for kind in kinds for text in spoken(kind()).values()} - {"float32"}
     assert not [text for text in words if not re.search("[\u4e00-\u9fff]", text)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: click_codes(16, 0),
+        lambda: click_codes(0, -1),
+        lambda: click_codes(1.5, 0),
+        lambda: click_signs(np.ones(15), np.ones(16)),
+        lambda: click_signs(np.ones(16), np.full(16, np.nan)),
+        lambda: click_signs(np.ones((4, 4)), np.ones(16)),
+        lambda: click_signs(np.ones(16), 1j * np.ones(16)),
+        lambda: click_columns(np.ones(8), np.eye(8)),
+        lambda: click_columns(np.ones(1), np.eye(1)),
+        lambda: click_columns(np.ones(3), np.eye(4)),
+        lambda: click_columns(np.full(3, np.inf), np.eye(3)),
+        lambda: click_columns(np.ones(3), np.full((3, 3), np.nan)),
+        lambda: click_columns(np.ones(3), np.eye(3), bits=3),
+    ],
+)
+def test_what_has_no_such_bits_is_refused(make):
+    with pytest.raises(ValueError, match="must be"):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda v: v[::-1], lambda v: torch.from_numpy(v.copy()).bfloat16(), lambda v: v > 0]
+)
+def test_signs_of_views_tensors_and_truths_are_taken(make):
+    values = np.random.default_rng(0).normal(size=16)
+    assert "signs of a: " in repr(click_signs(make(values), values))

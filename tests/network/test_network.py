@@ -10,8 +10,8 @@ from compresslab.network.normal import normal_form
 from compresslab.network.taps import Tap, by_name, tapped
 from compresslab.runtime import files
 from compresslab.runtime.rebuild import in_shape
-from compresslab.runtime.storage import FileError
 from compresslab.techniques.lowrank import CONVOLUTIONS, Factoring, factorize
+from compresslab.writing import FileError
 
 
 def chain():

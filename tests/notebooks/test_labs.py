@@ -44,6 +44,31 @@ def test_the_executed_solution_belongs_to_its_text_and_has_no_error(path):
     assert "error" not in kinds
 
 
+FLOAT = ("float32", "teacher", "MLP", "VGG-like, dense")
+WITHOUT_A_NETWORK_OF_ITS_OWN = {
+    "14_clinic": "its tables are of faults, none is of a compressed network's file"
+}
+
+
+@every
+def test_the_casts_are_the_first_rows_below_the_floats(path):
+    """Half precision costs nothing: what is compressed is compared with it before anything else."""
+    if path.stem in WITHOUT_A_NETWORK_OF_ITS_OWN:
+        pytest.skip(WITHOUT_A_NETWORK_OF_ITS_OWN[path.stem])
+    notebook = nbformat.read(ROOT / "solutions" / f"{path.stem}.ipynb", as_version=4)
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    pages = ["".join(o.get("data", {}).get("text/html", "")) for o in outputs]
+    labels = [re.findall(r"<tr[^>]*>\s*<t[dh][^>]*>(?:<[^>]*>)*([^<]*)", page) for page in pages]
+    found = [
+        rows[at - 2]
+        for rows in labels
+        for at in range(2, len(rows))
+        if "bfloat16" in rows[at] and "float16" in rows[at - 1]
+    ]
+    assert found
+    assert set(found) <= set(FLOAT)
+
+
 @every
 def test_no_answer_leaks_into_the_lab(path):
     lab = (ROOT / "labs" / f"{path.stem}.ipynb").read_text(encoding="utf-8")

@@ -212,8 +212,9 @@ def test_kmeans_is_scikit_learns_from_the_same_start(seed, colours):
         values[:, None]
     )
     centroids, codes = codebook.kmeans(values, colours, rounds=300)
-    # scikit-learn moves a centroid that lost all its values elsewhere; ours stays.
-    assume(len(np.unique(codes)) == colours)
+    # scikit-learn moves a centroid without values elsewhere, at the start as well; ours stays.
+    at_first = codebook.nearest(values, start.astype(np.float32))
+    assume(len(np.unique(at_first)) == len(np.unique(codes)) == colours)
     ours = np.square(values - centroids[codes]).sum()
     assert ours <= theirs.inertia_ * 1.02
 
@@ -244,8 +245,9 @@ def test_zeros_stay_zeros_and_take_no_part(seed):
     back = palette.dequantize().numpy()
     assert ((back == 0) == (weight == 0)).all()
     assert palette.centroids[0] == 0
-    if (weight != 0).sum() > 3:
-        assert back[weight != 0].min() > 1
+    # Means of the others: none is drawn towards the zeros, below the smallest of them.
+    if (weight != 0).any():
+        assert back[weight != 0].min() >= weight[weight != 0].min() - 1e-6
 
 
 def test_a_tensor_of_zeros_has_an_empty_palette():

@@ -179,7 +179,7 @@ def test_evenly_spread_numbers_have_noise_s_squared_over_12():
     q = affine.quantize_minmax(x, IntGrid(8))
     scale = float(q.qparams.scale)
     assert error.mse(x, q.dequantize()) == pytest.approx(error.uniform_noise(scale), rel=1e-3)
-    assert float((x - q.dequantize()).abs().max()) <= error.largest_error(scale) * 1.0001
+    assert float((x - q.dequantize()).abs().max()) <= scale / 2 * 1.0001
 
 
 def test_decibels_of_known_ratios():

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compresslab.classroom.exercises.ptq import best_threshold
 from compresslab.numerics import affine, observers
 from compresslab.numerics.grid import IntGrid
 
@@ -82,7 +83,7 @@ def test_best_threshold_is_the_best_of_all(bits):
         back = (x / (t / high)).round().clamp(-high, high) * (t / high)
         return float((back - x).square().mean())
 
-    chosen = observers.best_threshold(x, thresholds, high)
+    chosen = best_threshold(x, thresholds, high)
     assert mse(thresholds[chosen]) == pytest.approx(min(mse(t) for t in thresholds))
 
 

@@ -15,7 +15,6 @@ from compresslab import models
 from compresslab.runtime import deep_compression, files, sparse
 from compresslab.runtime.convert import convert
 from compresslab.runtime.peers import onnxruntime_available
-from compresslab.runtime.storage import FileError
 from compresslab.runtime.weight_only import convert_weights
 from compresslab.techniques import sharing, weight_only
 from compresslab.techniques.prune import select
@@ -23,6 +22,7 @@ from compresslab.techniques.ptq import quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 from compresslab.techniques.scores import magnitude
 from compresslab.training import logits, seed_everything
+from compresslab.writing import FileError
 
 SHAPE = (1, 8, 8)
 
@@ -53,7 +53,7 @@ def test_what_comes_back_has_the_same_weights_bit_for_bit(shared, tmp_path, huff
     path = tmp_path / "m.safetensors"
     size = deep_compression.save(shared, path, huffman)
     assert size == path.stat().st_size
-    back = deep_compression.load(build(), path).eval()
+    back = deep_compression.load(path, build()).eval()
     assert state_equal(back.state_dict(), sharing.unshared(shared).state_dict())
     x = torch.rand(9, *SHAPE)
     assert torch.allclose(back(x), shared(x), atol=1e-5)
@@ -88,14 +88,14 @@ def test_any_linear_layer_survives(tmp_path, seed, rows, columns, zeros, colours
         layer[0].weight.mul_(torch.rand(rows, columns) >= zeros)
     shared = sharing.share_weights(layer, colours)
     deep_compression.save(shared, tmp_path / "m")
-    back = deep_compression.load(nn.Sequential(nn.Linear(columns, rows)), tmp_path / "m")
+    back = deep_compression.load(tmp_path / "m", nn.Sequential(nn.Linear(columns, rows)))
     assert state_equal(back.state_dict(), sharing.unshared(shared).state_dict())
 
 
 def test_layers_that_are_not_shared_are_kept_as_they_are(network, tmp_path):
     some = sharing.share_weights(network, {"2.0": 3})
     deep_compression.save(some, tmp_path / "m")
-    back = deep_compression.load(build(), tmp_path / "m")
+    back = deep_compression.load(tmp_path / "m", build())
     assert state_equal(back.state_dict(), sharing.unshared(some).state_dict())
 
 
@@ -117,7 +117,7 @@ class Pair(nn.Module):
 def test_odd_names_survive(make, tmp_path):
     shared = sharing.share_weights(make(), 3)
     deep_compression.save(shared, tmp_path / "m")
-    back, x = deep_compression.load(make(), tmp_path / "m"), torch.rand(4, 6)
+    back, x = deep_compression.load(tmp_path / "m", make()), torch.rand(4, 6)
     assert torch.allclose(back(x), shared(x), atol=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_two_tensors_are_not_read_into_one(tmp_path):
     tied[1].weight = tied[0].weight
     deep_compression.save(sharing.share_weights(apart(), 3), tmp_path / "m")
     with pytest.raises(FileError, match="are one tensor in the model, and differ in the file"):
-        deep_compression.load(tied, tmp_path / "m")
+        deep_compression.load(tmp_path / "m", tied)
 
 
 def test_a_model_without_shared_layers_is_refused(network, tmp_path):
@@ -224,7 +224,7 @@ def test_a_file_that_contradicts_itself_is_refused(shared, tmp_path, change):
     model = build()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(FileError, match="does not hold this model"):
-        deep_compression.load(model, path)
+        deep_compression.load(path, model)
     assert state_equal(before, model.state_dict())
 
 
@@ -234,7 +234,7 @@ def test_a_truncated_file_is_refused(shared, tmp_path, kept):
     deep_compression.save(shared, path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(FileError):
-        deep_compression.load(build(), path)
+        deep_compression.load(path, build())
 
 
 @settings(
@@ -248,7 +248,7 @@ def test_a_changed_byte_is_refused_or_gives_a_whole_network(shared, tmp_path, pl
     content[place % len(content)] = value
     path.write_bytes(content)
     try:
-        back = deep_compression.load(build(), path)
+        back = deep_compression.load(path, build())
     except FileError:
         return
     assert {k: v.shape for k, v in back.state_dict().items()} == {
@@ -258,7 +258,7 @@ def test_a_changed_byte_is_refused_or_gives_a_whole_network(shared, tmp_path, pl
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
-        deep_compression.load(build(), tmp_path / "nothing")
+        deep_compression.load(tmp_path / "nothing", build())
 
 
 # ---- one way to write any network ----------------------------------------------------------------

@@ -18,6 +18,7 @@ LIKE = {
     "pruned": lambda: models.VGGLike(SHAPE, 10, (4, 6, 8)),
     "shared": lambda: models.VGGLike(SHAPE, 10, (4, 6, 8)),
     "packed": lambda: models.MLP(SHAPE, 10, (16,)),
+    "dynamic": lambda: models.MLP(SHAPE, 10, (16,)),  # from before a layer's inputs were written
 }
 
 

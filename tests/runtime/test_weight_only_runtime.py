@@ -13,11 +13,11 @@ from torch import nn
 from compresslab.gpt import GPT, generate
 from compresslab.measure import disk_bytes
 from compresslab.runtime import ops, weight_only
-from compresslab.runtime.storage import FileError
 from compresslab.techniques import lora
 from compresslab.techniques import weight_only as technique
 from compresslab.techniques.weight_only import WeightConfig, round_to_nearest
 from compresslab.training import seed_everything
+from compresslab.writing import FileError
 
 
 def small_gpt(seed=0):
@@ -104,7 +104,7 @@ def test_a_file_gives_the_same_model_and_takes_its_bits(tmp_path, bits):
     path = tmp_path / "model.safetensors"
     size = weight_only.save(model, path)
     assert size == path.stat().st_size == disk_bytes(model)
-    again = weight_only.load(small_gpt(seed=7), path)
+    again = weight_only.load(path, small_gpt(seed=7))
     assert torch.equal(again(tokens()), model(tokens()))
     weights = 2 * 12 * 32 * 32
     floats = 4 * (sum(p.numel() for p in small_gpt().parameters()) - weights)
@@ -121,7 +121,7 @@ def test_tied_tensors_lie_in_a_file_once(tmp_path):
     weight_only.save(made, tmp_path / "m.safetensors")
     fresh = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     fresh[2].weight = fresh[0].weight
-    again = weight_only.load(fresh, tmp_path / "m.safetensors")
+    again = weight_only.load(tmp_path / "m.safetensors", fresh)
     assert again[2].weight is again[0].weight
     x = torch.randn(3, 8)
     assert torch.equal(again(x), made(x))
@@ -132,7 +132,7 @@ def test_a_float_model_is_not_saved_as_a_packed_one(tmp_path):
         weight_only.save(small_gpt(), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match="no file"):
-        weight_only.load(small_gpt(), tmp_path / "m.safetensors")
+        weight_only.load(tmp_path / "m.safetensors", small_gpt())
 
 
 NAME = "layers.0.attention.qkv"
@@ -205,7 +205,7 @@ def test_a_file_that_lies_is_refused_and_changes_nothing(tmp_path, lie):
     model = small_gpt()
     before = model(tokens())
     with pytest.raises(FileError, match="is no whole file of this model"):
-        weight_only.load(model, path)
+        weight_only.load(path, model)
     assert torch.equal(model(tokens()), before)
 
 
@@ -215,14 +215,14 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
     weight_only.save(packed()[1], path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(FileError):
-        weight_only.load(small_gpt(), path)
+        weight_only.load(path, small_gpt())
 
 
 def test_another_format_is_named(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(1)}, path, {"format": "pt"})
     with pytest.raises(FileError, match=r"expected format 'compresslab\.weights'"):
-        weight_only.load(small_gpt(), path)
+        weight_only.load(path, small_gpt())
 
 
 def test_other_dtypes_and_widths_are_refused():
@@ -257,7 +257,7 @@ def test_a_shared_layer_lies_in_a_file_once(tmp_path):
     weight_only.save(made, tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         assert sorted(file.keys()) == ["a.bias", "a/codes", "a/scale", "a/zero"]
-    again = weight_only.load(Twice(), tmp_path / "m.safetensors")
+    again = weight_only.load(tmp_path / "m.safetensors", Twice())
     assert torch.equal(again(torch.ones(1, 8)), made(torch.ones(1, 8)))
 
 
@@ -266,7 +266,7 @@ def test_a_header_that_nests_too_deeply_is_refused(tmp_path):
     metadata = {"format": weight_only.FORMAT, "version": weight_only.VERSION}
     save_file({"a": torch.zeros(1)}, path, {**metadata, "layers": "[" * 200_000})
     with pytest.raises(FileError):
-        weight_only.load(small_gpt(), path)
+        weight_only.load(path, small_gpt())
 
 
 def test_a_model_without_memory_is_refused(tmp_path):
@@ -275,7 +275,7 @@ def test_a_model_without_memory_is_refused(tmp_path):
     with torch.device("meta"):
         hollow = GPT(50, 16, width=32, layers=2, heads=2)
     with pytest.raises(FileError, match="build the model on the CPU"):
-        weight_only.load(hollow, path)
+        weight_only.load(path, hollow)
 
 
 def test_a_layer_whose_weight_is_read_by_name_is_refused():

@@ -17,7 +17,6 @@ from compresslab.measure.sizes import numbers
 from compresslab.network.select import word_tables
 from compresslab.runtime import files, weight_only
 from compresslab.runtime.dynamic import convert_dynamic, in_form_of
-from compresslab.runtime.storage import FileError
 from compresslab.techniques.weight_only import (
     Codes,
     WeightConfig,
@@ -25,6 +24,7 @@ from compresslab.techniques.weight_only import (
     round_to_nearest,
     with_words,
 )
+from compresslab.writing import FileError
 
 
 class Language(nn.Module):
@@ -376,8 +376,8 @@ def test_a_layer_of_somebodys_own_may_have_a_memory():
 
 def test_a_float_network_that_a_file_is_read_into_is_not_copied_twice():
     model = language()
-    assert in_form_of(["layer.weight"], model) is model
-    assert in_form_of(["layer.panels"], model) is not model
+    assert in_form_of({"layer.weight": (8, 8)}, {}, model) is model
+    assert in_form_of({"layer.panels": (64,)}, {}, model) is not model
     assert type(model.layer) is nn.Linear
 
 

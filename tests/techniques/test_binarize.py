@@ -127,17 +127,6 @@ def test_clipping_keeps_real_weights_within_one():
     assert model[1].weight.abs().max() <= 1 < free[1].weight.abs().max()
 
 
-def test_reestimated_norms_are_the_statistics_of_the_data():
-    data = load("digits").train
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.BatchNorm1d(7))
-    b.reestimate_norms(model, data, batch_size=len(data))
-    out = model[:2](data.x)
-    assert torch.allclose(model[2].running_mean, out.mean(0), atol=1e-5)
-    assert torch.allclose(model[2].running_var, out.var(0), rtol=1e-4)
-    assert model[2].momentum == 0.1
-    assert not model.training
-
-
 def test_an_xnor_network_learns_what_chance_cannot():
     data = load("digits")
     seed_everything(0)
@@ -146,3 +135,44 @@ def test_an_xnor_network_learns_what_chance_cannot():
     fit(model, data.train, 3, 0.02, optimizer=optimizer, progress=False)
     assert evaluate(model, data.test) > 80
     assert logits(model, data.test.x[:2]).shape == (2, 10)
+
+
+CONFIG = b.BinaryConfig()
+
+
+def test_a_tied_head_and_what_attention_reads_by_name_stay_as_they_are():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(12, 8)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.first, self.middle, self.last = (nn.Linear(8, 8) for _ in range(3))
+            self.head = nn.Linear(8, 12, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens):
+            x = self.table(tokens)
+            x = self.attention(x, x, x)[0]
+            return self.head(self.last(self.middle(self.first(x))))
+
+    torch.manual_seed(0)
+    network = Words().eval()
+    binary = b.binarize(network, CONFIG, edges=True)
+    kinds = {n: type(m) for n, m in binary.named_modules()}
+    assert {n for n, k in kinds.items() if k is b.BinaryLinear} == {"first", "middle", "last"}
+    assert binary.head.weight is binary.table.weight
+    assert type(binary.attention.out_proj) is type(network.attention.out_proj)
+    tokens = torch.arange(6)[None]
+    assert not torch.equal(binary(tokens), network(tokens))
+
+
+def test_layers_that_the_fast_path_reads_by_name_are_refused():
+    network = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with pytest.raises(ValueError, match="set_fastpath_enabled"):
+        b.binarize(network, CONFIG, edges=True)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        binary = b.binarize(network, CONFIG, edges=True)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert type(binary.linear1) is type(binary.linear2) is b.BinaryLinear

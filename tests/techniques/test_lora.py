@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compresslab import models
 from compresslab.data import load
 from compresslab.techniques import lora
 from compresslab.training import fit
+from compresslab.writing import FileError
 
 X = torch.rand(5, 1, 8, 8)
 
@@ -153,14 +155,14 @@ def test_a_file_holds_one_task(tmp_path):
     path = tmp_path / "task.safetensors"
     size = lora.save(one, path)
     assert size == path.stat().st_size < 4 * sum(p.numel() for p in model.parameters())
-    other = lora.load(lora.add_lora(model, 2), path)
+    other = lora.load_(path, lora.add_lora(model, 2))
     assert torch.equal(other(X), one(X)), "alpha travels with the file"
     with pytest.raises(ValueError, match=r"must have shape \[3, 64\], got \[2, 64\]"):
-        lora.load(lora.add_lora(model, 3), path)
+        lora.load_(path, lora.add_lora(model, 3))
     with pytest.raises(ValueError, match=r"these differ: 5\.down, 5\.up"):
-        lora.load(lora.add_lora(model, 2, layers=["1", "3"]), path)
+        lora.load_(path, lora.add_lora(model, 2, layers=["1", "3"]))
     with pytest.raises(ValueError, match="unmerged first"):
-        lora.load(lora.merge(other), path)
+        lora.load_(path, lora.merge(other))
     with pytest.raises(ValueError, match="must have LoRA layers"):
         lora.save(model, path)
 
@@ -180,3 +182,14 @@ def test_a_file_holds_one_task(tmp_path):
 def test_bad_input_is_answered(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+@pytest.mark.parametrize("alpha", ["nan", "inf", "much"])
+def test_a_file_whose_strength_is_no_number_is_refused_and_changes_nothing(alpha, tmp_path):
+    model = lora.add_lora(nn.Sequential(nn.Linear(6, 4)), 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lora.save(model, tmp_path / "a")
+    save_file(load_file(tmp_path / "a"), tmp_path / "a", {"0": alpha})
+    with pytest.raises(FileError):
+        lora.load_(tmp_path / "a", model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

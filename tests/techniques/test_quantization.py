@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from compresslab import models, pretrained
+from compresslab.classroom.exercises.ptq import exhaustive
 from compresslab.data import keywords, load
 from compresslab.network.graph import trace
 from compresslab.runtime.convert import convert
@@ -258,7 +259,7 @@ def test_greedy_search_fits_and_is_near_the_best_of_all(seed):
     budget = int(size.mean(axis=1).sum())
     chosen = mixed.search(scan, budget, 90.0)
     places = [widths.index(chosen[str(i)]) for i in range(5)]
-    best = mixed.exhaustive(loss, size, budget)
+    best = exhaustive(loss, size, budget)
     layers = np.arange(5)
     assert size[layers, places].sum() <= budget
     assert size[layers, best].sum() <= budget
@@ -270,7 +271,7 @@ def test_an_impossible_budget_is_named():
     with pytest.raises(ValueError, match="budget must be at least 200 bytes"):
         mixed.search(scan, 199, 90)
     with pytest.raises(ValueError, match="budget must be at least 5"):
-        mixed.exhaustive(np.zeros((1, 2)), np.array([[9, 5]]), 4)
+        exhaustive(np.zeros((1, 2)), np.array([[9, 5]]), 4)
 
 
 # ---- training through quantizers -----------------------------------------------------------------------

@@ -49,6 +49,7 @@ def _packed(x, *, above=False, big=False, fill=0, inverted=False):
 
 PACK_SIGNS = Exercise(
     id="binary.pack_signs",
+    digits=64,
     title="Sixty-four signs in a word",
     points=2,
     reference=pack_signs,

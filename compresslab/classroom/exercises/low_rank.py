@@ -230,6 +230,13 @@ RANK_FOR_ENERGY = Exercise(
             lambda s, q: int((s >= (1 - q) * s[0]).sum()),
             "Not each value against the first: all kept ones together against all.",
         ),
+        Mistake(
+            "no room for rounding",
+            lambda s, q: int((np.cumsum(s**2) / (s**2).sum() >= q).argmax()) + 1,
+            "A running sum may end a rounding error below the sum, and then no entry reaches a share of 1: "
+            "what is the place of the largest of nothing but False? Leave room, such as 1e-9.",
+            also=(lambda s, q: int(np.searchsorted(np.cumsum(s**2) / (s**2).sum(), q)) + 1,),
+        ),
     ),
 )
 

@@ -7,6 +7,7 @@ import numpy as np
 from compresslab import measure
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.classroom.harnesses import on_fake_machine
+from compresslab.kernels import bitpack
 
 
 # ---- bytes ---------------------------------------------------------------------------------------
@@ -27,11 +28,16 @@ def _many_bits(generator: np.random.Generator) -> Case:
     return Case("fifteen million parameters", (count, 5))
 
 
+def parameter_bytes(parameters: int, bits: int) -> int:
+    """Whole bytes that so many parameters take at `bits` bits each, packed without gaps."""
+    return bitpack.packed_size(parameters, bits)
+
+
 PARAMETER_BYTES = Exercise(
     id="measuring.parameter_bytes",
     title="Bytes of packed parameters",
     points=1,
-    reference=measure.parameter_bytes,
+    reference=parameter_bytes,
     cases=_bytes_cases,
     large=_many_bits,
     lines=1,

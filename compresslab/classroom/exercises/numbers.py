@@ -43,6 +43,7 @@ TO_BF16_BITS = Exercise(
     title="fp32 to bf16 by bits",
     points=2,
     reference=formats.to_bf16_bits,
+    digits=16,
     cases=_bf16_cases,
     large=_many_patterns,
     lines=2,
@@ -485,6 +486,7 @@ def _halves(codes: np.ndarray) -> np.ndarray:
 
 PACK4 = Exercise(
     id="numbers.pack4",
+    digits=8,
     title="Two codes in one byte",
     points=2,
     reference=pack4,

@@ -1,5 +1,6 @@
 """Lab 02: clipping, folding, equalisation, integer products, requantization, a byte budget."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,11 +8,26 @@ import torch
 
 from compresslab.classroom.exercise import Case, Exercise, Mistake
 from compresslab.kernels import int8, panels
-from compresslab.numerics import observers
-from compresslab.techniques import folding, mixed
+from compresslab.techniques import folding
 
 
 # ---- clipping ------------------------------------------------------------------------------------
+def best_threshold(values: torch.Tensor, thresholds: torch.Tensor, high: int) -> int:
+    """Which clipping threshold t loses least: values quantized symmetrically with s = t / high.
+
+    Args:
+        values: float32 [n].
+        thresholds: positive float32 [candidates].
+        high: the largest code; codes are -high..high.
+
+    Returns:
+        The index of the threshold with the smallest mean squared error, the first of equals.
+    """
+    scale = (thresholds / high)[:, None]
+    back = (values[None] / scale).round().clamp(-high, high) * scale
+    return int((back - values).square().mean(dim=1).argmin())
+
+
 def _threshold_cases(generator: np.random.Generator) -> list[Case]:
     normal = torch.from_numpy(generator.normal(0, 1, 400).astype(np.float32))
     outlier = torch.cat([normal, torch.tensor([30.0])])
@@ -42,7 +58,7 @@ BEST_THRESHOLD = Exercise(
     id="ptq.best_threshold",
     title="Where to clip",
     points=2,
-    reference=observers.best_threshold,
+    reference=best_threshold,
     cases=_threshold_cases,
     large=_many_activations,
     lines=4,
@@ -419,6 +435,32 @@ REQUANTIZE = Exercise(
 
 
 # ---- a byte budget -------------------------------------------------------------------------------
+def exhaustive(loss: np.ndarray, size: np.ndarray, budget: int) -> np.ndarray:
+    """The choice with the least total loss whose total size fits, by trying all of them.
+
+    Args:
+        loss: float64 [layers, widths], what each layer loses at each width.
+        size: int64 [layers, widths], the bytes it takes there.
+        budget: bytes for all layers.
+
+    Returns:
+        int64 [layers], the chosen width of each layer; of equal losses the first in order.
+
+    Raises:
+        ValueError: if nothing fits.
+    """
+    layers = np.arange(len(loss))
+    fitting = (
+        choice
+        for choice in itertools.product(range(loss.shape[1]), repeat=len(loss))
+        if size[layers, choice].sum() <= budget
+    )
+    best = min(fitting, key=lambda choice: loss[layers, choice].sum(), default=None)
+    if best is None:
+        raise ValueError(f"budget must be at least {size.min(axis=1).sum()} bytes, got {budget}")
+    return np.array(best, np.int64)
+
+
 def _budget_cases(generator: np.random.Generator) -> list[Case]:
     loss = np.sort(generator.uniform(0, 10, (4, 3)), axis=1)
     size = -np.sort(-generator.integers(10, 1000, (4, 3)), axis=1)
@@ -444,7 +486,7 @@ SPEND_BUDGET = Exercise(
     id="ptq.spend_budget",
     title="Spend a byte budget where it hurts least",
     points=3,
-    reference=mixed.exhaustive,
+    reference=exhaustive,
     cases=_budget_cases,
     lines=6,
     mistakes=(
@@ -466,7 +508,7 @@ SPEND_BUDGET = Exercise(
         Mistake(
             "the last of equals",
             lambda loss, size, budget: (
-                loss.shape[1] - 1 - mixed.exhaustive(loss[:, ::-1], size[:, ::-1], budget)
+                loss.shape[1] - 1 - exhaustive(loss[:, ::-1], size[:, ::-1], budget)
             ),
             "Several choices lose equally little: keep the first in order, so compare with <.",
         ),

@@ -2,6 +2,9 @@
 
     drag_grid(weights)      the two ends of a quantization grid, over the histogram of real weights
     click_bits(number)      a number's 32 bits, and the carry that rounds it to bfloat16
+    click_codes(one, other) two 4-bit codes, and the byte that they share
+    click_signs(a, b)       two words of signs, and the dot product that XOR and a count give
+    click_columns(row, h)   the codes of a row's weights, one by one, as GPTQ does it or by hand
 
 Such a figure lives in the output of its cell: after saving and opening again, in an exported page, on
 the site. Tab reaches what can be moved, arrows move it. Its still picture, with alternative text, stands
@@ -15,6 +18,7 @@ import html
 import json
 import re
 import uuid
+from numbers import Integral
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,15 +27,28 @@ import torch
 from matplotlib.figure import Figure
 
 from compresslab.alternative_text import as_html
-from compresslab.classroom.live.words import BitWords, GridWords, spoken
+from compresslab.classroom.live.words import (
+    BitWords,
+    CodeWords,
+    ColumnWords,
+    GridWords,
+    SignWords,
+    spoken,
+)
+from compresslab.kernels import bitpack
 from compresslab.numerics import affine, error, formats
 from compresslab.numerics.grid import IntGrid
+from compresslab.techniques import gptq
 
 MOST = 2000
 """Values that a page carries; of more, as many are drawn at random."""
 BITS = range(2, 9)
 EXAMPLES = ["1", "0.1", "1.01171875", "255.9", "100000", "3.4e38", "1e-40"]
 """Numbers to begin with: exact, rounded, a tie, a carry into the exponent, large, past the largest, small."""
+ROW, ZERO = 7, 1
+"""Most weights of a row whose codes are all tried, and the code of 0 there."""
+SIGNS = 16
+"""Signs in a word that is shown; a machine's words have 64."""
 TRIED = 24
 """Low and high ends that the range to beat is chosen from, each."""
 
@@ -107,13 +124,122 @@ def click_bits(number: float = 0.1) -> Live:
     return Live("bits.html", _still_bits(single, words), data)
 
 
+def click_codes(one: int = 3, other: int = 12) -> Live:
+    """Two codes of 4 bits, each bit of which a click turns, and the byte that holds both.
+
+    Args:
+        one: 0 to 15, in the lower half.
+        other: 0 to 15, in the upper half.
+
+    Raises:
+        ValueError: for codes that are none of these.
+    """
+    for name, code in (("one", one), ("other", other)):
+        if not isinstance(code, Integral) or not 0 <= code <= 15:
+            raise ValueError(f"{name} must be a whole number from 0 to 15, got {code!r}")
+    rows = [[int(code) >> place & 1 for place in range(4)] for code in (one, other)]
+    byte = int(bitpack.pack(np.array([one, other], np.uint8), 4)[0])
+    return _packed("codes", rows, f"{byte:08b}", spoken(CodeWords()))
+
+
+def click_signs(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray) -> Live:
+    """The signs of two vectors as bits of a word, and their dot product by XOR and a count.
+
+    Args:
+        a: SIGNS floats; element k is bit k, 1 where it is not negative.
+        b: as many.
+
+    Raises:
+        ValueError: for another number of them, or NaN.
+    """
+    rows = []
+    for name, values in (("a", a), ("b", b)):
+        if isinstance(values, torch.Tensor) and not values.is_complex():
+            values = values.detach().double()
+        flat = np.asarray(values)
+        if flat.shape != (SIGNS,) or flat.dtype.kind not in "biuf" or np.isnan(flat).any():
+            raise ValueError(
+                f"{name} must be {SIGNS} real numbers and no NaN, got {list(flat.shape)} of {flat.dtype}"
+            )
+        rows.append((flat >= 0).astype(int).tolist())
+    different = "".join(str(x ^ y) for x, y in zip(*rows, strict=True))[::-1]
+    return _packed("signs", rows, different, spoken(SignWords()))
+
+
+def _packed(kind: str, rows: list[list[int]], made: str, words: dict[str, str]) -> Live:
+    written = ["".join(map(str, reversed(bits))) for bits in rows]
+    lines = zip((words["first"], words["second"], words["made"]), [*written, made], strict=True)
+    still = _written([f"{name}: {bits}" for name, bits in lines])
+    return Live("packed.html", still, {"kind": kind, "rows": rows, "words": words})
+
+
 def _still_bits(single: np.float32, words: dict[str, str]) -> Figure:
     pattern = int(single.view(np.uint32))
     half = int(formats.to_bf16_bits(torch.tensor([pattern]))[0])
-    figure, axes = plt.subplots(figsize=(7, 1.2))
+    return _written(
+        [f"{words['single']}: {pattern:032b} = {single!s}", f"{words['half']}: {half:016b}"]
+    )
+
+
+def _written(lines: list[str]) -> Figure:
+    figure, axes = plt.subplots(figsize=(7, 0.4 + 0.4 * len(lines)))
     axes.axis("off")
-    lines = [f"{words['single']}: {pattern:032b} = {single!s}", f"{words['half']}: {half:016b}"]
     axes.text(0, 0.5, "\n".join(lines), family="monospace", va="center")
+    plt.close(figure)
+    return figure
+
+
+def click_columns(row: np.ndarray, hessian: torch.Tensor, bits: int = 2) -> Live:
+    """A row of weights whose codes are chosen one after another, and what the outputs are off by.
+
+    Codes are -1, 0, 1 and on, at a scale of 1. What a code leaves over moves the weights behind it by GPTQ's
+    rule (`techniques.gptq`).
+
+    Args:
+        row: 2 to ROW floats.
+        hessian: X^T X of the layer's inputs, [as many, as many].
+        bits: 1 or 2.
+
+    Raises:
+        ValueError: for other numbers of weights or bits, what is not finite, or a matrix of another shape.
+    """
+    weights, h = np.asarray(row, np.float64), torch.as_tensor(hessian).detach().double()
+    count = weights.size
+    if weights.ndim != 1 or not 2 <= count <= ROW or not np.isfinite(weights).all():
+        raise ValueError(f"row must be 2 to {ROW} finite numbers, got {list(weights.shape)}")
+    if tuple(h.shape) != (count, count) or not bool(h.isfinite().all()):
+        raise ValueError(f"hessian must be finite, [{count}, {count}], got {list(h.shape)}")
+    if bits not in (1, 2):
+        raise ValueError(f"bits must be 1 or 2, got {bits!r}")
+    factor, top = gptq.inverse_factor(h), 2**bits - 1
+    one, zero = torch.ones(1, 1), torch.full((1, 1), float(ZERO))
+    work = torch.from_numpy(weights)[None].clone()
+    codes = {
+        "nearest": (weights.round() + ZERO).clip(0, top)[None],
+        "gptq": gptq.quantize_columns(work, factor, one, zero, top).numpy(),
+        "best": np.stack(np.meshgrid(*[np.arange(top + 1.0)] * count), -1).reshape(-1, count),
+    }
+    off = {name: found - ZERO - weights for name, found in codes.items()}
+    words = spoken(ColumnWords())
+    data = {
+        "row": weights.tolist(),
+        "hessian": h.tolist(),
+        "factor": factor.tolist(),
+        "scale": 1,
+        "zero": ZERO,
+        "top": top,
+        "errors": {n: float(((e @ h.numpy()) * e).sum(1).min()) for n, e in off.items()},
+        "words": words,
+    }
+    return Live("columns.html", _still_row(weights, top, words), data)
+
+
+def _still_row(weights: np.ndarray, top: int, words: dict[str, str]) -> Figure:
+    figure, axes = plt.subplots(figsize=(7, 2.4))
+    for code in range(top + 1):
+        axes.axhline(code - ZERO, color="0.6", lw=0.8)
+    axes.plot(np.arange(1, weights.size + 1), weights, "o", color="#0072B2")
+    axes.set(xlabel=words["across"], ylabel=words["upwards"], title=words["title"])
     plt.close(figure)
     return figure
 

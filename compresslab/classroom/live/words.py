@@ -44,6 +44,56 @@ class BitWords:
     special: str = "%single% stays %half%: with eight ones in its exponent it is no finite number."
 
 
-def spoken(words: GridWords | BitWords) -> dict[str, str]:
+@dataclass(frozen=True)
+class SignWords:
+    """Of two words of signs and their product."""
+
+    first: str = "signs of a"
+    second: str = "signs of b"
+    made: str = "XOR: where they differ"
+    bit: str = "%name%, bit number %place%: %value%"
+    status: str = (
+        "As words: %one% and %other%. They differ in %different% of %count% places, so the dot product is "
+        "%count% - 2 * %different% = %dot%."
+    )
+
+
+@dataclass(frozen=True)
+class CodeWords:
+    """Of two codes in one byte."""
+
+    first: str = "first code"
+    second: str = "second code"
+    made: str = "their byte"
+    bit: str = "%name%, bit number %place%: %value%"
+    status: str = "Codes %one% and %other% share the byte %one% + 16 * %other% = %byte% (%hex%)."
+
+
+@dataclass(frozen=True)
+class ColumnWords:
+    """Of a row of weights whose codes are chosen one after another."""
+
+    open: str = (
+        "%fixed% of %count% weights have a code (squares). Circles are the weights; diamonds, what those "
+        "without a code have been moved to."
+    )
+    done: str = (
+        "Output error %error%. The nearest codes have %nearest%, GPTQ's %gptq%, and the best of all "
+        "%least%."
+    )
+    better: str = "That is better than GPTQ."
+    best: str = "No codes are better."
+    of_level: str = "code number %code% is %value%"
+    level: str = "weight number %place% gets code %code%"
+    picture: str = "A row of weights, and the codes that each may have"
+    next_button: str = "next weight as GPTQ does it"
+    nearest_button: str = "all to the nearest code"
+    again_button: str = "begin again"
+    across: str = "number of the weight"
+    upwards: str = "value of the weight"
+    title: str = "A row of weights, and the codes that each may have"
+
+
+def spoken(words: GridWords | BitWords | SignWords | CodeWords | ColumnWords) -> dict[str, str]:
     """The words by their names, translated."""
     return {name: translated(text) for name, text in asdict(words).items()}

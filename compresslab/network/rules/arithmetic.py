@@ -38,7 +38,7 @@ def _arithmetic(write: Writer, node: fx.Node) -> None:
     elif isinstance(a, int | float):
         _number_with(write, node, name, a, b, alpha)
     elif write.tensor(b) is not None or write.tensor(a) is not None:
-        _with_buffer(write, node, name, a, b)
+        _with_buffer(write, node, name, a, b, alpha)
     elif name in ADD or name in SUBTRACT:
         factor = alpha if name in ADD else -alpha
         if factor != 1:
@@ -67,16 +67,25 @@ def _number_with(
         write.becomes(node, Affine(a), source=b)
 
 
-def _with_buffer(write: Writer, node: fx.Node, name: str, a: object, b: object) -> None:
+def _with_buffer(
+    write: Writer, node: fx.Node, name: str, a: object, b: object, alpha: float
+) -> None:
     """A number per channel, such as the mean and sd that images are normalised with, is a norm."""
     held = write.tensor(b) if write.tensor(b) is not None else write.tensor(a)
     source, shape = a if write.tensor(b) is not None else b, shape_of(node)
     turned = write.tensor(b) is None
-    if held.numel() == 1 and not held.requires_grad:
+    if held.numel() == 1:
+        # With more axes than the other has, the result has them too.
+        before = shape_of(source) if isinstance(source, fx.Node) else None
+        if held.requires_grad or held.ndim > (0 if before is None else len(before)):
+            return
         number = float(held)
-        done = _number_with if turned else _with_number
-        arguments = (number, source, 1) if turned else (source, number)
-        done(node, name, *arguments)
+        if turned:
+            _number_with(write, node, name, number, source, alpha)
+        else:
+            _with_number(
+                write, node, name, source, number if name in MULTIPLY + DIVIDE else alpha * number
+            )
         return
     wide = held.reshape(-1)
     last = shape is not None and held.ndim == 1 and len(wide) == shape[-1]

@@ -6,20 +6,25 @@ import torch
 from torch import nn
 
 from compresslab.network.edit import in_place_of_
+from compresslab.network.select import computes_as, with_own_weight
 from compresslab.techniques.lowrank.matrices import factors
 
 CONVOLUTIONS = ("channel", "spatial", "tucker")
 
 
 def factorizable(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers and ungrouped convolutions padded with zeros by name, unless their weight is shared."""
+    """Linear layers and ungrouped convolutions padded with zeros by name, unless their weight is shared.
+
+    Not those that compute more than their class does, with hooks or a forward of their own: two thin layers
+    in their place would not.
+    """
     layers = [
         (name, m)
         for name, m in model.named_modules(remove_duplicate=False)
-        if type(m) is nn.Linear or _divides(m)
+        if (type(m) is nn.Linear or _divides(m)) and computes_as(m, type(m))
     ]
-    uses = Counter(id(m.weight) for _, m in layers)
-    return {name: m for name, m in layers if uses[id(m.weight)] == 1}
+    uses, own = Counter(id(m.weight) for _, m in layers), with_own_weight(model)
+    return {name: m for name, m in layers if uses[id(m.weight)] == 1 and name in own}
 
 
 def _divides(layer: nn.Module) -> bool:

@@ -254,9 +254,10 @@ def test_a_class_is_graded_into_csv_and_json(class_folder, tmp_path):
 
 
 @needs_walls
-def test_one_sandbox_serves_several_learners_and_a_broken_one_is_given_up():
+def test_one_sandbox_serves_several_learners_and_a_broken_one_is_given_up(tmp_path):
     # Of answers: untouched cells need no sandbox.
-    paths = [ROOT / "solutions" / "12_capstone.ipynb"] * 2
+    paths = [tmp_path / "one.ipynb"] * 2
+    hand_in(paths[0])
     sandboxes = set()
     for path in paths:
         grade_notebook(path, "x", "12", seed=1)
@@ -373,8 +374,9 @@ def test_a_pool_that_breaks_costs_nobody_a_mark(class_folder, tmp_path):
 
 
 @needs_walls
-def test_a_fault_of_the_judge_costs_one_exercise(monkeypatch):
+def test_a_fault_of_the_judge_costs_one_exercise(monkeypatch, tmp_path):
     real = marking.verdict
+    hand_in(tmp_path / "12_capstone.ipynb")
 
     def faulty(exercise, *arguments, **named):
         if exercise.id == "combine.gaps":
@@ -382,8 +384,9 @@ def test_a_fault_of_the_judge_costs_one_exercise(monkeypatch):
         return real(exercise, *arguments, **named)
 
     monkeypatch.setattr(marking, "verdict", faulty)
-    marks = grade_notebook(ROOT / "solutions" / "12_capstone.ipynb", "x", "12", seed=1)
-    assert [m.status for m in marks].count("passed") == len(EXPECTED) - 1
+    marks = grade_notebook(tmp_path / "12_capstone.ipynb", "x", "12", seed=1)
+    warm_ups = [e for e in EXPECTED if e.kind == "warm-up"]
+    assert [m.status for m in marks].count("passed") == len(warm_ups) - 1 > 0
     lost = next(m for m in marks if m.status == "lost")
     assert lost.exercise == "combine.gaps"
     assert "ZeroDivisionError: a fault" in lost.message

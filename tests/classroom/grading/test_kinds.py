@@ -125,13 +125,13 @@ def lora_layer(layer, rank, alpha):
 @pytest.mark.honest("right")
 def test_a_build_earns_all_of_its_stages(tmp_path):
     mark = graded(tmp_path, "06", "low_rank.lora_layer", LORA)
-    assert (mark.points, mark.status) == (4, "passed")
+    assert (mark.points, mark.status) == (mark.out_of, "passed")
 
 
 def test_a_build_earns_the_stages_before_its_mistake_and_is_told_which(tmp_path):
     wrong = LORA.replace("layer.weight + alpha / rank *", "layer.weight +")
     mark = graded(tmp_path, "06", "low_rank.lora_layer", wrong)
-    assert (mark.points, mark.status, mark.mistake) == (3, "partly", "merged without the scale")
+    assert (mark.points, mark.status, mark.mistake) == (9, "partly", "merged without the scale")
     assert "stage 4 of 4: merges" in mark.message
 
 
@@ -183,7 +183,7 @@ def test_an_open_exercise_is_measured_from_what_comes_back(tmp_path):
         "    return _student(images, logits, labels, room)\n"
     )
     mark = graded(tmp_path, "08", "distill.train_student", source)
-    assert (mark.points, mark.status) == (3, "passed")
+    assert (mark.points, mark.status) == (mark.out_of, "passed")
     assert mark.message.startswith("gold: ")
     assert mark.message.endswith("% of the validation images")
 
@@ -336,7 +336,7 @@ def test_a_block_whose_layers_are_made_in_another_order_is_right(tmp_path):
 
         return Block()
     """
-    assert graded(tmp_path, "07", "slim.inverted_residual", source).points == 4
+    assert graded(tmp_path, "07", "slim.inverted_residual", source).points == 8
     linear = source.replace("nn.ReLU6()", "nn.Identity()")
     assert graded(tmp_path, "07", "slim.inverted_residual", linear).points < 4
 
@@ -364,4 +364,4 @@ def test_a_weight_that_is_kept_transposed_is_right(tmp_path):
 
         return Layer()
     """
-    assert graded(tmp_path, "03", "qat.quantized_layer", source).points == 4
+    assert graded(tmp_path, "03", "qat.quantized_layer", source).points == 16

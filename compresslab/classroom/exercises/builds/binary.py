@@ -91,13 +91,13 @@ def _width(x):
 XNOR_LAYER = Exercise(
     id="binary.xnor_layer",
     title="XNOR's layer, from packing to output",
-    points=4,
+    points=16,
     reference=xnor_layer,
     cases=_cases,
     harness=at_work,
     lines=15,
     tolerance=1e-4,
-    stages=((STORED, 1), (SIGNS, 2), (REALS, 1)),
+    stages=((STORED, 4), (SIGNS, 8), (REALS, 4)),
     mistakes=(
         Mistake(
             "the highest bit first",

@@ -114,13 +114,13 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 PLACE_ACTIVATIONS = Exercise(
     id="combine.place_activations",
     title="Activations in one arena",
-    points=3,
+    points=6,
     reference=place_activations,
     cases=_cases,
     harness=without_goal,
     look=seen,
     lines=12,
-    stages=((APART, 1), (AGAIN, 1), (LARGEST, 1)),
+    stages=((APART, 2), (AGAIN, 2), (LARGEST, 2)),
     mistakes=(
         Mistake(
             "one behind the other",

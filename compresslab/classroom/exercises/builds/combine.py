@@ -134,12 +134,12 @@ def _unshifted(lengths):
 HUFFMAN_CODE = Exercise(
     id="combine.huffman_code",
     title="Huffman into bytes and back",
-    points=4,
+    points=8,
     reference=huffman_code,
     cases=_cases,
     harness=at_work,
     lines=25,
-    stages=((ONE, 1), (STREAM, 2), (BACK, 1)),
+    stages=((ONE, 2), (STREAM, 4), (BACK, 2)),
     mistakes=(
         Mistake(
             "the lowest bit first",

@@ -166,7 +166,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 TEACH = Exercise(
     id="distill.teach",
     title="The loop in which a student learns",
-    points=4,
+    points=12,
     reference=teach,
     cases=_cases,
     harness=at_work,
@@ -174,7 +174,7 @@ TEACH = Exercise(
     tolerance=1e-4,
     returns="the losses and the student's parameters; in stage 3 whether it was in training mode; in stage 4 "
     "the teacher's parameters, whether it has gradients, whether all of it is in the mode as given",
-    stages=((LOSS, 1), (TEACHER, 1), (LEARNS, 1), (LEFT, 1)),
+    stages=((LOSS, 3), (TEACHER, 3), (LEARNS, 3), (LEFT, 3)),
     mistakes=(
         Mistake(
             "the temperature is not squared",

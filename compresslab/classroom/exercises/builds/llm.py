@@ -95,12 +95,12 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 GPTQ_LAYER = Exercise(
     id="llm.gptq_layer",
     title="GPTQ for a whole layer",
-    points=4,
+    points=16,
     reference=gptq_layer,
     cases=_cases,
     lines=20,
     tolerance=1e-5,
-    stages=((NEAREST, 1), (MOVES, 1), (DEAD, 1), (GROUPS, 1)),
+    stages=((NEAREST, 4), (MOVES, 4), (DEAD, 4), (GROUPS, 4)),
     mistakes=(
         Mistake(
             "plain rounding",

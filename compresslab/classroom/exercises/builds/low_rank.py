@@ -187,13 +187,13 @@ def _wrong(**options: object) -> Callable:
 LORA_LAYER = Exercise(
     id="low_rank.lora_layer",
     title="A LoRA layer that trains and merges",
-    points=4,
+    points=12,
     reference=lora_layer,
     cases=_cases,
     harness=at_work,
     look=seen,
     lines=20,
-    stages=((ALONE, 1), (START, 1), (LEARNS, 1), (MERGES, 1)),
+    stages=((ALONE, 3), (START, 3), (LEARNS, 3), (MERGES, 3)),
     mistakes=(
         Mistake(
             "both factors random",

@@ -143,13 +143,13 @@ def _counted(
 COUNT_NETWORK = Exercise(
     id="measuring.count_network",
     title="Count any network",
-    points=4,
+    points=12,
     reference=count_network,
     cases=_cases,
     harness=at_work,
     look=seen,
     lines=18,
-    stages=((LINEAR, 1), (IMAGES, 1), (TWICE, 1), (LEFT, 1)),
+    stages=((LINEAR, 3), (IMAGES, 3), (TWICE, 3), (LEFT, 3)),
     mistakes=(
         Mistake(
             "the whole batch counted",

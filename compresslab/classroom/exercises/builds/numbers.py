@@ -183,13 +183,13 @@ def _file(
 TENSOR_FILE = Exercise(
     id="numbers.tensor_file",
     title="A file of few bits",
-    points=4,
+    points=16,
     reference=tensor_file,
     cases=_cases,
     harness=at_work,
     look=seen,
     lines=25,
-    stages=((SMALL, 1), (CLOSE, 1), (SHAPES, 1), (EDGES, 1)),
+    stages=((SMALL, 4), (CLOSE, 4), (SHAPES, 4), (EDGES, 4)),
     mistakes=(
         Mistake(
             "a byte for every code",

@@ -165,14 +165,14 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 TUNE_PRUNED = Exercise(
     id="prune.tune_pruned",
     title="The loop that prunes while it trains",
-    points=4,
+    points=16,
     reference=tune_pruned,
     cases=_cases,
     harness=at_work,
     lines=20,
     tolerance=1e-4,
     returns="the parameters after the last step (in stage 2: which weights are not 0), and the masks",
-    stages=((MASK, 1), (ZEROS, 1), (OTHERS, 1), (RISING, 1)),
+    stages=((MASK, 4), (ZEROS, 4), (OTHERS, 4), (RISING, 4)),
     mistakes=(
         Mistake(
             "each layer by itself",

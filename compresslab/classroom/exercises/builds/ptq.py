@@ -125,13 +125,13 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 INTEGER_LAYER = Exercise(
     id="ptq.integer_layer",
     title="A layer of integers",
-    points=4,
+    points=16,
     reference=integer_layer,
     cases=_cases,
     harness=at_work,
     look=seen,
     lines=18,
-    stages=((RANGES, 1), (STORED, 1), (RUNS, 2)),
+    stages=((RANGES, 4), (STORED, 4), (RUNS, 8)),
     mistakes=(
         Mistake(
             "ranges without 0",

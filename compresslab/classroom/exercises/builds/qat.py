@@ -189,13 +189,13 @@ def _wrong(**options: object) -> Callable:
 QUANTIZED_LAYER = Exercise(
     id="qat.quantized_layer",
     title="A layer that trains on the grid",
-    points=4,
+    points=16,
     reference=quantized_layer,
     cases=_cases,
     harness=at_work,
     look=seen,
     lines=20,
-    stages=((FORWARD, 1), (GRADIENT, 1), (TRAINS, 1), (CODES, 1)),
+    stages=((FORWARD, 4), (GRADIENT, 4), (TRAINS, 4), (CODES, 4)),
     mistakes=(
         Mistake(
             "no straight-through estimator",

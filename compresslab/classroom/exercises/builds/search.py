@@ -230,13 +230,13 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 EVOLVE = Exercise(
     id="slim.evolve",
     title="A search that evolves",
-    points=4,
+    points=8,
     reference=evolve,
     cases=_cases,
     harness=on_a_landscape,
     look=seen,
     lines=16,
-    stages=tuple((stage, 1) for stage in STAGES),
+    stages=tuple((stage, 2) for stage in STAGES),
     mistakes=(
         Mistake(
             "looks twice",

@@ -165,13 +165,13 @@ def _wrong(**options: object) -> Callable:
 INVERTED_RESIDUAL = Exercise(
     id="slim.inverted_residual",
     title="MobileNetV2's block",
-    points=4,
+    points=8,
     reference=inverted_residual,
     cases=_cases,
     harness=at_work,
     look=seen,
     lines=18,
-    stages=((COUNT, 1), (SHAPES, 1), (AROUND, 1), (LINEAR, 1)),
+    stages=((COUNT, 2), (SHAPES, 2), (AROUND, 2), (LINEAR, 2)),
     mistakes=(
         Mistake(
             "an ordinary convolution in the middle",

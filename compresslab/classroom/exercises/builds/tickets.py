@@ -113,13 +113,13 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 FIND_TICKET = Exercise(
     id="tickets.find_ticket",
     title="Find a winning ticket",
-    points=4,
+    points=8,
     reference=find_ticket,
     cases=_cases,
     harness=at_work,
     lines=18,
     tolerance=1e-5,
-    stages=((ONCE, 1), (ROUNDS, 1), (WHOLE, 1), (UNTOUCHED, 1)),
+    stages=((ONCE, 2), (ROUNDS, 2), (WHOLE, 2), (UNTOUCHED, 2)),
     mistakes=(
         Mistake(
             "not rewound",

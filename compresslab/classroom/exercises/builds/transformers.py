@@ -222,13 +222,13 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 HIDDEN_LOSS = Exercise(
     id="transformers.hidden_loss",
     title="Layer against layer, by hooks",
-    points=4,
+    points=16,
     reference=hidden_loss,
     cases=_cases,
     harness=at_work,
     look=seen,
     lines=20,
-    stages=((ONE, 1), (SEVERAL, 1), (GRADIENT, 1), (LEFT, 1)),
+    stages=((ONE, 4), (SEVERAL, 4), (GRADIENT, 4), (LEFT, 4)),
     mistakes=(
         Mistake(
             "the teacher in training mode",

@@ -145,7 +145,7 @@ def _with_zeros(weights, biases, images, labels):
 SIGN_NETWORK = Exercise(
     id="binary.sign_network",
     title="A network of signs",
-    points=3,
+    points=12,
     reference=sign_network,
     cases=_cases,
     lines=40,

@@ -183,7 +183,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 CODED_NETWORK = Exercise(
     id="combine.coded_network",
     title="Half a bit a weight",
-    points=3,
+    points=6,
     reference=coded_network,
     cases=_cases,
     lines=40,

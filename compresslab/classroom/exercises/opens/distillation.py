@@ -103,7 +103,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 TRAIN_STUDENT = Exercise(
     id="distill.train_student",
     title="A student of 40 kB",
-    points=3,
+    points=9,
     reference=train_student,
     cases=_cases,
     lines=25,

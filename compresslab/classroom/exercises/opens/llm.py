@@ -194,7 +194,7 @@ def _four_bits(weight, moment):
 THREE_BITS = Exercise(
     id="llm.three_bits",
     title="Three bits, as good as you can",
-    points=3,
+    points=12,
     reference=three_bits,
     cases=_cases,
     lines=25,

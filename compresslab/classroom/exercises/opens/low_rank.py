@@ -147,7 +147,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 CHOOSE_RANKS = Exercise(
     id="low_rank.choose_ranks",
     title="Ranks under a budget",
-    points=3,
+    points=9,
     reference=choose_ranks,
     cases=_cases,
     lines=15,

@@ -91,7 +91,7 @@ def _other_way_round(one, other):
 TIMES_FASTER = Exercise(
     id="measuring.times_faster",
     title="A clock that lies",
-    points=3,
+    points=9,
     reference=times_faster,
     cases=_cases,
     lines=8,

@@ -96,7 +96,7 @@ def _asymmetric_integers(groups):
 SIXTEEN_LEVELS = Exercise(
     id="numbers.sixteen_levels",
     title="Sixteen levels",
-    points=3,
+    points=12,
     reference=sixteen_levels,
     cases=_cases,
     lines=12,

@@ -93,7 +93,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 SPARSE_NETWORK = Exercise(
     id="prune.sparse_network",
     title="Five weights of a hundred",
-    points=3,
+    points=12,
     reference=sparse_network,
     cases=_cases,
     lines=25,

@@ -170,7 +170,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 TWO_BITS = Exercise(
     id="ptq.two_bits",
     title="Two bits without training",
-    points=3,
+    points=12,
     reference=two_bits,
     cases=_cases,
     lines=30,

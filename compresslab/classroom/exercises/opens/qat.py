@@ -154,7 +154,7 @@ def _trained_then_rounded(weights, biases, images, labels):
 TWO_BY_TWO = Exercise(
     id="qat.two_by_two",
     title="Two bits for weights and activations",
-    points=3,
+    points=12,
     reference=two_by_two,
     cases=_cases,
     lines=35,

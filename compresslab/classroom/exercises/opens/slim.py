@@ -175,7 +175,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 SLIM_NETWORK = Exercise(
     id="slim.slim_network",
     title="Twenty thousand multiplications",
-    points=3,
+    points=6,
     reference=slim_network,
     cases=_cases,
     lines=35,

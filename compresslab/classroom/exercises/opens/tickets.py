@@ -133,7 +133,7 @@ def _too_many(initial, images, labels, remaining):
 EARLY_MASK = Exercise(
     id="tickets.early_mask",
     title="A ticket before training",
-    points=3,
+    points=6,
     reference=early_mask,
     cases=_cases,
     lines=25,

@@ -150,7 +150,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 UNITS_TO_KEEP = Exercise(
     id="transformers.units_to_keep",
     title="What a transformer can do without",
-    points=3,
+    points=12,
     reference=units_to_keep,
     cases=_cases,
     lines=6,
