@@ -14,6 +14,9 @@ Left out: dropout (the course's model sees too little text to remember it), rota
 sequences of different length in one batch.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -90,6 +93,7 @@ class GPT(nn.Module):
         self.words, self.positions = nn.Embedding(words, width), nn.Embedding(length, width)
         self.layers = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
+        self.head: nn.Linear | None = None
         with torch.no_grad():
             self.words.weight.mul_(0.02)
             self.positions.weight.mul_(0.02)
@@ -114,13 +118,19 @@ class GPT(nn.Module):
         x = self.words(tokens) + self.positions.weight[first:last]
         for index, layer in enumerate(self.layers):
             x = layer(x, caches[index] if caches else None)
-        return F.linear(self.norm(x), self.words.weight)
+        x = self.norm(x)
+        return F.linear(x, self.words.weight) if self.head is None else self.head(x)
+
+    def own_head(self) -> None:
+        """Give the model a head that does not share the words' table, in place; it computes the same."""
+        self.head = nn.Linear(*self.words.weight.shape[::-1], bias=False)
+        self.head.weight.data = self.words.weight.detach().clone()
 
     def caches(self, n: int = 1, length: int | None = None) -> list[Cache]:
         """Empty caches for `n` sequences of up to `length` tokens (all that it can look at), one a layer."""
         heads = self.layers[0].attention.heads
         shape = (n, heads, length or self.length, self.words.embedding_dim // heads)
-        dtype = self.norm.weight.dtype
+        dtype = self.words.weight.dtype
         room = [torch.zeros(shape, dtype=dtype) for _ in range(2 * len(self.layers))]
         return [Cache(*pair) for pair in zip(room[::2], room[1::2], strict=True)]
 
@@ -167,6 +177,82 @@ def generate(
 def next_token_loss(model: nn.Module, batch: object) -> torch.Tensor:
     """The mean negative log-likelihood of the tokens that came: a loss for `training.fit`."""
     return F.cross_entropy(model(batch.x).flatten(0, 1), batch.y.flatten())
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a model's next words are from another's.
+
+    Attributes:
+        mean: of the Kullback-Leibler divergence over all tokens, nats.
+        tail: that of the token that one in a hundred exceeds, nats.
+        changed: the share of tokens whose likeliest next word is another one.
+    """
+
+    mean: float
+    tail: float
+    changed: float
+
+
+@torch.no_grad()
+def divergence(
+    model: nn.Module, reference: nn.Module, passages: object, batch_size: int = 16
+) -> Divergence:
+    """KL(p || q) = sum_w p(w) (log p(w) - log q(w)) at every token; p of the reference, q of the model.
+
+    Perplexity asks one word of each distribution, the one that came: what a change costs there, and what it
+    wins elsewhere, cancel. This asks all of them and is 0 only for equal ones. Kullback and Leibler 1951.
+
+    Args:
+        model: tokens [n, length] -> logits [n, length, words], in evaluation mode.
+        reference: what it was made from, the same.
+        passages: with `x`, from `data.corpus`.
+        batch_size: passages at a time.
+
+    Raises:
+        ValueError: if there is no passage.
+    """
+    if len(passages) == 0:
+        raise ValueError("passages must hold at least one, got 0")
+    found, other = [], 0
+    for x in passages.x[: most_passages()].split(batch_size):
+        p, q = (m(x).double().log_softmax(-1) for m in (reference, model))
+        found.append((p.exp() * (p - q)).sum(-1).flatten())
+        other += int((p.argmax(-1) != q.argmax(-1)).sum())
+    each = torch.cat(found)
+    tail = float(each.quantile(0.99)) if len(each) > 1 else float(each[0])
+    return Divergence(float(each.mean()), tail, other / len(each))
+
+
+@torch.no_grad()
+def losses_read_in_steps(
+    model: nn.Module,
+    passages: object,
+    caches: Callable[[], list[Cache]],
+    step: int = 32,
+    batch_size: int = 16,
+) -> torch.Tensor:
+    """The mean loss at every place of a passage that is read some tokens at a time, float64 [length].
+
+    Args:
+        model: takes `model(tokens, caches)`, in evaluation mode.
+        passages: with `x` and `y`, from `data.corpus`.
+        caches: makes empty ones for a batch.
+        step: tokens at a time; each step sees those before it through the caches.
+        batch_size: passages at a time.
+
+    Raises:
+        ValueError: if there is no passage, or a step of none.
+    """
+    if len(passages) == 0 or step < 1:
+        raise ValueError(f"passages and step must be 1 or more, got {len(passages)} and {step}")
+    kept = passages.x[: most_passages()], passages.y[: most_passages()]
+    total = torch.zeros(kept[0].shape[1], dtype=torch.float64)
+    for x, y in zip(*(k.split(batch_size) for k in kept), strict=True):
+        memory = caches()
+        logits = torch.cat([model(part, memory) for part in x.split(step, 1)], 1).double()
+        total += F.cross_entropy(logits.transpose(1, 2), y, reduction="none").sum(0)
+    return total / len(kept[0])
 
 
 @torch.no_grad()

@@ -1007,6 +1007,6 @@ Table(
 # - **Do not** test with square layers, with sorted images, or on the set that you choose by.
 # - Instruments: `cl.inspect` before, `cl.debug` after, `race` for time, the bytes of the file for size, gradients for what is learned.
 #
-# **Back:** [Lab 13 · Real networks, and yours](13_real_networks.ipynb) · **Next:** [Start](start.ipynb)
+# **Back:** [Lab 13 · Real networks, and yours](13_real_networks.ipynb) · **Next:** [Lab 15 · A language model of today](15_language_models_today.ipynb)
 #
 # **References.** Frantar et al. 2022, *GPTQ*, arXiv:2210.17323 · Hinton et al. 2015, *Distilling the knowledge in a neural network*, arXiv:1503.02531 · Dettmers et al. 2022, *LLM.int8()*, arXiv:2208.07339 · Ioffe and Szegedy 2015, *Batch normalization*, arXiv:1502.03167 · Nagel et al. 2021, *A white paper on neural network quantization*, arXiv:2106.08295

@@ -45,6 +45,21 @@ def unpack(packed, bits, count):
     return (planes << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
 
 
+def elements(codes):
+    """What codes of 4-bit floats stand for: E2M1, a sign in the highest bit."""
+    exponent, mantissa = codes >> 1 & 3, codes & 1
+    size = np.where(exponent, (1 + mantissa / 2) * 2.0 ** (exponent.astype(int) - 1), mantissa / 2)
+    return np.where(codes & 8, -size, size).astype(np.float32)
+
+
+def hadamard(x):
+    """Rows in the axes of Sylvester's matrix, put together by its definition."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < x.shape[1]:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return (x @ matrix / np.sqrt(len(matrix))).astype(np.float32)
+
+
 def pack_signs(x):
     bits = np.zeros((len(x), -(-x.shape[1] // 64) * 64), np.uint8)
     bits[:, : x.shape[1]] = x >= 0

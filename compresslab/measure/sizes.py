@@ -8,9 +8,9 @@ from torch import nn
 from compresslab.network.taps import tapped
 from compresslab.runtime import files
 from compresslab.runtime.arena import NoPlaceError, lives_of, places
+from compresslab.runtime.packed import Packed
 from compresslab.runtime.program import Program
 from compresslab.runtime.steps.step import Numbers
-from compresslab.runtime.weight_only import Packed
 from compresslab.training import evaluating
 
 

@@ -23,7 +23,8 @@ from compresslab.kernels import bitpack
 from compresslab.network.edit import replaced
 from compresslab.runtime.export import write_onnx
 from compresslab.runtime.integers import ConversionError
-from compresslab.runtime.weight_only import Packed, WeightOnlyLinear
+from compresslab.runtime.microscaled import MicroscaledLinear
+from compresslab.runtime.packed import Packed, WeightOnlyLinear
 
 BLOCKS = (16, 32, 64, 128, 256)
 
@@ -50,6 +51,10 @@ def export_weights(model: nn.Module, example: torch.Tensor, path: Path) -> int:
 
 
 def _checked(name: str, layer: Packed) -> nn.Module:
+    if isinstance(layer, MicroscaledLinear):
+        raise ConversionError(
+            f"{name!r} has 4-bit floats, which MatMulNBits does not take: quantize it to integers"
+        )
     if not isinstance(layer, WeightOnlyLinear):
         raise ConversionError(
             f"{name!r} is a packed table of words: leave it in floats by Weights(4, words=None)"

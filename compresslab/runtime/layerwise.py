@@ -18,7 +18,7 @@ from torch import nn
 from compresslab.network.edit import replaced
 from compresslab.numerics.affine import QParams, QTensor, quantize
 from compresslab.runtime.dynamic import DynamicInt8Linear
-from compresslab.runtime.weight_only import WeightOnlyLinear
+from compresslab.runtime.packed import WeightOnlyLinear
 from compresslab.techniques.quantizer import ActivationQuantizer, Quantized
 from compresslab.techniques.weight_only import WeightConfig
 

@@ -25,9 +25,11 @@ from torch import nn
 from compresslab.network.edit import plain_copy
 from compresslab.network.recurrent import unrolled
 from compresslab.network.select import linear_layers, matrix, set_matrix, word_tables
+from compresslab.numerics import microscaling
 from compresslab.numerics.affine import QParams, QTensor
 from compresslab.numerics.affine import quantize as quantize_tensor
 from compresslab.numerics.grid import IntGrid
+from compresslab.numerics.microscaling import BlockFormat, Blocks
 from compresslab.numerics.observers import weight_range
 
 SCALE_BITS = 16
@@ -91,18 +93,21 @@ class Codes:
     """A model with quantized weights, as floats, and their codes by layer."""
 
     model: nn.Module
-    layers: Mapping[str, QTensor]
+    layers: Mapping[str, QTensor | Blocks]
 
     @property
     def bits(self) -> float:
         """Bits a quantized weight, scales and zero points included."""
         weights = sum(q.codes.numel() for q in self.layers.values())
-        bits = sum(
-            q.codes.numel() * q.qparams.grid.bits
-            + q.qparams.scale.numel() * (SCALE_BITS + q.qparams.grid.bits)
-            for q in self.layers.values()
-        )
-        return bits / weights
+        return sum(_bits(q) for q in self.layers.values()) / weights
+
+
+def _bits(found: QTensor | Blocks) -> float:
+    """Bits that a matrix takes, its scales and zero points included."""
+    if isinstance(found, Blocks):
+        return found.codes.numel() * found.form.bits
+    grid, scales = found.qparams.grid, found.qparams.scale.numel()
+    return found.codes.numel() * grid.bits + scales * (SCALE_BITS + grid.bits)
 
 
 def round_to_nearest(weight: torch.Tensor, config: WeightConfig) -> QTensor:
@@ -127,6 +132,30 @@ def quantize(model: nn.Module, config: WeightConfig, recurrent: bool = True) -> 
     )
 
 
+def quantize_blocks(model: nn.Module, form: BlockFormat) -> Codes:
+    """Round every linear layer to 4-bit floats that share a scale a block; the model given is not changed.
+
+    Layers whose inputs the block does not divide stay floats, and are not among the result's `layers`.
+
+    Args:
+        model: any module tree.
+        form: `microscaling.MXFP4` or `NVFP4`.
+
+    Raises:
+        ValueError: for another format, or if there is no layer that the block divides.
+    """
+    if not isinstance(form, BlockFormat):
+        raise ValueError(f"form must be MXFP4 or NVFP4, got {form!r}")
+    model = plain_copy(model).eval()
+    matrices = {n: matrix(m) for n, m in linear_layers(model).items()}
+    fitting = {n: w for n, w in matrices.items() if w.shape[1] % form.block == 0}
+    if not fitting:
+        raise ValueError(
+            f"model must have a linear layer whose inputs are a multiple of {form.block}, got none"
+        )
+    return with_codes(model, {n: microscaling.quantize(w, form) for n, w in fitting.items()})
+
+
 def with_words(codes: Codes, config: WeightConfig) -> Codes:
     """A copy with the tables of words rounded to nearest as well.
 
@@ -146,7 +175,7 @@ def with_words(codes: Codes, config: WeightConfig) -> Codes:
     return Codes(model, {**codes.layers, **with_codes(model, words).layers})
 
 
-def with_codes(model: nn.Module, layers: Mapping[str, QTensor]) -> Codes:
+def with_codes(model: nn.Module, layers: Mapping[str, QTensor | Blocks]) -> Codes:
     """Write what the codes mean into the model's layers, in place."""
     for name, codes in layers.items():
         set_matrix(model.get_submodule(name), codes.dequantize())

@@ -15,6 +15,7 @@ from compresslab.kernels.problems import PROBLEMS, agrees
 
 PREPARES = {
     *("affine.refuse_infinite", "bitpack.packed_size", "int8_conv.pack_taps"),
+    "microscaling.pack_weight",
     *("int8_conv.pad", "lowbit.held_bits", "lowbit.words_of_group", "lowbit.pack_weight"),
     *("panels.aligned", "panels.pack_weight", "xnor.words_of", "xnor.pack_weight"),
     *("xnor.panels_of", "xnor.scales", "xnor.thresholds", "xnor.flip_words"),

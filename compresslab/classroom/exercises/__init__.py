@@ -24,6 +24,7 @@ from compresslab.classroom.exercises import (
     real,
     slim,
     tickets,
+    today,
     transformers,
 )
 
@@ -48,6 +49,7 @@ LABS: dict[str, tuple[Exercise, ...]] = {
     "12_capstone": _in_order(combine, builds.chip, builds.combine, opens.combine),
     "13_real_networks": _in_order(real, builds.real, opens.real),
     "14_clinic": _in_order(builds.clinic, builds.clinic_runs, opens.clinic),
+    "15_language_models_today": _in_order(today, builds.today, opens.today),
 }
 EXERCISES: dict[str, Exercise] = {e.id: e for exercises in LABS.values() for e in exercises}
 

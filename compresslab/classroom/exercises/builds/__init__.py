@@ -18,6 +18,7 @@ from compresslab.classroom.exercises.builds import (
     search,
     slim,
     tickets,
+    today,
     transformers,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "search",
     "slim",
     "tickets",
+    "today",
     "transformers",
 ]

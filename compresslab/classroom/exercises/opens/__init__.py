@@ -15,6 +15,7 @@ from compresslab.classroom.exercises.opens import (
     real,
     slim,
     tickets,
+    today,
     transformers,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "real",
     "slim",
     "tickets",
+    "today",
     "transformers",
 ]

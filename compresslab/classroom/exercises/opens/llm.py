@@ -7,39 +7,25 @@ goes on where GPTQ ends: it visits every column again and gives it the code that
 stay (coordinate descent).
 """
 
-import functools
-
 import numpy as np
-import torch
 
-from compresslab import pretrained
 from compresslab.classroom import compare
 from compresslab.classroom.exercise import Case, Exercise, Medals, Mistake
-from compresslab.data import corpus
-from compresslab.network.select import linear_layers, matrix
-from compresslab.network.taps import tapped
+from compresslab.classroom.exercises.opens.matrices import cases, damped, decibels
 
 HIGH = 7
-PASSAGES = 24
-LAYERS = ("layers.0.attention.qkv", "layers.1.feedforward.0", "layers.2.attention.out")
-"""Layers that differ in their inputs and in what they are for."""
 Coded = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def three_bits(weight: np.ndarray, moment: np.ndarray) -> Coded:
     """Narrowed grids, GPTQ on them, then coordinate descent on the codes, scales fitted in between."""
-    h = _damped(moment)
+    h = damped(moment)
     scale, zero = _best_grids(weight, h)
     codes = _gptq(weight, h, scale, zero)
     for _ in range(3):
         codes = _descended(weight, h, codes, scale, zero)
         scale = _fitted(weight, h, codes, zero, scale)
     return _descended(weight, h, codes, scale, zero).astype(np.uint8), scale, zero
-
-
-def _damped(moment: np.ndarray) -> np.ndarray:
-    h = moment.astype(np.float64)
-    return h + 0.01 * np.trace(h) / len(h) * np.eye(len(h))
 
 
 def _grid(weight: np.ndarray, shrink: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -106,41 +92,7 @@ def _fitted(
     return np.where((below > 0) & (fitted > 0), fitted, scale)
 
 
-# ---- what is handed out, and how it is measured ----------------------------------------------------
-@functools.cache
-def _moments(part: str) -> dict[str, np.ndarray]:
-    """H of the layers' inputs on some passages of a part of the corpus, float64 [inputs, inputs]."""
-    model = pretrained.language_model()
-    text = corpus.load("python", part, 20_000).first(PASSAGES)
-    found: dict[str, np.ndarray] = {}
-
-    def keep(name: str, _layer: torch.nn.Module, x: tuple) -> None:
-        rows = x[0].flatten(0, -2).double()
-        found[name] = (rows.T @ rows / len(rows)).numpy()
-
-    layers = {name: model.get_submodule(name) for name in LAYERS}
-    with torch.no_grad(), tapped(layers, before=keep):
-        model(text.x)
-    return found
-
-
-@functools.cache
-def _weights() -> dict[str, np.ndarray]:
-    layers = linear_layers(pretrained.language_model())
-    return {name: matrix(layers[name]).detach().numpy() for name in LAYERS}
-
-
-def _cases(generator: np.random.Generator) -> list[Case]:
-    cases = []
-    for name in LAYERS:
-        weight = _weights()[name]
-        rows = np.sort(generator.choice(len(weight), 96, replace=False))
-        label = f"96 rows of {name}, {weight.shape[1]} inputs"
-        args = (np.ascontiguousarray(weight[rows]), _moments("train")[name])
-        cases.append(Case(label, args, hidden=(_moments("val")[name],)))
-    return cases
-
-
+# ---- how it is measured ----------------------------------------------------------------------------
 def measured(case: Case, found: object) -> float | str:
     """Decibels of the outputs over their error, on other text; a sentence for what is no such matrix."""
     weight, _ = case.args
@@ -158,9 +110,7 @@ def measured(case: Case, found: object) -> float | str:
         if not fine or not np.isfinite(numbers).all():
             return f"there must be {len(weight)} finite {name}, got {compare.show(numbers)}"
     rounded = (codes.astype(np.float64) - zero[:, None]) * scale[:, None]
-    (moment,) = case.hidden
-    power, left = (((a @ moment) * a).sum() for a in (weight.astype(np.float64), weight - rounded))
-    return float(10 * np.log10(power / max(left, 1e-30)))
+    return decibels(weight, rounded, *case.hidden)
 
 
 # ---- other ways ------------------------------------------------------------------------------------
@@ -176,7 +126,7 @@ def _narrowed(weight, moment):
 
 def _only_gptq(weight, moment):
     scale, zero = _grid(weight)
-    return _gptq(weight, _damped(moment), scale, zero).astype(np.uint8), scale, zero
+    return _gptq(weight, damped(moment), scale, zero).astype(np.uint8), scale, zero
 
 
 def _one_scale(weight, moment):
@@ -196,7 +146,7 @@ THREE_BITS = Exercise(
     title="Three bits, as good as you can",
     points=12,
     reference=three_bits,
-    cases=_cases,
+    cases=cases,
     lines=25,
     medals=Medals(
         bronze=15.1,
