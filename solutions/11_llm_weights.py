@@ -219,7 +219,7 @@ nearest = {
     for bits in (8, 4, 3, 2)
     for name, group in GROUPS.items()
 }
-rtn = {key: lost(codes.model) for key, codes in nearest.items()}
+rtn = dict(zip(nearest, side_by_side(lost, [codes.model for codes in nearest.values()])))
 first_over = max((bits for bits in (8, 4, 3, 2) if rtn[bits, "a row"] > 10), default=2)
 
 # %%
@@ -391,21 +391,24 @@ def at_random(seed):
 
 # %%
 nothing_kept = rtn[3, "a row"]
-salient = {
-    share: partly_rounded(
-        lambda name, w, share: salient_columns(reaching[name].numpy(), w.numpy(), share), share
-    )
-    for share in (0.01, 0.05)
-}
-by_weight = {
-    share: partly_rounded(
-        lambda name, w, share: salient_columns(w.numpy(), w.numpy(), share), share
-    )
-    for share in (0.01, 0.05)
-}
+SHARES = (0.01, 0.05)
+
+
+def by_activations(name, w, share):
+    return salient_columns(reaching[name].numpy(), w.numpy(), share)
+
+
+def by_size(name, w, share):
+    return salient_columns(w.numpy(), w.numpy(), share)
+
+
+salient = dict(zip(SHARES, side_by_side(partly_rounded, [by_activations] * 2, SHARES)))
+by_weight = dict(zip(SHARES, side_by_side(partly_rounded, [by_size] * 2, SHARES)))
 random_kept = {
-    share: [partly_rounded(at_random(SEEDS[0] + i), share) for i in range(5)]
-    for share in (0.01, 0.05)
+    share: side_by_side(
+        partly_rounded, [at_random(SEEDS[0] + i) for i in range(5)], [share] * 5
+    )
+    for share in SHARES
 }
 brought_back = {share: 1 - salient[share] / nothing_kept for share in salient}
 by_chance = {share: 1 - np.mean(random_kept[share]) / nothing_kept for share in salient}
@@ -577,14 +580,17 @@ optimized = dict(
 )
 compensated = dict(zip(cases, side_by_side(lambda case: lost(optimized[case].model), cases)))
 narrower = [(bits, "64") for bits in (4, 3, 2)]
-ends_drawn_in = {
-    case: lost(gptq.quantize(model, inputs, WeightConfig(case[0], 64, "mse")).model)
-    for case in narrower
-}
-rounded_inside = {
-    case: lost(weight_only.quantize(model, WeightConfig(case[0], 64, "mse")).model)
-    for case in narrower
-}
+
+
+def drawn_in(case):
+    """With the ends of the range drawn in: by GPTQ, and by rounding."""
+    config = WeightConfig(case[0], 64, "mse")
+    by_gptq = gptq.quantize(model, inputs, config).model
+    return lost(by_gptq), lost(weight_only.quantize(model, config).model)
+
+
+both = dict(zip(narrower, side_by_side(drawn_in, narrower)))
+ends_drawn_in, rounded_inside = ({case: pair[i] for case, pair in both.items()} for i in (0, 1))
 in_order = {
     (3, "64"): lost(gptq.quantize(model, inputs, WeightConfig(3, 64), order=True).model)
 }
@@ -763,16 +769,25 @@ claim(
     set(channels.tolist()) == {5, 77, 100},
     yours=search_scale,
 )
-awq = {}
-for name, network in {"as it is": model, "with outliers": planted}.items():
-    for bits in (4, 3):
-        config = WeightConfig(bits, 128)
-        scaled = smoothing.search_scales(network, inputs, config)
-        awq[name, bits] = (
-            lost(weight_only.quantize(network, config).model),
-            lost(weight_only.quantize(scaled, config).model),
-            lost(gptq.quantize(network, inputs, config).model),
+
+
+def three_ways(network, bits):
+    """Rounded, scaled and rounded, and by GPTQ: what is lost."""
+    config = WeightConfig(bits, 128)
+    scaled = smoothing.search_scales(network, inputs, config)
+    return tuple(
+        lost(codes.model)
+        for codes in (
+            weight_only.quantize(network, config),
+            weight_only.quantize(scaled, config),
+            gptq.quantize(network, inputs, config),
         )
+    )
+
+
+kinds = {"as it is": model, "with outliers": planted}
+jobs = [(name, bits) for name in kinds for bits in (4, 3)]
+awq = dict(zip(jobs, side_by_side(three_ways, *zip(*((kinds[n], bits) for n, bits in jobs)))))
 
 # %%
 claim("Planting changed nothing in float", 0.1 - abs(lost(planted)), "%")
@@ -872,10 +887,13 @@ networks = {
     "with outliers": planted,
     "with outliers, smoothed": smoothing.smooth(planted, inputs),
 }
-w8a8 = {
-    name: (static(network), static(network, 6), lost(convert_dynamic(network)))
-    for name, network in networks.items()
-}
+
+
+def in_eight_bits(network):
+    return static(network), static(network, 6), lost(convert_dynamic(network))
+
+
+w8a8 = dict(zip(networks, side_by_side(in_eight_bits, networks.values())))
 hurt = w8a8["with outliers"][0]
 
 # %%

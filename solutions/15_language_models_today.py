@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Lab 15 · A language model of today
 #
-# **You will** measure what perplexity hides, round weights to the four-bit floats of today's accelerators, turn a network until its outliers are gone, keep the memory of a long text in few bits, and take half of the weights out without training.
+# **You will** measure what perplexity hides, round weights to the four-bit floats of today's accelerators, turn a network until no channel stands out, keep the memory of a long text in few bits, and take half of the weights out without training.
 # **Time:** 120 minutes to work through; it runs in one to three minutes, by processor.
 #
 # Lab 11 pressed the weights of a language model (语言模型) into few bits. Here is what came after, each with its control: formats that processors of today multiply as they are, rotations (旋转), the memory of earlier tokens (键值缓存), and pruning (剪枝) for models that are too large to train again.
@@ -84,7 +84,7 @@ print(
 # <details><summary>Show a slow version</summary>
 #
 # ```python
-# def divergence_spec(reference, logits):
+# def mean_divergence_spec(reference, logits):
 #     total = 0.0
 #     for r, x in zip(reference.astype(float), logits.astype(float)):
 #         log_r = max(r) + np.log(sum([np.exp(value - max(r)) for value in r]))
@@ -97,7 +97,7 @@ print(
 # </details>
 
 
-# %% nbgrader={"grade": false, "grade_id": "today-divergence", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "today-mean_divergence", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def mean_divergence(reference, logits):
     """Two arrays float32 [tokens, words]
     -> the mean divergence over tokens, a number in nats."""
@@ -112,11 +112,11 @@ def mean_divergence(reference, logits):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "today-divergence-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-check(mean_divergence, "today.divergence")
+# %% nbgrader={"grade": true, "grade_id": "today-mean_divergence-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check(mean_divergence, "today.mean_divergence")
 
 # %%
-mean_divergence = adopt(mean_divergence, "today.divergence")
+mean_divergence = adopt(mean_divergence, "today.mean_divergence")
 
 
 def compare(network):
@@ -204,7 +204,7 @@ Table(
 # </details>
 
 
-# %% nbgrader={"grade": false, "grade_id": "today-mxfp4", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "today-round_mxfp4", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def round_mxfp4(weight):
     """float32 [outputs, inputs], inputs a multiple of 32
     -> the weights that the codes stand for, float32 [outputs, inputs]."""
@@ -219,11 +219,11 @@ def round_mxfp4(weight):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "today-mxfp4-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
-check(round_mxfp4, "today.mxfp4")
+# %% nbgrader={"grade": true, "grade_id": "today-round_mxfp4-check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
+check(round_mxfp4, "today.round_mxfp4")
 
 # %%
-round_mxfp4 = adopt(round_mxfp4, "today.mxfp4")
+round_mxfp4 = adopt(round_mxfp4, "today.round_mxfp4")
 weight = matrix(linear_layers(model)["layers.1.feedforward.0"])
 mine = round_mxfp4(weight.numpy())
 claim(
@@ -859,7 +859,7 @@ Table(
 # 4. *Biases, several blocks*.
 
 
-# %% nbgrader={"grade": false, "grade_id": "today-turn", "locked": false, "schema_version": 3, "solution": true, "task": false}
+# %% nbgrader={"grade": false, "grade_id": "today-turned_stream", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def turned_stream(words, gains, blocks, head, turn):
     """[words, width], [blocks + 1, width], a tuple of blocks (read [hidden, width],
     offset [hidden], write [width, hidden], shift [width]), [classes, width], [width, width]
@@ -872,11 +872,11 @@ def turned_stream(words, gains, blocks, head, turn):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "today-turn-check", "locked": true, "points": 16, "schema_version": 3, "solution": false, "task": false}
-check(turned_stream, "today.turn")
+# %% nbgrader={"grade": true, "grade_id": "today-turned_stream-check", "locked": true, "points": 16, "schema_version": 3, "solution": false, "task": false}
+check(turned_stream, "today.turned_stream")
 
 # %%
-turned_stream = adopt(turned_stream, "today.turn")
+turned_stream = adopt(turned_stream, "today.turned_stream")
 
 # %% [markdown]
 # ### Exercise 6 · Half of the weights, as good as you can (open, 12 points, about 20 lines)
@@ -918,7 +918,7 @@ half = adopt(half, "today.half")
 #
 # What follows takes minutes for each seed: it was run over several seeds, and its rows are kept beside the code (`compresslab/longer/real_today.py`). With `COMPRESSLAB_LONGER=1` in the environment a cell runs one seed here as well; `compresslab longer real_today` runs them all anew, once `compresslab real` has installed the model.
 #
-# SmolLM2 has 135 million weights, was trained on two trillion tokens, and has outliers that nobody planted.
+# SmolLM2 has 135 million weights, was trained on two trillion tokens, and has outliers that nobody planted. Compare each line with what our small model did.
 
 # %%
 from compresslab.longer import show_longer
@@ -986,7 +986,7 @@ Table(
 )
 
 # %% [markdown]
-# In the papers Wanda is as good as SparseGPT; on our small model it is far behind. A small model has little to spare: what stays must make up for what went.
+# In the papers Wanda is as good as SparseGPT; on our small model it is far behind, on SmolLM2 it is close. A small model has little to spare: what stays must make up for what went.
 #
 # %% [markdown] nbgrader={"grade": true, "grade_id": "written-today_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)

@@ -28,6 +28,7 @@ NEEDS = {
     "12": ("03", "04", "08"),
     "13": ("02", "11"),
     "14": ("02", "04", "08"),
+    "15": ("11",),
 }
 """Which labs a lab builds on, by their numbers; whatever is not named can be left for later."""
 
@@ -35,7 +36,7 @@ GRID = (
     ("", "01", "02", "03", "10"),
     ("", "06", "", "11", "13"),
     ("00", "04", "05", "", "12"),
-    ("", "08", "09", "", "14"),
+    ("", "08", "09", "15", "14"),
     ("", "07", "", "", ""),
 )
 PLACES = {lab: (x, y) for y, row in enumerate(GRID) for x, lab in enumerate(row) if lab}

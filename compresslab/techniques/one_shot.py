@@ -94,24 +94,41 @@ def prune_layer(
     if method != "sparsegpt":
         return weight * keep_best(scores(weight, method, h), sparsity, pattern)
     factor, work = inverse_factor(h, damping).float(), weight.clone()
-    step = BLOCK if pattern is None else pattern[1]
+    step = BLOCK if pattern is None else max(1, BLOCK // pattern[1]) * pattern[1]
     for first in range(0, len(h), step):
         here = slice(first, min(first + step, len(h)))
-        cost = (work[:, here] / factor.diagonal()[here]).square()
-        if pattern is None:
-            kept = keep_best(cost.reshape(1, -1), sparsity, None).reshape(cost.shape)
-        else:
-            kept = keep_best(cost, 0, pattern)
-        _take_out_(work, factor, first, kept)
+        errors = _take_out_(work[:, here], factor[here, here], sparsity, pattern)
+        work[:, here.stop :] -= errors @ factor[here, here.stop :]
     return work
 
 
-def _take_out_(work: torch.Tensor, factor: torch.Tensor, first: int, kept: torch.Tensor) -> None:
-    """Set some weights of a few columns to 0, column by column; those behind make up for it."""
-    for j, stays in enumerate(kept.T, first):
-        error = torch.where(stays, 0, work[:, j]) / factor[j, j]
-        work[:, j] *= stays
-        work[:, j + 1 :] -= error[:, None] * factor[j, j + 1 :]
+def _take_out_(
+    work: torch.Tensor, factor: torch.Tensor, sparsity: float, pattern: tuple[int, int] | None
+) -> torch.Tensor:
+    """Set weights of a few columns to 0, column by column; those behind make up for it, in place.
+
+    Args:
+        work: [outputs, columns].
+        factor: their part of U, [columns, columns].
+        sparsity: which share goes, over all these weights.
+        pattern: (n, m), chosen when the first of m columns comes.
+
+    Returns:
+        w / U_jj of what went, [outputs, columns]: what columns further behind have to make up for.
+    """
+    diagonal, errors = factor.diagonal(), torch.empty_like(work)
+    kept = torch.empty(work.shape, dtype=torch.bool)
+    if pattern is None:
+        cost = (work / diagonal).square()
+        kept[:] = keep_best(cost.reshape(1, -1), sparsity, None).reshape(cost.shape)
+    for j in range(work.shape[1]):
+        if pattern is not None and j % pattern[1] == 0:
+            group = slice(j, j + pattern[1])
+            kept[:, group] = keep_best((work[:, group] / diagonal[group]).square(), 0, pattern)
+        errors[:, j] = torch.where(kept[:, j], 0, work[:, j]) / diagonal[j]
+        work[:, j] *= kept[:, j]
+        work[:, j + 1 :] -= errors[:, j, None] * factor[j, j + 1 :]
+    return errors
 
 
 def prune(

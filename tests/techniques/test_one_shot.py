@@ -60,16 +60,33 @@ def test_with_inputs_that_have_nothing_in_common_the_rest_stays_as_it_was():
 
 
 def test_columns_behind_a_single_zero_are_the_exact_optimum():
-    """One weight goes, the last column's turn but one: least squares over what may still move."""
+    """One weight of four goes, the first: the others are least squares over what may still move."""
     weight, x, h = problem(3, 1, 4, 60)
-    factor = gptq.inverse_factor(h, 0.0).float()
-    kept, work = torch.tensor([[False, True]]), weight.clone()
-    one_shot._take_out_(work, factor, 0, kept)
-    free = x[:, 1:].double().numpy()
+    weight[0, 0] = 1e-3  # the cheapest
+    found = one_shot.prune_layer(weight, h, "sparsegpt", pattern=(3, 4), damping=0.0)
     target = (x.double() @ weight[0].double()).numpy()
-    best = np.linalg.lstsq(free, target, rcond=None)[0]
-    assert np.allclose(work[0, 1:].numpy(), best, atol=1e-3)
-    assert float(work[0, 0]) == 0
+    best = np.linalg.lstsq(x[:, 1:].double().numpy(), target, rcond=None)[0]
+    assert float(found[0, 0]) == 0
+    assert np.allclose(found[0, 1:].numpy(), best, atol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", [None, (2, 4), (3, 7)])
+def test_blocks_are_a_way_to_compute_and_no_other_result(pattern, monkeypatch):
+    """In a pattern the choice is made group by group, so blocks of any length give the same."""
+    weight, _, h = problem(1, 6, 28)
+    wide = one_shot.prune_layer(weight, h, "sparsegpt", 0.5, pattern)
+    if pattern is not None:
+        monkeypatch.setattr(one_shot, "BLOCK", 8)
+        assert torch.allclose(
+            one_shot.prune_layer(weight, h, "sparsegpt", 0.5, pattern), wide, atol=1e-4
+        )
+    assert (
+        abs(
+            float((wide == 0).double().mean())
+            - (0.5 if pattern is None else 1 - pattern[0] / pattern[1])
+        )
+        < 0.01
+    )
 
 
 def test_a_whole_model_is_pruned_on_what_the_pruned_ones_before_give():

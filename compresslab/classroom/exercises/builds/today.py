@@ -114,7 +114,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
 
 
 TURNED_STREAM = Exercise(
-    id="today.turn",
+    id="today.turned_stream",
     title="Turn the stream of a small network",
     points=16,
     reference=turned_stream,
