@@ -4,7 +4,9 @@ A passed answer is what the rest of the lab runs on; otherwise the lab goes on w
 function, and says so.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from compresslab import ownership
 from compresslab.classroom.exercises import exercise
@@ -79,7 +81,25 @@ def is_the_librarys(function: Callable, id: str) -> bool:
 def verdict(function: Callable, id: str) -> CheckResult:
     """As `judge`, after the form that the task asks for: compiled where it says so."""
     chosen = exercise(id)
-    result = judge(function, chosen)
+    with told_if_long():
+        result = judge(function, chosen)
     if result.passed and chosen.compiled and not hasattr(function, "py_func"):
         return not_compiled(chosen)
     return result
+
+
+PATIENCE = 10.0
+"""Seconds after which a check says that it is still running."""
+STILL_RUNNING = "Still running, after ten seconds. Kernel > Interrupt Kernel stops it, and says at which line of yours."
+
+
+@contextmanager
+def told_if_long(seconds: float = PATIENCE) -> Iterator[None]:
+    """Say so, once, if the block takes longer: a loop that does not end looks like a slow one."""
+    timer = threading.Timer(seconds, tell, [STILL_RUNNING])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,6 +1,7 @@
 """What a learner sees: verdicts, hints, their own line, adoption, progress."""
 
 import _thread
+import contextlib
 import functools
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from compresslab.classroom import adopt, check, compare
+from compresslab.classroom import adopt, check, checking, compare
 from compresslab.classroom.checking import is_the_librarys
 from compresslab.classroom.complaints import bit_facts
 from compresslab.classroom.exercises import EXERCISES, exercise
@@ -482,3 +484,21 @@ def test_an_endless_loop_that_is_interrupted_names_its_line():
     facts = dict(result.facts)
     assert "you stopped it after" in facts["error"]
     assert "parameters += 1" in facts["your line"] or "while True" in facts["your line"]
+
+
+def test_a_check_that_takes_long_says_so_once_and_a_quick_one_says_nothing(capsys):
+    with checking.told_if_long(0.05):
+        time.sleep(0.3)
+    assert capsys.readouterr().out.count("Still running") == 1
+    with checking.told_if_long(5):
+        pass
+    with pytest.raises(KeyboardInterrupt), checking.told_if_long(0.2):
+        raise KeyboardInterrupt
+    time.sleep(0.4)
+    assert capsys.readouterr().out == ""
+
+
+def test_check_watches_the_time(capsys, monkeypatch):
+    monkeypatch.setattr(checking, "told_if_long", lambda: contextlib.nullcontext(print("watched")))
+    check(lambda *a: None, "numbers.affine_qparams")
+    assert capsys.readouterr().out.startswith("watched")
