@@ -90,7 +90,10 @@ def verdict(function: Callable, id: str) -> CheckResult:
 
 PATIENCE = 10.0
 """Seconds after which a check says that it is still running."""
-STILL_RUNNING = "Still running, after ten seconds. Kernel > Interrupt Kernel stops it, and says at which line of yours."
+STILL_RUNNING = (
+    "Still running, after ten seconds. Kernel > Interrupt Kernel stops it, and says at which line "
+    "of yours."
+)
 
 
 @contextmanager
