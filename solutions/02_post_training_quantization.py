@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import nn
 
+from compresslab.classroom.live.budget import plans_of, spend_bytes
 from compresslab.lab import (
     Table,
     accuracy,
@@ -54,6 +55,7 @@ from compresslab.lab import (
     models,
     plain_log_ticks,
     predict,
+    side_by_side,
     time_call,
     track,
     trained,
@@ -67,7 +69,7 @@ from compresslab.numerics.grid import IntGrid
 from compresslab.runtime import peers, storage
 from compresslab.runtime.convert import convert
 from compresslab.techniques.folding import equalize, fold_batch_norms
-from compresslab.techniques.mixed import search, sensitivity
+from compresslab.techniques.mixed import search, sensitivity, with_bits
 from compresslab.techniques.ptq import correct_bias, quantize_post_training
 from compresslab.techniques.quantizer import QuantConfig
 
@@ -722,6 +724,23 @@ Table(
     f"{len(SEEDS)} networks",
     text_columns=2,
 )
+
+# %% [markdown]
+# Now by hand. A click on a layer gives it the next width; the dot says what the single losses add up to, the button what this plan really loses: every plan there is was measured before (weights alone, on 500 validation images). Find one that fits and loses least. Where does the sum promise too much?
+
+# %%
+FEW, few = (4, 3, 2), data.val.first(500)
+every, floats = plans_of(len(names), len(FEW)), evaluate(network, few)
+alone = [{name: bits} for name in names for bits in FEW]
+together = [{name: FEW[width] for name, width in zip(names, plan)} for plan in every]
+reached = side_by_side(
+    lambda plan: floats - evaluate(with_bits(network, plan), few),
+    [*alone, *together],
+    label="every plan",
+)
+single = np.array(reached[: len(alone)]).reshape(len(names), len(FEW))
+bytes_of = np.array([[by_place[n, bits].size for bits in FEW] for n in names])
+spend_bytes(names, FEW, single, bytes_of, reached[len(alone) :], budget)
 
 # %% [markdown]
 # ## 6 · Integers all the way

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from compresslab.kernels.bitpack import packed_size
+from compresslab.network.edit import plain_copy
 from compresslab.numerics.error import sqnr_db
 from compresslab.progress_bar import track
 from compresslab.techniques.ptq import LAYERS
@@ -71,6 +72,31 @@ def sensitivity(
         finally:
             layer.weight.copy_(kept)
     return results
+
+
+@torch.no_grad()
+def with_bits(
+    model: nn.Module, bits: Mapping[str, int], config: QuantConfig | None = None
+) -> nn.Module:
+    """A copy whose layers have weights of so many bits, as floats: what a plan is measured by.
+
+    Args:
+        model: the float network.
+        bits: 2 to 8 by the name of a layer; layers that are not named stay as they are.
+        config: sharing and range of the scales, as for `sensitivity`.
+
+    Raises:
+        ValueError: for a name that is no layer with a weight to quantize.
+    """
+    config, model = config or QuantConfig(), plain_copy(model).eval()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
+    unknown = sorted(set(bits) - set(layers))
+    if unknown:
+        raise ValueError(f"bits must name layers of the model, got {', '.join(unknown)}")
+    for name, width in bits.items():
+        weight = layers[name].weight
+        weight.copy_(WeightQuantizer(weight, width, config)(weight))
+    return model
 
 
 def search(scan: Sequence[Sensitivity], budget: int, base: float) -> dict[str, int]:

@@ -17,6 +17,7 @@ from compresslab.classroom.live import (
     decibels,
     drag_grid,
 )
+from compresslab.classroom.live.budget import spend_bytes
 from compresslab.kernels import bitpack, xnor
 from compresslab.techniques import gptq
 
@@ -256,3 +257,45 @@ def test_the_best_codes_can_be_found_by_keyboard_and_are_called_so(by_hand):
     assert said.endswith("No codes are better.")
     figure.locator(".again").click()
     assert figure.get_by_role("status").inner_text().startswith("0 of 5 weights have a code")
+
+
+# ---- a byte budget -------------------------------------------------------------------------------
+LOSS, SIZE = np.array([[0, 1, 5.0], [0, 2, 9]]), np.array([[80, 40, 20], [60, 30, 15]])
+MEASURED = np.array([0, 2.5, 9, 1, 3.5, 11, 6, 8, 15.5])
+
+
+@pytest.fixture
+def budget(page):
+    return in_a_page(page, spend_bytes(["0", "3"], [8, 4, 2], LOSS, SIZE, MEASURED, 100))
+
+
+def test_every_plan_is_reached_by_keyboard_and_says_its_bytes_and_losses(budget):
+    for first in range(3):
+        for second in range(3):
+            assert budget.get_attribute("data-plan") == f"{[8, 4, 2][first]} {[8, 4, 2][second]}"
+            expected = LOSS[0, first] + LOSS[1, second]
+            bytes_ = SIZE[0, first] + SIZE[1, second]
+            assert float(budget.get_attribute("data-expected")) == expected
+            assert int(budget.get_attribute("data-bytes")) == bytes_
+            said = budget.get_by_role("status").inner_text()
+            assert ("That fits the budget." in said) == (bytes_ <= 100)
+            budget.locator(".measure").click()
+            assert float(budget.get_attribute("data-measured")) == MEASURED[3 * first + second]
+            segment = budget.locator('g[data-layer="1"]')
+            segment.press("Enter")
+            assert segment.evaluate("e => e === document.activeElement")
+        budget.locator('g[data-layer="0"]').press("ArrowDown")
+
+
+def test_a_measured_plan_is_held_against_the_best_that_fits(budget):
+    budget.locator('g[data-layer="0"]').click()  # 4 and 8 bits: 100 bytes, one point
+    budget.locator(".measure").click()
+    assert "No plan within the budget loses less." in budget.get_by_role("status").inner_text()
+    budget.locator('g[data-layer="1"]').click()
+    assert budget.get_attribute("data-measured") == ""
+    budget.locator(".measure").click()
+    said = budget.get_by_role("status").inner_text()
+    assert "Measured together: 3.5 points; the sum was 0.5 off." in said
+    assert "The best plan within the budget loses 1.0 points." in said
+    budget.locator(".again").click()
+    assert budget.get_attribute("data-plan") == "8 8"

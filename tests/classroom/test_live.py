@@ -19,8 +19,10 @@ from compresslab.classroom.live import (
     decibels,
     drag_grid,
 )
+from compresslab.classroom.live.budget import plans_of, spend_bytes
 from compresslab.classroom.live.words import (
     BitWords,
+    BudgetWords,
     CodeWords,
     ColumnWords,
     GridWords,
@@ -95,7 +97,7 @@ def test_no_text_ends_the_script(text):
 
 def test_its_words_are_in_the_learners_language(monkeypatch):
     monkeypatch.setenv("COMPRESSLAB_LANG", "zh")
-    kinds = (GridWords, BitWords, SignWords, CodeWords, ColumnWords)
+    kinds = (GridWords, BitWords, SignWords, CodeWords, ColumnWords, BudgetWords)
     words = {text for kind in kinds for text in spoken(kind()).values()} - {"float32"}
     assert not [text for text in words if not re.search("[\u4e00-\u9fff]", text)]
 
@@ -129,3 +131,35 @@ def test_what_has_no_such_bits_is_refused(make):
 def test_signs_of_views_tensors_and_truths_are_taken(make):
     values = np.random.default_rng(0).normal(size=16)
     assert "signs of a: " in repr(click_signs(make(values), values))
+
+
+# ---- a byte budget -------------------------------------------------------------------------------
+LOSS, SIZE = np.array([[0, 1, 5.0], [0, 2, 9]]), np.array([[80, 40, 20], [60, 30, 15]])
+PLANS = (["a", "b"], [8, 4, 2], LOSS, SIZE, np.arange(9.0), 100)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, ["a"]),
+        (1, [8, 4]),
+        (2, LOSS * np.nan),
+        (3, SIZE[:, :2]),
+        (4, np.arange(8.0)),
+        (4, np.full(9, np.inf)),
+        (5, 34),
+    ],
+)
+def test_a_budget_of_other_sizes_is_refused(place, value):
+    with pytest.raises(ValueError, match="must be"):
+        spend_bytes(*PLANS[:place], value, *PLANS[place + 1 :])
+
+
+def test_more_plans_than_are_measured_in_a_lab_are_refused():
+    many = np.zeros((6, 4))
+    with pytest.raises(ValueError, match=r"2 to 1,024 plans"):
+        spend_bytes(list("abcdef"), [8, 4, 3, 2], many, many, np.zeros(4**6), 1)
+
+
+def test_plans_come_in_the_order_of_their_numbers():
+    assert plans_of(2, 3) == [(a, b) for a in range(3) for b in range(3)]

@@ -245,6 +245,22 @@ def test_the_scan_leaves_the_model_as_it_was(trained, data):
     assert scan[0].size == 288 + 4 * 32
 
 
+def test_a_plan_of_one_layer_is_what_the_scan_measured_and_the_network_stays():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    x = torch.randn(20, 6)
+    scan = mixed.sensitivity(model, lambda m: float(m(x).square().sum()), bits=(8, 3))
+    for entry in scan:
+        alone = mixed.with_bits(model, {entry.layer: entry.bits})
+        assert float(alone(x).square().sum()) == pytest.approx(entry.quality)
+    both = mixed.with_bits(model, {"0": 3, "2": 2})
+    assert len(both[0].weight.unique()) <= 5 * 7  # seven codes and a scale a row
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+    with pytest.raises(ValueError, match="bits must name layers of the model, got 1, 9"):
+        mixed.with_bits(model, {"1": 4, "9": 4})
+
+
 @given(st.integers(0, 1000))
 def test_greedy_search_fits_and_is_near_the_best_of_all(seed):
     generator = np.random.default_rng(seed)

@@ -5,6 +5,7 @@
     click_codes(one, other) two 4-bit codes, and the byte that they share
     click_signs(a, b)       two words of signs, and the dot product that XOR and a count give
     click_columns(row, h)   the codes of a row's weights, one by one, as GPTQ does it or by hand
+    budget.spend_bytes(..)  widths of layers under a byte budget; the plan's loss, expected and measured
 
 Such a figure lives in the output of its cell: after saving and opening again, in an exported page, on
 the site. Tab reaches what can be moved, arrows move it. Its still picture, with alternative text, stands

@@ -94,6 +94,29 @@ class ColumnWords:
     title: str = "A row of weights, and the codes that each may have"
 
 
-def spoken(words: GridWords | BitWords | SignWords | CodeWords | ColumnWords) -> dict[str, str]:
+@dataclass(frozen=True)
+class BudgetWords:
+    """Of a byte budget that is spent layer by layer."""
+
+    status: str = "%bytes% of %budget% bytes. The single losses add up to %expected% points."
+    fits: str = "That fits the budget."
+    large: str = "That is too large for the budget."
+    measured: str = "Measured together: %found% points; the sum was %gap% off."
+    best: str = "No plan within the budget loses less."
+    better: str = "The best plan within the budget loses %least% points."
+    segment: str = "layer %name%: %bits% bits, %bytes% bytes"
+    above: str = "bytes of each layer, and its bits: a click takes the next width"
+    budget: str = "the budget"
+    across: str = "bytes of all weights"
+    upwards: str = "points lost, as the single losses add up"
+    picture: str = "Layers as segments of a bar, and every plan as a dot over its bytes"
+    title: str = "Every plan: what it takes, and what it should lose"
+    measure_button: str = "measure this plan"
+    again_button: str = "begin again"
+
+
+def spoken(
+    words: GridWords | BitWords | SignWords | CodeWords | ColumnWords | BudgetWords,
+) -> dict[str, str]:
     """The words by their names, translated."""
     return {name: translated(text) for name, text in asdict(words).items()}
