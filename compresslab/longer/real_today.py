@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compresslab.gpt import divergence, perplexity
-from compresslab.longer.experiment import SMALL, Experiment, Rows
+from compresslab.longer.experiment import SMALL, Experiment, Finding, Rows
 from compresslab.network.select import linear_layers, matrix, set_matrix
 from compresslab.numerics.microscaling import MXFP4, NVFP4, quantize
 from compresslab.real.packages import weights_of
@@ -115,11 +115,83 @@ class _Reader(nn.Module):
         return torch.cat([self.model(part, memory) for part in tokens.split(STEP, 1)], 1)
 
 
+def _times(rows: Rows, one: str, other: str) -> float:
+    """How many times as far the one diverges as the other."""
+    return rows[one]["divergence, nats"] / rows[other]["divergence, nats"]
+
+
+def _inputs(rows: Rows, bits: int) -> float:
+    """Inputs of so many bits, a scale a token: turned, beside as it is."""
+    kind = f"inputs of {bits} bits, a scale a token"
+    return _times(rows, f"turned, {kind}", f"as it is, {kind}")
+
+
+def _integers(rows: Rows) -> float:
+    """Integers beside the better of the two float formats."""
+    ours = "turned, weights as integers, groups of 32"
+    return max(_times(rows, ours, f"turned, weights as {n}") for n in ("MXFP4", "NVFP4"))
+
+
 EXPERIMENT = Experiment(
     question="Rotations, four-bit floats, a memory of few bits, pruning at once: what of a real model?",
     run=run,
     size=1024,
-    findings=(),
+    findings=(
+        Finding(
+            "Turned, inputs of 8 bits with a scale a token diverge less than half as far",
+            lambda r: 0.5 - _inputs(r, 8),
+            "of it",
+        ),
+        Finding(
+            "Turned, inputs of 4 bits diverge less than half as far, which is still far",
+            lambda r: 0.5 - _inputs(r, 4),
+            "of it",
+        ),
+        Finding(
+            "Turning does not mend one scale a layer: more than twenty times as far as a scale a token",
+            lambda r: (
+                _times(
+                    r,
+                    "turned, inputs of 8 bits, a scale a layer",
+                    "turned, inputs of 8 bits, a scale a token",
+                )
+                - 20
+            ),
+            "times",
+        ),
+        Finding(
+            "Turned and rounded to four bits, integers in groups of 32 diverge less than either float format",
+            lambda r: 1 - _integers(r),
+            "of the better one",
+        ),
+        Finding(
+            "Keys and values of 4 bits change fewer than one word in twenty",
+            lambda r: 5 - r["keys and values of 4 bits, keys by channel"]["words changed, %"],
+            "%",
+        ),
+        Finding(
+            "At 2 bits keys by channel diverge less than a quarter as far as keys by token",
+            lambda r: (
+                0.25
+                - _times(
+                    r,
+                    "keys and values of 2 bits, keys by channel",
+                    "keys and values of 2 bits, keys by token",
+                )
+            ),
+            "of it",
+        ),
+        Finding(
+            "Wanda diverges less than two fifths as far as magnitude",
+            lambda r: 0.4 - _times(r, "wanda, half", "magnitude, half"),
+            "of it",
+        ),
+        Finding(
+            "Wanda diverges less than 1.6 times as far as SparseGPT",
+            lambda r: 1.6 - _times(r, "wanda, half", "sparsegpt, half"),
+            "times",
+        ),
+    ),
     note="SmolLM2-135M-Instruct; inputs rounded as they come, weights to nearest. Its weights had four bits "
     "before.",
     digits=3,
