@@ -123,14 +123,17 @@ class GPT(nn.Module):
 
     def own_head(self) -> None:
         """Give the model a head that does not share the words' table, in place; it computes the same."""
-        self.head = nn.Linear(*self.words.weight.shape[::-1], bias=False)
-        self.head.weight.data = self.words.weight.detach().clone()
+        if self.head is None:
+            self.head = nn.Linear(*self.words.weight.shape[::-1], bias=False, device="meta")
+            words = self.words.weight
+            self.head.weight = nn.Parameter(words.detach().clone(), words.requires_grad)
+            self.head.train(self.training)
 
     def caches(self, n: int = 1, length: int | None = None) -> list[Cache]:
         """Empty caches for `n` sequences of up to `length` tokens (all that it can look at), one a layer."""
         heads = self.layers[0].attention.heads
         shape = (n, heads, length or self.length, self.words.embedding_dim // heads)
-        dtype = self.words.weight.dtype
+        dtype = next((p.dtype for p in self.parameters()), torch.float32)
         room = [torch.zeros(shape, dtype=dtype) for _ in range(2 * len(self.layers))]
         return [Cache(*pair) for pair in zip(room[::2], room[1::2], strict=True)]
 
@@ -228,7 +231,7 @@ def divergence(
 def losses_read_in_steps(
     model: nn.Module,
     passages: object,
-    caches: Callable[[], list[Cache]],
+    caches: Callable[[int], list[Cache]],
     step: int = 32,
     batch_size: int = 16,
 ) -> torch.Tensor:
@@ -237,7 +240,7 @@ def losses_read_in_steps(
     Args:
         model: takes `model(tokens, caches)`, in evaluation mode.
         passages: with `x` and `y`, from `data.corpus`.
-        caches: makes empty ones for a batch.
+        caches: makes empty ones for so many passages.
         step: tokens at a time; each step sees those before it through the caches.
         batch_size: passages at a time.
 
@@ -249,7 +252,7 @@ def losses_read_in_steps(
     kept = passages.x[: most_passages()], passages.y[: most_passages()]
     total = torch.zeros(kept[0].shape[1], dtype=torch.float64)
     for x, y in zip(*(k.split(batch_size) for k in kept), strict=True):
-        memory = caches()
+        memory = caches(len(x))
         logits = torch.cat([model(part, memory) for part in x.split(step, 1)], 1).double()
         total += F.cross_entropy(logits.transpose(1, 2), y, reduction="none").sum(0)
     return total / len(kept[0])

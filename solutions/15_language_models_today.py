@@ -79,7 +79,7 @@ print(
 #
 # ### Exercise 1 · How far apart two models are (2 points, about 5 lines)
 #
-# Logits of both models, a row for each token. The softmax of large logits overflows: take the largest of each row off first. The answer is the mean over the rows, in nats (natural logarithms).
+# Logits of both models, a row for each token. The softmax of large logits overflows, and the logarithm of a probability that has become 0 is infinite: take the largest of each row off first, and keep to logarithms. The answer is the mean over the rows, in nats (natural logarithms).
 #
 # <details><summary>Show a slow version</summary>
 #
@@ -138,7 +138,7 @@ claim(
     yours=mean_divergence,
 )
 eight_guess = predict(
-    "8 bits a weight, one scale a row: perplexity moves by less than 0.2 %. Of a hundred "
+    "8 bits a weight, one scale a row: perplexity moves by less than 0.3 %. Of a hundred "
     "likeliest next words, how many are other ones?",
     ["none", "one or two", "about ten"],
 )
@@ -188,7 +188,7 @@ Table(
 #     for n in range(weight.shape[0]):
 #         for first in range(0, weight.shape[1], 32):
 #             block = weight[n, first : first + 32]
-#             top = max(abs(block))
+#             top = float(max(abs(block)))
 #             if top == 0:
 #                 continue
 #             scale = 2.0 ** (np.floor(np.log2(top)) - 2)
@@ -299,7 +299,7 @@ Table(
 # %% [markdown]
 # Integers with a zero point use all of their sixteen codes between a group's ends; a float keeps its codes near 0, where most weights are, and the largest weights are coarse. With a scale that may be off by nearly a factor of two, a whole exponent is lost for some blocks.
 #
-# Then why floats? Because of the multiplier: an element of two exponent bits times another is a short addition, and a power of two for a scale is free. That is an argument for a processor that has them. Here is one that has not:
+# Then why floats? Because of the multiplier: for two such elements it is a tiny circuit, and a scale that is a power of two costs nothing. That is an argument for a processor that has one. Here is one that has not; our kernel makes a float of every code first:
 
 # %%
 WIDE = 2048
@@ -328,8 +328,8 @@ seconds = race(
 
 # %%
 claim(
-    "Integers of four bits are multiplied faster than floats of four bits, if the processor has "
-    "byte dot products (VNNI) and no such floats",
+    "By our kernels integers of four bits are multiplied faster than floats of four bits, if the "
+    "processor has byte dot products (VNNI)",
     seconds["MXFP4"] / seconds["integers, groups of 32"] - 1,
     "times",
     asked="VNNI" in instruction_set(),
@@ -590,11 +590,13 @@ BITS, AXES = (8, 4, 2), {"keys by channel": "channel", "keys by token": "token"}
 def loss_with(bits, keys="channel", values="token"):
     """Mean loss at every place of the passages, earlier tokens in few bits."""
     return losses_read_in_steps(
-        model, test, lambda: key_values.quantized_caches(model, bits, keys=keys, values=values)
+        model,
+        test,
+        lambda n: key_values.quantized_caches(model, bits, keys=keys, values=values),
     )
 
 
-floats = losses_read_in_steps(model, test, lambda: model.caches(16))
+floats = losses_read_in_steps(model, test, model.caches)
 jobs = [(bits, keys) for bits in BITS for keys in AXES.values()]
 remembered = dict(zip(jobs, side_by_side(loss_with, *zip(*jobs), label="bits of the memory")))
 more = {
@@ -726,7 +728,7 @@ Table(
 )
 
 # %% [markdown]
-# Documentation is made of the same words, and helps little more than random tokens do here. What is measured on the calibration text itself looks better than it is: always test on other text.
+# Documentation is made of much the same words: compare its row with that of random tokens. What is measured on the calibration text itself looks better than it is: always test on other text.
 #
 # ## 6 · Half of the weights, without training
 #
@@ -989,12 +991,12 @@ Table(
 )
 
 # %% [markdown]
-# In the papers Wanda is as good as SparseGPT; on our small model it is far behind, on SmolLM2 it is close. A small model has little to spare: what stays must make up for what went.
+# In the papers Wanda is as good as SparseGPT; on our small model it is far behind, and on SmolLM2 (the finding above) less far. The smaller a model, the less it has to spare: what stays must make up for what went.
 #
 # %% [markdown] nbgrader={"grade": true, "grade_id": "written-today_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
 #
-# Two hundred people at once ask a model of 8 billion weights about one handbook of 20,000 tokens, on a machine with 48 GB. Count the bytes of weights and of keys and values (131 kB a token at 16 bits), decide what you compress, how far and in which order, and say which measurement would tell you that answers are still those of the original model.
+# Two hundred people at once ask a model of 8 billion weights about one handbook of 20,000 tokens, in conversations of 1,000 tokens each, on a machine with 24 GB. Count the bytes of weights and of keys and values (131 kB a token at 16 bits), decide what you compress, how far and in which order, and say which measurement would tell you that answers are still those of the original model.
 #
 # *Your answer (double-click here to write it):*
 
@@ -1009,4 +1011,4 @@ Table(
 #
 # **Back:** [Lab 14 · The fault clinic](14_clinic.ipynb) · **Next:** [Start](start.ipynb)
 #
-# **References.** Rouhani et al. 2023, *Microscaling data formats for deep learning*, arXiv:2310.10537 · Open Compute Project 2023, *OCP Microscaling Formats (MX) specification*, version 1.0 · NVIDIA 2025, *Pretraining large language models with NVFP4*, arXiv:2509.25149 · Ashkboos et al. 2024, *QuaRot*, arXiv:2404.00456, section 4 · Ashkboos et al. 2024, *SliceGPT*, arXiv:2401.15024, section 3 · Tseng et al. 2024, *QuIP#*, arXiv:2402.04396 · Liu et al. 2024, *KIVI*, arXiv:2402.02750, section 3 · Sun et al. 2023, *Wanda*, arXiv:2306.11695, section 3 · Frantar and Alistarh 2023, *SparseGPT*, arXiv:2301.00774, section 3 · Kullback and Leibler 1951, *On information and sufficiency*
+# **References.** Rouhani et al. 2023, *Microscaling data formats for deep learning*, arXiv:2310.10537 · Open Compute Project 2023, *OCP Microscaling Formats (MX) specification*, version 1.0 · NVIDIA 2025, *Pretraining large language models with NVFP4*, arXiv:2509.25149 · Ashkboos et al. 2024, *QuaRot*, arXiv:2404.00456, section 4 · Ashkboos et al. 2024, *SliceGPT*, arXiv:2401.15024, section 3.2 · Tseng et al. 2024, *QuIP#*, arXiv:2402.04396 · Liu et al. 2024, *KIVI*, arXiv:2402.02750, section 3 · Sun et al. 2023, *Wanda*, arXiv:2306.11695, section 3 · Frantar and Alistarh 2023, *SparseGPT*, arXiv:2301.00774, section 3 · Kullback and Leibler 1951, *On information and sufficiency*

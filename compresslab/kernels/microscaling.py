@@ -3,13 +3,14 @@
     y[m, n] = sum_b s[n, b] * sum_{k in b} e(c[n, k]) x[m, k]  +  b[n]
 
 with codes c of E2M1: a sign and the elements 0, 0.5, 1, 1.5, 2, 3, 4, 6. Processors that know the format
-multiply it as it is. Others must make a float of each code first, and the elements lie on three lines:
+multiply it as it is. Here a float is made of each code first, and the elements lie on three lines:
 
     e(c) = max(c / 2, c - 2, 2 c - 8)        for c from 0 to 7; the sign is put back behind
 
-which is two multiply-adds and two maxima for sixteen weights. A table would need an instruction that looks
-up sixteen places at once, and not every processor has one. Integer codes (`lowbit`) need none of this: they
-go into byte products as they are.
+which is a multiply-add, a multiplication and two maxima for sixteen weights. Integer codes (`lowbit`) need
+none of this: they go into byte products as they are. (Doubled elements are whole numbers, so a table of
+sixteen bytes and byte products would do here as well, where a processor looks up sixteen bytes at once: left
+out.)
 
 Layout: a 32-bit word holds the codes of eight consecutive inputs of an output, the first in its lowest bits;
 a panel holds 16 outputs, word beside word. Scales are float32 [panels, blocks, 16].

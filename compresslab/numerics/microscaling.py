@@ -103,6 +103,7 @@ def nearest_codes(x: torch.Tensor) -> torch.Tensor:
     return (codes + 8 * torch.signbit(x)).to(torch.uint8)
 
 
+@torch.no_grad()
 def quantize(x: torch.Tensor, form: BlockFormat) -> Blocks:
     """A matrix rounded to a microscaling format, every number for itself.
 

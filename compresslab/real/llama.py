@@ -176,7 +176,8 @@ class Llama(nn.Module):
         """Empty caches for `n` sequences of up to `length` tokens (all that it can look at), one a layer."""
         attention = self.layers[0].attention
         shape = (n, attention.kv_heads, length or self.length, attention.size)
-        room = torch.empty((2 * len(self.layers), *shape), dtype=self.words.weight.dtype)
+        dtype = next((p.dtype for p in self.parameters()), torch.float32)
+        room = torch.empty((2 * len(self.layers), *shape), dtype=dtype)
         return [Cache(*pair) for pair in zip(room[::2], room[1::2], strict=True)]
 
 

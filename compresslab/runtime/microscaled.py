@@ -41,7 +41,8 @@ class MicroscaledLinear(Packed):
         )
         self.register_buffer("words", torch.from_numpy(packed.words.view(np.int32)))
         self.register_buffer("scales", torch.from_numpy(packed.scales))
-        self.register_buffer("tensor", blocks.tensor.clone())
+        # In files it stands as NAME/tensor, and of MXFP4 nowhere.
+        self.register_buffer("tensor", None if blocks.form.powers else blocks.tensor.clone())
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
 
     @property

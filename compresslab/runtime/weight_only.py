@@ -47,7 +47,7 @@ def convert_weights(codes: Codes) -> nn.Module:
     """A copy of a quantized model that computes with its packed codes.
 
     Args:
-        codes: from `weight_only.quantize` or `gptq.quantize`, with words or without.
+        codes: from `weight_only.quantize`, `quantize_blocks` or `gptq.quantize`, with words or without.
 
     Raises:
         ValueError: naming a layer whose parent reads its weight instead of calling it; for something else
@@ -55,7 +55,7 @@ def convert_weights(codes: Codes) -> nn.Module:
     """
     if not isinstance(codes, Codes):
         raise ValueError(
-            f"codes must come from weight_only.quantize or gptq.quantize, got {kind(codes)}"
+            f"codes must come from weight_only.quantize, quantize_blocks or gptq.quantize, got {kind(codes)}"
         )
     for name in codes.layers:
         parent = codes.model.get_submodule(name.rpartition(".")[0])
@@ -161,7 +161,9 @@ def load(path: Path, like: nn.Module) -> nn.Module:
 def _other_state(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """Parameters and buffers outside of packed layers' codes, each tied tensor once."""
     found = {}
-    seen = {id(t) for layer in packed_layers(model).values() for t in (layer.words, layer.scales)}
+    packed = packed_layers(model).values()
+    seen = {id(t) for layer in packed for t in (layer.words, layer.scales)}
+    seen |= {id(layer.tensor) for layer in packed if isinstance(layer, MicroscaledLinear)}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             found[name] = tensor.detach()

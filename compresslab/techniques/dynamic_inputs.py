@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compresslab.network.edit import plain_copy, replaced
-from compresslab.network.select import linear_layers
+from compresslab.network.select import linear_layers, refuse_fast_path
 
 SHARING = ("token", "layer")
 SMALLEST = 1e-8
@@ -33,10 +33,11 @@ class RoundedInput(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the layer, of the rounded x."""
-        size = x.abs()
+        wide = x.float()
+        size = wide.abs()
         top = size.amax(-1, keepdim=True) if self.sharing == "token" else size.amax()
         scale = top.clamp(min=SMALLEST) / self.high
-        return self.layer((x / scale).round() * scale)
+        return self.layer(((wide / scale).round() * scale).to(x.dtype))
 
 
 def round_inputs(
@@ -51,12 +52,15 @@ def round_inputs(
         skip: names of layers that go on reading floats.
 
     Raises:
-        ValueError: for settings outside of these, or a name that is no linear layer.
+        ValueError: for settings outside of these, a name that is no linear layer, or torch's own encoder
+        layer
+            with its fast path.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
         raise ValueError(f"bits must be an integer from 2 to 8, got {bits!r}")
     if sharing not in SHARING:
         raise ValueError(f"sharing must be {' or '.join(SHARING)}, got {sharing!r}")
+    refuse_fast_path(model)
     model = plain_copy(model).eval()
     layers = linear_layers(model)
     unknown = [name for name in skip if name not in layers]

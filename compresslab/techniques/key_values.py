@@ -17,10 +17,10 @@ kernels of `affine` and `bitpack`; a product on the codes themselves is left out
 and no time. A file of caches is a prompt that need not be read again.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -45,14 +45,16 @@ class QuantizedBlock:
         axis: "channel" or "token": what has a scale of its own.
 
     Raises:
-        ValueError: for NaN or an infinity.
+        ValueError: for NaN, an infinity, or numbers beyond those of float16.
     """
 
     def __init__(self, x: torch.Tensor, bits: int, axis: str) -> None:
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError("keys and values must be finite, got NaN or an infinity")
+        if not bool((x.abs() <= HALF_LARGEST).all()):
+            raise ValueError(
+                f"keys and values must be finite and at most {HALF_LARGEST:,.0f}, which is float16's largest"
+            )
         over = 2 if axis == "channel" else 3
-        lo = x.amin(over, keepdim=True).clamp(-HALF_LARGEST, HALF_LARGEST).half()
+        lo = x.amin(over, keepdim=True).half()
         step = (x.amax(over, keepdim=True) - lo.float()) / (2**bits - 1)
         # Rounded to float16 before a code is chosen; where all numbers are equal any step will do.
         self.step = step.clamp(2.0**-24, HALF_LARGEST).half()
@@ -82,7 +84,7 @@ class QuantizedBlock:
 
     def restored(self) -> torch.Tensor:
         """What the codes stand for, float32 [n, heads, tokens, size]."""
-        codes = bitpack.unpack(self.packed.numpy(), self.bits, int(np.prod(self.shape)))
+        codes = bitpack.unpack(self.packed.numpy(), self.bits, math.prod(self.shape))
         return torch.from_numpy(codes).view(self.shape) * self.step.float() + self.lo.float()
 
 
@@ -176,11 +178,16 @@ def save(caches: Sequence[QuantizedCache], path: Path) -> int:
     """Write what a model has read so far; returns the bytes on disk.
 
     Raises:
-        ValueError: if nothing was read, or for caches that are not quantized.
+        ValueError: if nothing was read, for caches that are not quantized, or of different settings.
     """
     if not caches or not all(isinstance(c, QuantizedCache) and c.filled for c in caches):
         raise ValueError(
             "caches must be QuantizedCaches that hold tokens, got others or empty ones"
+        )
+    settings = {(c.bits, c.group, c.axes, c.filled) for c in caches}
+    if len(settings) > 1:
+        raise ValueError(
+            f"caches must have the same settings in every layer, got {sorted(settings)}"
         )
     tensors = {}
     for i, cache in enumerate(caches):
@@ -237,12 +244,14 @@ def _read(i: int, about: dict[str, str], tensors: dict[str, torch.Tensor]) -> Qu
     cache.filled = _count(about, "filled")
     latest = [tensors.pop(f"{i}/{what}/latest") for what in range(2)]
     n, heads, tokens, size = latest[0].shape
+    if not min(n, heads, size) > 0:
+        raise ValueError(f"layer {i} must hold numbers, found {list(latest[0].shape)}")
     blocks, rest = divmod(cache.filled, cache.group)
     floats = all(x.dtype == torch.float32 and bool(x.isfinite().all()) for x in latest)
     if latest[1].shape != latest[0].shape or tokens != rest or not floats:
         raise ValueError(f"layer {i} must have {rest} latest tokens, found {list(latest[0].shape)}")
     shape = (n, heads, cache.group, size)
-    packed = bitpack.packed_size(int(np.prod(shape)), cache.bits)
+    packed = bitpack.packed_size(math.prod(shape), cache.bits)
     for what, axis in enumerate(cache.axes):
         ends = (n, heads, 1, size) if axis == "channel" else (n, heads, cache.group, 1)
         for j in range(blocks):

@@ -3,7 +3,7 @@
     method       what goes                                             what stays
     magnitude    the smallest |w| of each output                       as it was
     wanda        the smallest |w_ij| ||x_j||_2 of each output          as it was
-    sparsegpt    the smallest w_ij^2 / [H^-1]_jj^2 of a few columns    makes up for what went, as in GPTQ
+    sparsegpt    the smallest w_ij^2 / U_jj^2 of a few columns         makes up for what went, as in GPTQ
 
 ||x_j|| is the length of input j over the calibration text: a small weight that meets large activations
 matters (Sun et al. 2023, Wanda, https://arxiv.org/abs/2306.11695, equation 1). SparseGPT (Frantar and
@@ -26,6 +26,7 @@ from compresslab.network.edit import plain_copy
 from compresslab.network.select import linear_layers, matrix, set_matrix
 from compresslab.techniques.gptq import DAMPING, inverse_factor, mean_hessian
 from compresslab.techniques.lockstep import layer_by_layer
+from compresslab.techniques.prune import select_n_of_m
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 BLOCK = 128
@@ -53,12 +54,11 @@ def keep_best(
         sparsity: the share of each output that goes, round(sparsity * inputs) of them.
         pattern: (n, m): n of every m neighbours stay instead; m divides the inputs.
     """
-    outputs, inputs = score.shape
-    rows = score if pattern is None else score.reshape(-1, pattern[1])
-    count = inputs - round(sparsity * inputs) if pattern is None else pattern[0]
-    best = rows.argsort(dim=1, descending=True, stable=True)[:, :count]
-    kept = torch.zeros(rows.shape, dtype=torch.bool).scatter_(1, best, True)
-    return kept.reshape(outputs, inputs)
+    if pattern is not None:
+        return select_n_of_m({"": score}, *pattern).keep[""]
+    count = score.shape[1] - round(sparsity * score.shape[1])
+    best = score.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros(score.shape, dtype=torch.bool).scatter_(1, best, True)
 
 
 @torch.no_grad()
@@ -87,8 +87,9 @@ def prune_layer(
     if weight.ndim != 2 or h.shape != (weight.shape[1], weight.shape[1]):
         shapes = f"{list(h.shape)} and {list(weight.shape)}"
         raise ValueError(f"h must be [inputs, inputs] for weight [outputs, inputs], got {shapes}")
-    if not bool(torch.isfinite(weight).all()):
-        raise ValueError("weight must be finite, got NaN or an infinity")
+    for name, matrix_ in (("weight", weight), ("h", h)):
+        if not bool(torch.isfinite(matrix_).all()):
+            raise ValueError(f"{name} must be finite, got NaN or an infinity")
     if pattern is not None and weight.shape[1] % pattern[1]:
         raise ValueError(f"pattern must divide the {weight.shape[1]} inputs, got {pattern}")
     if method != "sparsegpt":

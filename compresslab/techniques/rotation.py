@@ -15,7 +15,7 @@ The residual stream (残差流) is turned as a whole, for nothing at run time:
                                            if it has no gain; the gain goes into the layers that read it
 
 A LayerNorm also takes off the mean, which turning does not pass. It does not have to: what writes is made to
-write numbers of mean 0 (Ashkboos et al. 2024, SliceGPT, https://arxiv.org/abs/2401.15024, section 3.1), and
+write numbers of mean 0 (Ashkboos et al. 2024, SliceGPT, https://arxiv.org/abs/2401.15024, section 3.2), and
 the norm becomes an RMSNorm.
 
 Layers that read something else (behind an activation or attention) are turned where they read, by a fast
@@ -31,8 +31,9 @@ from torch import nn
 
 from compresslab.kernels import hadamard as kernel
 from compresslab.network.edit import plain_copy, replaced
-from compresslab.network.select import linear_layers, matrix, set_matrix
-from compresslab.techniques.smoothing import feeds
+from compresslab.network.select import linear_layers, matrix, refuse_fast_path, set_matrix
+from compresslab.precision import not_float32
+from compresslab.techniques.smoothing import feeds, first_output
 
 PALEY = {12: 11, 20: 19}
 """Orders that no power of two gives, each with the prime that builds it."""
@@ -107,12 +108,31 @@ def random_orthogonal(n: int, seed: int = 0) -> torch.Tensor:
 
 
 def turned(x: torch.Tensor) -> torch.Tensor:
-    """Every row of x [..., n] times `hadamard(n)` transposed, by the fast transform; float32."""
+    """Every row of x [..., n] times `hadamard(n)` transposed, by the fast transform, in x's dtype.
+
+    Gradients go through it: back by the inverse, which is the transposed matrix.
+    """
+    return _Turned.apply(x, False)
+
+
+def _transformed(x: torch.Tensor, back: bool) -> torch.Tensor:
     *others, power = _factors(x.shape[-1])
     small = hadamard(x.shape[-1] // power)
     flat = np.ascontiguousarray(x.detach().float().numpy()).reshape(-1, len(small), power)
     inner = torch.from_numpy(kernel.transform(flat))
-    return (small @ inner if others else inner).reshape(x.shape)
+    inner = (small.T if back else small) @ inner if others else inner
+    return inner.reshape(x.shape).to(x.dtype)
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, back: bool) -> torch.Tensor:  # noqa: ANN001
+        ctx.back = back
+        return _transformed(x, back)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN001
+        return _Turned.apply(gradient, not ctx.back), None
 
 
 # ---- the residual stream ---------------------------------------------------------------------------
@@ -129,13 +149,19 @@ def rotated(
         inputs: batches, each what `model(batch)` takes, to find out which layer reads what.
         turn: orthogonal, float32 [width, width]; `random_hadamard(width)` if None.
 
+    Its file is read back into a model that was turned as well (`rotated` of any weights): a norm has no gain
+    there, and the head is a layer of its own.
+
     Raises:
-        ValueError: if the model has no such norms, `turn` is not orthogonal, or the copy does not compute the
-            same, because something else reads or writes the stream.
+        ValueError: if the model is not in float32 or has no such norms, `turn` is not orthogonal, or the copy
+            does not compute the same, because something else reads or writes the stream.
     """
-    before = _answers(model, inputs[0]) if len(inputs) else None
+    reason = not_float32(model)
+    if reason:
+        raise ValueError(reason)
     model = untied(plain_copy(model).eval())
     found = feeds(model, inputs)
+    before = first_output(model, inputs[0])
     width = found[0].x.shape[1]
     turn = random_hadamard(width) if turn is None else turn
     _check_orthogonal(turn, width)
@@ -156,8 +182,8 @@ def rotated(
             rows = table.weight.data
             rows = rows - rows.mean(1, keepdim=True) if centred else rows
             table.weight.data = rows @ turn
-    model = replaced(model, {name: _plain(norm) for name, norm in norms.items()})
-    after = _answers(model, inputs[0])
+    model = replaced(model, {name: _plain(norm) for name, norm in norms.items()}).eval()
+    after = first_output(model, inputs[0])
     if not bool((after - before).abs().max() <= SAME * before.std()):
         raise ValueError(
             "model computes something else once it is turned: something beside the layers found reads or "
@@ -171,7 +197,8 @@ def untied(model: nn.Module) -> nn.Module:
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for module in model.modules():
         if isinstance(module, nn.Linear) and id(module.weight) in tables:
-            module.weight = nn.Parameter(module.weight.detach().clone())
+            asked = module.weight.requires_grad
+            module.weight = nn.Parameter(module.weight.detach().clone(), asked)
     if hasattr(model, "own_head"):
         model.own_head()
     return model
@@ -193,10 +220,24 @@ def _read_plain(model: nn.Module, name: str, norm: nn.Module) -> None:
     if shift is not None:
         moved = weight @ shift.detach().float()
         if layer.bias is None:
-            layer.bias = nn.Parameter(moved)
+            layer.bias = nn.Parameter(moved, layer.weight.requires_grad)
         else:
             layer.bias.data += moved
-    set_matrix(layer, weight * norm.weight.detach())
+    set_matrix(layer, weight * _gain(norm))
+
+
+def _gain(norm: nn.Module) -> torch.Tensor:
+    """What a norm multiplies its channels by, as it acts: some add 1 to their weight."""
+    if isinstance(norm, nn.LayerNorm):
+        return norm.weight.detach()
+    ones = torch.ones(norm.weight.shape[0])
+    return norm(ones) * (1 + _epsilon(norm)) ** 0.5
+
+
+def _epsilon(norm: nn.Module) -> float:
+    names = ("eps", "variance_epsilon")
+    found = next((getattr(norm, n) for n in names if hasattr(norm, n)), 1e-5)
+    return torch.finfo(torch.float32).eps if found is None else found
 
 
 def _write_turned(layer: nn.Module, turn: torch.Tensor, centred: bool) -> None:
@@ -210,15 +251,7 @@ def _write_turned(layer: nn.Module, turn: torch.Tensor, centred: bool) -> None:
 
 def _plain(norm: nn.Module) -> nn.RMSNorm:
     """X over the root of its mean square, and no gain."""
-    epsilon = next(
-        (getattr(norm, n) for n in ("eps", "variance_epsilon") if hasattr(norm, n)), 1e-5
-    )
-    return nn.RMSNorm(norm.weight.shape[0], epsilon, elementwise_affine=False)
-
-
-def _answers(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    found = model(batch)
-    return (found if isinstance(found, torch.Tensor) else found[0]).float()
+    return nn.RMSNorm(norm.weight.shape[0], _epsilon(norm), elementwise_affine=False)
 
 
 # ---- inputs that no norm gives ---------------------------------------------------------------------
@@ -247,6 +280,7 @@ def with_turned_inputs(model: nn.Module, names: Sequence[str]) -> nn.Module:
     Raises:
         ValueError: for a name that is no linear layer, or such a number.
     """
+    refuse_fast_path(model)
     layers = linear_layers(model)
     unknown = [name for name in names if name not in layers]
     if unknown:

@@ -59,20 +59,21 @@ def feeds(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[Feed]:
     """
     if len(inputs) == 0:
         raise ValueError("inputs must hold at least one batch, got 0")
-    source: dict[int, str] = {}
+    source: dict[int, tuple[str, int]] = {}
     readers: dict[str, dict[str, None]] = {}
     seen: dict[str, list[torch.Tensor]] = {}
     alive: list[torch.Tensor] = []
 
     def after_norm(name: str, _norm: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        # Kept alive, so that no other tensor of this run gets its identity.
+        # Kept alive, so that no other tensor of this run gets its memory.
         alive.append(output)
-        source[id(output)] = name
+        source[_memory(output)] = name, output.shape[-1]
         seen.setdefault(name, []).append(output.reshape(-1, output.shape[-1]).float())
 
     def before_linear(name: str, _layer: nn.Module, arguments: tuple) -> None:
-        norm = source.get(id(arguments[0]))
-        if norm is not None:
+        # Some of its tokens, or all: a view of what the norm gave.
+        norm, width = source.get(_memory(arguments[0]), ("", 0))
+        if norm and arguments[0].shape[-1] == width:
             readers.setdefault(norm, {})[name] = None
 
     norms = {n: m for n, m in model.named_modules() if is_norm(m)}
@@ -84,6 +85,11 @@ def feeds(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[Feed]:
     if not readers:
         raise ValueError("model must have a norm that linear layers read, got none")
     return [Feed(n, tuple(names), torch.cat(seen[n])) for n, names in readers.items()]
+
+
+def _memory(x: torch.Tensor) -> int:
+    """Where a tensor's numbers lie: the same for its views."""
+    return x.untyped_storage().data_ptr()
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -215,11 +221,11 @@ def plant_outliers(
 def _migrated(model: nn.Module, inputs: Sequence[torch.Tensor], scale_of) -> nn.Module:  # noqa: ANN001
     model = plain_copy(model).eval()
     found = feeds(model, inputs)
-    before = _output(model, inputs[0])
+    before = first_output(model, inputs[0])
     for feed in found:
         weights = [matrix(model.get_submodule(name)) for name in feed.readers]
         migrate(model, feed, scale_of(feed, weights))
-    after = _output(model, inputs[0])
+    after = first_output(model, inputs[0])
     slack = 1e-2 if before.dtype == torch.float32 else 0.2
     if not torch.allclose(before, after, rtol=slack, atol=slack * float(before.std())):
         raise ValueError(
@@ -228,6 +234,7 @@ def _migrated(model: nn.Module, inputs: Sequence[torch.Tensor], scale_of) -> nn.
     return model
 
 
-def _output(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+def first_output(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """What a model answers: the tensor, or the first of several."""
     out = model(batch)
     return out if isinstance(out, torch.Tensor) else out[0]

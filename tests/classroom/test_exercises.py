@@ -9,6 +9,7 @@ import torch
 
 from compresslab.classroom import compare
 from compresslab.classroom.exercises import EXERCISES, LABS, exercise
+from compresslab.classroom.exercises.builds import today as turned
 from compresslab.classroom.judge import fastest, judge
 
 every = pytest.mark.parametrize("e", EXERCISES.values(), ids=lambda e: e.id)
@@ -311,3 +312,39 @@ def test_warm_ups_give_at_most_a_third_of_a_labs_points(lab):
 def test_warm_ups_with_nothing_but_small_cases_are_not_all_of_a_lab(lab):
     """Whoever pastes every slow version gets less than the points of the lab."""
     assert any(e.large is not None or e.kind != "warm-up" for e in LABS[lab])
+
+
+def test_a_network_whose_stream_was_turned_answers_the_same():
+    """What the reference hands back is held against the network that it was made from."""
+    exercise = EXERCISES["today.turned_stream"]
+    for case in exercise.cases(np.random.default_rng(0)):
+        words, gains, blocks, head, turn = case.args
+        before = turned.logits(words, blocks, head, gains)
+        new_words, new_blocks, new_head = exercise.reference(*case.args)
+        assert np.allclose(turned.logits(new_words, new_blocks, new_head), before, atol=1e-3)
+        assert np.allclose(turn @ turn.T, np.eye(len(turn)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        lambda x: np.linalg.norm(x, axis=0),
+        lambda x: np.sqrt((x**2).sum(0)),
+        lambda x: np.sqrt(np.square(x.astype(np.float64)).mean(0)),
+    ],
+    ids=["norm", "float32", "mean"],
+)
+def test_wandas_scores_do_not_hang_on_the_last_digit(length):
+    """However the length of an input is computed, the same weights stay, in every seed's cases."""
+    exercise = EXERCISES["today.wanda"]
+
+    def answer(weight, x, keep, of):
+        score = (np.abs(weight) * length(x)).reshape(-1, of)
+        stays = np.zeros(score.shape, bool)
+        np.put_along_axis(stays, np.argsort(-score, 1)[:, :keep], True, 1)
+        return weight * stays.reshape(weight.shape)
+
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        for case in [*exercise.cases(generator), exercise.large(generator)]:
+            assert np.array_equal(answer(*case.args), exercise.reference(*case.args)), case.label

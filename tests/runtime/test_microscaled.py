@@ -140,3 +140,18 @@ def test_a_broken_file_is_named_and_the_network_stays(form, tmp_path):
         with pytest.raises(FileError, match="no whole file of this model"):
             files.load(path, like)
     assert torch.equal(like(X), before)
+
+
+def test_the_tensors_scale_stands_once_in_the_file(tmp_path):
+    for form in ms.FORMATS.values():
+        path = tmp_path / form.name
+        files.save(convert(weight_only.quantize_blocks(network(), form)), path)
+        assert "0.tensor" not in load_file(path)
+
+
+def test_a_parameter_is_taken_like_its_numbers():
+    layer = network()[0]
+    for form in ms.FORMATS.values():
+        blocks = ms.quantize(layer.weight, form)
+        assert not blocks.scales.requires_grad
+        assert MicroscaledLinear(blocks, layer.bias)(X).shape == (9, 50)

@@ -118,9 +118,10 @@ def test_other_settings_are_refused(options, words):
         kv.QuantizedCache(**options)
 
 
-def test_nan_is_refused():
-    with pytest.raises(ValueError, match="finite"):
-        kv.QuantizedBlock(torch.full((1, 1, 2, 2), torch.nan), 4, "token")
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -1e6])
+def test_what_float16_does_not_hold_is_refused(number):
+    with pytest.raises(ValueError, match="finite and at most 65,504"):
+        kv.QuantizedBlock(torch.full((1, 1, 2, 2), number), 4, "token")
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -148,6 +149,32 @@ def test_nothing_read_is_not_written(tmp_path):
         with pytest.raises(ValueError, match="caches must be"):
             kv.save(caches, tmp_path / "no")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("other", [{"bits": 3}, {"group": 5}, {"keys": "token"}])
+def test_layers_of_different_settings_are_not_written(tmp_path, other):
+    model = gpt()
+    caches = [kv.QuantizedCache(**({"bits": 4, "group": 8} | more)) for more in ({}, other)]
+    with torch.no_grad():
+        model(TOKENS, caches)
+    with pytest.raises(ValueError, match="same settings"):
+        kv.save(caches, tmp_path / "no")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_that_overflow_are_named(tmp_path):
+    path = tmp_path / "prompt.safetensors"
+    latest = torch.zeros(1, 1, 0, 2**60)
+    none, ends = torch.zeros(0, dtype=torch.uint8), torch.zeros(1, 1, 16, 1).half()
+    tensors = {f"0/{w}/latest": latest for w in range(2)}
+    for what in range(2):
+        tensors |= {f"0/{what}/0/codes": none, f"0/{what}/0/step": ends, f"0/{what}/0/lo": ends}
+    about = {"format": kv.FORMAT, "keys": "token", "values": "token", "bits": "4", "group": "16"}
+    save_file(
+        {k: t.clone() for k, t in tensors.items()}, path, about | {"layers": "1", "filled": "16"}
+    )
+    with pytest.raises(FileError, match="prompt"):
+        kv.load(path)
 
 
 def test_a_broken_file_is_named(tmp_path):
@@ -198,8 +225,8 @@ def test_divergence_is_torchs():
 
 def test_read_in_steps_the_loss_is_that_of_reading_at_once():
     model = gpt()
-    for step in (1, 6, 19, 40):
-        loss = losses_read_in_steps(model, Text(), lambda: model.caches(2), step, 2)
+    for step, batch in ((1, 2), (6, 1), (19, 2), (40, 1)):
+        loss = losses_read_in_steps(model, Text(), model.caches, step, batch)
         assert loss.shape == (19,)
         assert float(loss.mean().exp()) == pytest.approx(perplexity(model, Text()), rel=1e-4)
 

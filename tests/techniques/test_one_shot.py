@@ -9,6 +9,7 @@ from torch import nn
 
 from compresslab.gpt import GPT
 from compresslab.network.select import linear_layers, matrix
+from compresslab.network.taps import tapped
 from compresslab.techniques import gptq, one_shot
 
 
@@ -98,6 +99,15 @@ def test_a_whole_model_is_pruned_on_what_the_pruned_ones_before_give():
     for layer in linear_layers(pruned).values():
         assert float((matrix(layer) == 0).double().mean()) == 0.5
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
+    # A later layer was chosen by what the pruned ones before it give.
+    name, reaching = "layers.1.feedforward.2", []
+    tap = tapped({name: pruned.get_submodule(name)}, before=lambda _, __, x: reaching.append(x[0]))
+    with torch.no_grad(), tap:
+        for batch in inputs:
+            pruned(batch)
+    weight, h = matrix(model.get_submodule(name)), gptq.mean_hessian(reaching)
+    expected = one_shot.prune_layer(weight, h, "sparsegpt", pattern=(2, 4))
+    assert torch.allclose(matrix(pruned.get_submodule(name)), expected, atol=1e-5)
     some = one_shot.prune(model, inputs, "wanda", 0.25)
     shares = [float((matrix(m) == 0).double().mean()) for m in linear_layers(some).values()]
     assert max(abs(share - 0.25) for share in shares) < 0.01
@@ -127,7 +137,9 @@ def test_shapes_and_numbers_that_do_not_belong_together_are_refused():
     weight, _, h = problem(0)
     with pytest.raises(ValueError, match="h must be"):
         one_shot.prune_layer(weight, h[:8, :8])
-    with pytest.raises(ValueError, match="finite"):
-        one_shot.prune_layer(weight * torch.nan, h)
+    for method in one_shot.METHODS:
+        for pair in ((weight * torch.nan, h), (weight, h * torch.nan)):
+            with pytest.raises(ValueError, match="finite"):
+                one_shot.prune_layer(*pair, method)
     with pytest.raises(ValueError, match="at least one batch"):
         one_shot.prune(nn.Sequential(nn.Linear(16, 2)), [])

@@ -123,6 +123,24 @@ DIVERGENCE = Exercise(
             "the same.",
         ),
         Mistake(
+            "probabilities that have become 0",
+            lambda r, x: _diverged(
+                r, x, term=lambda p, q: np.exp(p) * np.log(np.exp(p) / np.exp(q))
+            ),
+            "A probability of a large negative logit is 0, and its logarithm infinite. Keep logarithms: the "
+            "logit, less its row's largest, less the logarithm of the sum of exponentials.",
+            also=(
+                lambda r, x: _diverged(
+                    r,
+                    x,
+                    term=lambda p, q: np.exp(p) * np.log((np.exp(p) + 1e-12) / (np.exp(q) + 1e-12)),
+                ),
+                lambda r, x: _diverged(
+                    r, x, term=lambda p, q: np.exp(p) * np.log(np.exp(p) / (np.exp(q) + 1e-12))
+                ),
+            ),
+        ),
+        Mistake(
             "cross-entropy",
             lambda r, x: _diverged(r, x, term=lambda p, q: -np.exp(p) * q),
             "This is not 0 for equal models: the logarithm of p belongs into it, too.",
@@ -304,7 +322,12 @@ ROUND_MXFP4 = Exercise(
             "even steps",
             lambda w: _rounded(w, nearest=np.rint),
             "These are integers. The elements lie 0.5 apart below 2, 1 apart up to 4, and then 2 apart.",
-            also=(lambda w: _rounded(w, nearest=lambda v: np.rint(2 * v) / 2),),
+        ),
+        Mistake(
+            "steps of one half throughout",
+            lambda w: _rounded(w, nearest=lambda v: np.rint(2 * v) / 2),
+            "Elements lie 0.5 apart only below 2. From 2 to 4 they are 1 apart, and there is none between 4 "
+            "and 6.",
         ),
         Mistake(
             "elements",
@@ -495,10 +518,12 @@ def _wanda_cases(generator: np.random.Generator) -> list[Case]:
 
 
 def _many_weights(generator: np.random.Generator) -> Case:
-    loud = np.float32(1 + generator.permutation(1024) / 1024)
-    x = loud * generator.choice(np.float32([-1, 1]), (64, 1024))
-    weight = generator.permuted(np.tile(np.arange(1, 1025, dtype=f32), (600, 1)), axis=1)
-    return Case("600,000 weights", (weight, x, 2, 4))
+    """Scores 3^a 2^b, no two of a group with the same a: they differ by an eighth or more."""
+    x = np.float32(2) ** generator.integers(0, 4, 1024) * generator.choice(
+        np.float32([-1, 1]), (64, 1024)
+    )
+    powers = generator.permuted(np.tile(np.float32([1, 3, 9, 27]), (600 * 256, 1)), axis=1)
+    return Case("600,000 weights", (powers.reshape(600, 1024), x.astype(f32), 2, 4))
 
 
 WANDA = Exercise(

@@ -37,11 +37,12 @@ def _with_parts(
     bias_written: Callable = lambda b, q: b @ q,
     head_by: Callable = lambda w, q: w @ q,
     gain_before: bool = True,
+    order: Callable = lambda gains: gains,
 ) -> Callable:
     """The library's way for such a network, with one thing or another done differently."""
 
     def stream(words, gains, blocks, head, turn):
-        q = turn.astype(np.float64)
+        q, gains = turn.astype(np.float64), order(gains)
         out = []
         for g, (read, offset, write, shift) in zip(gains, blocks, strict=False):
             taken = reader(gain(read, g), q) if gain_before else gain(reader(read, q), g)
@@ -109,6 +110,7 @@ def _cases(generator: np.random.Generator) -> list[Case]:
         Case("a gain in front of the head", network(4, 4, 0, True, False), GAINS),
         Case("gains in front of both", network(6, 8, 1, True, False), GAINS),
         Case("biases", network(4, 6, 1, False, True), BIASES),
+        Case("biases, as many hidden units as channels", network(5, 5, 1, False, True), BIASES),
         Case("three blocks, all of it", network(8, 12, 3, True, True), BIASES),
     ]
 
@@ -202,8 +204,23 @@ TURNED_STREAM = Exercise(
             "A bias is a row of the stream: b Q.",
         ),
         Mistake(
+            "gains one place off",
+            _with_parts(order=lambda gains: np.roll(gains, -1, axis=0)),
+            "`gains[i]` stands in front of block i, and the last one in front of the head.",
+        ),
+        Mistake(
+            "the bias that is written forgotten",
+            _with_parts(bias_written=lambda b, q: 0 * b),
+            "The layer that writes adds its bias, `shift`: the new one does so, too.",
+        ),
+        Mistake(
+            "the inner bias forgotten",
+            _with_parts(bias_read=lambda b, w, g, q: 0 * b),
+            "The layer that reads adds its bias, `offset`: the new one does so, too.",
+        ),
+        Mistake(
             "the inner bias turned",
-            _with_parts(bias_read=lambda b, w, g, q: b @ q if len(b) == len(q) else 0 * b),
+            _with_parts(bias_read=lambda b, w, g, q: b @ q if len(b) == len(q) else b),
             "The hidden units are not turned, and neither is their bias.",
         ),
     ),

@@ -15,6 +15,7 @@ from compresslab.classroom.exercise import Case
 from compresslab.data import corpus
 from compresslab.network.select import linear_layers, matrix
 from compresslab.network.taps import tapped
+from compresslab.techniques import gptq
 
 PASSAGES, ROWS = 24, 96
 LAYERS = ("layers.0.attention.qkv", "layers.1.feedforward.0", "layers.2.attention.out")
@@ -29,8 +30,7 @@ def moments(part: str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
 
     def keep(name: str, _layer: torch.nn.Module, x: tuple) -> None:
-        rows = x[0].flatten(0, -2).double()
-        found[name] = (rows.T @ rows / len(rows)).numpy()
+        found[name] = gptq.mean_hessian([x[0]]).numpy()
 
     layers = {name: model.get_submodule(name) for name in LAYERS}
     with torch.no_grad(), tapped(layers, before=keep):
@@ -63,6 +63,6 @@ def decibels(weight: np.ndarray, other: np.ndarray, moment: np.ndarray) -> float
 
 
 def damped(moment: np.ndarray) -> np.ndarray:
-    """H with a hundredth of its mean diagonal added, float64."""
+    """H with a hundredth of its mean diagonal added, float64, as `gptq` has it."""
     h = moment.astype(np.float64)
-    return h + 0.01 * np.trace(h) / len(h) * np.eye(len(h))
+    return h + gptq.DAMPING * np.trace(h) / len(h) * np.eye(len(h))
