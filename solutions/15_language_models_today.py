@@ -332,6 +332,7 @@ claim(
     "processor has byte dot products (VNNI)",
     seconds["MXFP4"] / seconds["integers, groups of 32"] - 1,
     "times",
+    timed=True,
     asked="VNNI" in instruction_set(),
 )
 Table(
@@ -400,7 +401,7 @@ claim(
 #                     a, b = row[i], row[i + half]
 #                     row[i], row[i + half] = a + b, a - b
 #             half *= 2
-#     return (y / np.sqrt(n)).astype(np.float32)
+#     return (y * n**-0.5).astype(np.float32)
 # ```
 #
 # </details>
