@@ -41,7 +41,7 @@ from compresslab.kernels.lowbit_loops import (
     split_digits,
     write_floats,
 )
-from compresslab.kernels.panels import aligned
+from compresslab.kernels.panels import in_panels
 from compresslab.kernels.simd import Static
 
 ROWS = {1: Static(4), 2: Static(2), 3: ONE}
@@ -182,19 +182,9 @@ def pack_weight(
             "scale must be finite and positive in 16 significant bits, got one that is not"
         )
     scales |= zero.astype(np.uint32)
-    return PackedCodes(_panels(words), _panels(scales), outputs, inputs, bits, group)
-
-
-def _panels(rows: np.ndarray) -> np.ndarray:
-    """[N, columns] as flat [N / 64, columns, 64], with rows of 0 to fill the last panel."""
-    outputs, columns = rows.shape
-    panels = -(-outputs // WIDTH)
-    padded = np.zeros((panels * WIDTH, columns), rows.dtype)
-    padded[:outputs] = rows
-    packed = aligned(padded.size, rows.dtype)
-    by_panel = padded.reshape(panels, WIDTH, columns).transpose(0, 2, 1)
-    packed.reshape(panels, columns, WIDTH)[...] = by_panel
-    return packed
+    return PackedCodes(
+        in_panels(words, WIDTH), in_panels(scales, WIDTH), outputs, inputs, bits, group
+    )
 
 
 def matmul(

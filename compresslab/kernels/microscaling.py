@@ -25,7 +25,7 @@ import numpy as np
 from compresslab.kernels import _checks
 from compresslab.kernels._jit import kernel
 from compresslab.kernels._threads import split_rows
-from compresslab.kernels.panels import aligned
+from compresslab.kernels.panels import in_panels
 from compresslab.kernels.simd import (
     at,
     bitcast,
@@ -111,19 +111,7 @@ def pack_weight(codes: np.ndarray, scales: np.ndarray, block: int) -> PackedBloc
         raise ValueError(f"scales must be finite, 0 or larger, of {shape}, got {scales.shape}")
     nibbles = codes.reshape(outputs, -1, CODES).astype(np.uint32)
     words = np.bitwise_or.reduce(nibbles << np.arange(0, 32, 4, dtype=np.uint32), axis=2)
-    return PackedBlocks(_panels(words), _panels(scales), outputs, inputs, block)
-
-
-def _panels(rows: np.ndarray) -> np.ndarray:
-    """[N, columns] as flat [N / 16, columns, 16], with rows of 0 to fill the last panel."""
-    outputs, columns = rows.shape
-    panels = -(-outputs // WIDTH)
-    padded = np.zeros((panels * WIDTH, columns), rows.dtype)
-    padded[:outputs] = rows
-    packed = aligned(padded.size, rows.dtype)
-    by_panel = padded.reshape(panels, WIDTH, columns).transpose(0, 2, 1)
-    packed.reshape(panels, columns, WIDTH)[...] = by_panel
-    return packed
+    return PackedBlocks(in_panels(words, WIDTH), in_panels(scales, WIDTH), outputs, inputs, block)
 
 
 def matmul(

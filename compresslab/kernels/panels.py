@@ -159,6 +159,18 @@ def aligned(size: int, dtype: type) -> np.ndarray:
     return raw[offset : offset + count].view(dtype)
 
 
+def in_panels(rows: np.ndarray, width: int) -> np.ndarray:
+    """[N, columns] as flat [N / width, columns, width], aligned, with rows of 0 to fill the last panel."""
+    outputs, columns = rows.shape
+    panels = -(-outputs // width)
+    padded = np.zeros((panels * width, columns), rows.dtype)
+    padded[:outputs] = rows
+    packed = aligned(padded.size, rows.dtype)
+    by_panel = padded.reshape(panels, width, columns).transpose(0, 2, 1)
+    packed.reshape(panels, columns, width)[...] = by_panel
+    return packed
+
+
 def pack_weight(weight: np.ndarray, runs: int = 1) -> PackedWeight:
     """Lay int8 weights [N, K] out in panels.
 

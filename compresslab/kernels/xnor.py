@@ -26,7 +26,7 @@ import numpy as np
 
 from compresslab.kernels import _checks
 from compresslab.kernels._threads import split_rows
-from compresslab.kernels.panels import ONE, ROWS, WIDTHS, aligned
+from compresslab.kernels.panels import ONE, ROWS, WIDTHS, in_panels
 from compresslab.kernels.xnor_loops import HALF, WORD, multiply, sign_rows
 
 SPLIT_BITS = 60_000_000
@@ -153,15 +153,9 @@ def pack_weight(words: np.ndarray, inputs: int) -> PackedSigns:
 
 def panels_of(halves: np.ndarray, inputs: int) -> PackedSigns:
     """Panels from rows of 32-bit words, as many as the loop will read."""
-    outputs, count = halves.shape
+    outputs = len(halves)
     width = 16 if outputs <= 16 else 32 if outputs <= 32 else 64
-    panels = -(-outputs // width)
-    padded = np.zeros((panels * width, count), np.uint32)
-    padded[:outputs] = halves
-    packed = aligned(padded.size, np.uint32)
-    by_panel = padded.reshape(panels, width, count).transpose(0, 2, 1)
-    packed.reshape(panels, count, width)[...] = by_panel
-    return PackedSigns(packed, outputs, inputs, width)
+    return PackedSigns(in_panels(halves, width), outputs, inputs, width)
 
 
 def scales(

@@ -62,10 +62,7 @@ class MicroscaledLinear(Packed):
         Raises:
             ValueError: for another dtype or another number of inputs.
         """
-        if x.dtype != torch.float32 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"x must be float32 [..., {self.in_features}], got {x.dtype} {list(x.shape)}"
-            )
+        self.check_input(x)
         ops.plain(x)
         rows = np.ascontiguousarray(x.detach().reshape(-1, self.in_features).numpy())
         bias = None if self.bias is None else self.bias.numpy()

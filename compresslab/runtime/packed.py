@@ -83,6 +83,17 @@ class Packed(nn.Module):
             "shape": [self.rows, self.columns],
         }
 
+    def check_input(self, x: torch.Tensor) -> None:
+        """Refuse what a linear layer on these codes does not take.
+
+        Raises:
+            ValueError: for another dtype or another number of inputs.
+        """
+        if x.dtype != torch.float32 or x.shape[-1] != self.columns:
+            raise ValueError(
+                f"x must be float32 [..., {self.columns}], got {x.dtype} {list(x.shape)}"
+            )
+
     def extra_repr(self) -> str:
         """Sizes, bits and group."""
         return f"{self.columns}, {self.rows}, {self.weight_bits} bits, groups of {self.group}"
@@ -123,10 +134,7 @@ class WeightOnlyLinear(Packed):
         Raises:
             ValueError: for another dtype or another number of inputs.
         """
-        if x.dtype != torch.float32 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"x must be float32 [..., {self.in_features}], got {x.dtype} {list(x.shape)}"
-            )
+        self.check_input(x)
         rows = x.reshape(-1, self.in_features)
         if ops.plain(x) and not (x.requires_grad and torch.is_grad_enabled()):
             out = ops.lowbit_product(rows.detach(), self.packed, self.bias)

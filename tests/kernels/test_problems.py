@@ -17,7 +17,13 @@ PREPARES = {
     *("affine.refuse_infinite", "bitpack.packed_size", "int8_conv.pack_taps"),
     "microscaling.pack_weight",
     *("int8_conv.pad", "lowbit.held_bits", "lowbit.words_of_group", "lowbit.pack_weight"),
-    *("panels.aligned", "panels.pack_weight", "xnor.words_of", "xnor.pack_weight"),
+    *(
+        "panels.aligned",
+        "panels.in_panels",
+        "panels.pack_weight",
+        "xnor.words_of",
+        "xnor.pack_weight",
+    ),
     *("xnor.panels_of", "xnor.scales", "xnor.thresholds", "xnor.flip_words"),
     "xnor_conv.pack_weight",
 }
