@@ -79,7 +79,7 @@ print(
 #
 # ### Exercise 1 · How far apart two models are (2 points, about 5 lines)
 #
-# Logits of both models, a row for each token. The softmax of large logits overflows, and the logarithm of a probability that has become 0 is infinite: take the largest of each row off first, and keep to logarithms. The answer is the mean over the rows, in nats (natural logarithms).
+# Logits of both models, a row for each token. The softmax of large logits overflows, and the logarithm of a probability that has become 0 is infinite: subtract each row's own largest first, and keep to logarithms. The answer is the mean over the rows, in nats (natural logarithms).
 #
 # <details><summary>Show a slow version</summary>
 #
@@ -177,7 +177,7 @@ Table(
 #
 # ### Exercise 2 · Four-bit floats that share a scale (3 points, about 8 lines)
 #
-# MXFP4. The exponent of a block's largest number is rounded *down* and lowered by 2, since $6=1.5\cdot2^2$. The number over the scale goes to the nearest element; what is larger than 6 becomes 6. Halves go to the element whose code (0 to 7 in the order above) is even: between $2^e$ and $2^{e+1}$ elements lie $2^{e-1}$ apart, and never nearer than 0.5; in units of this gap `np.rint` does it. A block of zeros stays zeros.
+# MXFP4. The exponent of a block's largest number is rounded *down* and lowered by 2, since $6=1.5\cdot2^2$. The number over the scale goes to the nearest element; what is larger than 6 becomes 6. A number half-way between two elements goes to the one whose code (0 to 7 in the order above) is even: between $2^e$ and $2^{e+1}$ elements lie $2^{e-1}$ apart, and never nearer than 0.5; in units of this gap `np.rint` does it. A block of zeros stays zeros.
 #
 # <details><summary>Show a slow version</summary>
 #
@@ -232,13 +232,15 @@ claim(
     yours=round_mxfp4,
 )
 format_guess = predict(
-    "This model's weights, four bits each, a quarter of a bit for scales. What loses least?",
+    "This model's weights, four bits each and a quarter or so for scales: MXFP4, or integers "
+    "in groups of 64. What loses least?",
     ["MXFP4", "integers with a zero point", "no difference"],
 )
 
 # %%
 # The control for the scale: MXFP4's block with NVFP4's kind of scale.
 FINER = BlockFormat("MXFP4's block, NVFP4's scale", 32, powers=False)
+SYMMETRIC = "integers, groups of 32, no zero point"
 formats = {
     **{f"integers, groups of {g}": WeightConfig(4, g) for g in (64, 32, 16)},
     "MXFP4": MXFP4,
@@ -254,6 +256,19 @@ pressed = {
 four = dict(
     zip(pressed, side_by_side(compare, [p.model for p in pressed.values()], label="formats"))
 )
+
+
+def without_zero_point(w):
+    """Codes -7 to 7 with a float16 scale for every 32 neighbours."""
+    groups = w.unflatten(-1, (-1, 32))
+    scale = (groups.abs().amax(-1, keepdim=True) / 7).half().float().clamp(min=1e-8)
+    return ((groups / scale).round() * scale).flatten(-2)
+
+
+symmetric = copy.deepcopy(model)
+for layer in linear_layers(symmetric).values():
+    set_matrix(layer, without_zero_point(matrix(layer)))
+four[SYMMETRIC] = compare(symmetric)
 integers, floats = four["integers, groups of 64"], four["MXFP4"]
 
 # %%
@@ -290,14 +305,20 @@ Table(
         "words changed, %",
     ],
     [
-        [name, f"{pressed[name].bits:.2f}", f"{p:.2f}", f"{d:.4f}", f"{c:.1f}"]
+        [
+            name,
+            f"{pressed[name].bits if name in pressed else 4.5:.2f}",
+            f"{p:.2f}",
+            f"{d:.4f}",
+            f"{c:.1f}",
+        ]
         for name, (p, d, c) in four.items()
     ],
     "rounding to nearest",
 )
 
 # %% [markdown]
-# Integers with a zero point use all of their sixteen codes between a group's ends; a float keeps its codes near 0, where most weights are, and the largest weights are coarse. With a scale that may be off by nearly a factor of two, a whole exponent is lost for some blocks.
+# The row without a zero point is the control: it tells how much of the integers' advantage the zero point is, which moves the sixteen codes to where a group's weights are. And a scale that is a power of two lets the largest number of a block land anywhere from 4 to 8: below 5 the code of 6 is never used, above 6 the largest is cut.
 #
 # Then why floats? Because of the multiplier: for two such elements it is a tiny circuit, and a scale that is a power of two costs nothing. That is an argument for a processor that has one. Here is one that has not; our kernel makes a float of every code first:
 
@@ -328,8 +349,8 @@ seconds = race(
 
 # %%
 claim(
-    "By our kernels integers of four bits are multiplied faster than floats of four bits, if the "
-    "processor has byte dot products (VNNI)",
+    "By our kernels integers of four bits are multiplied faster than floats of four bits, if "
+    "the processor has byte dot products (VNNI)",
     seconds["MXFP4"] / seconds["integers, groups of 32"] - 1,
     "times",
     timed=True,
@@ -350,7 +371,7 @@ Table(
             ("integers, groups of 32", packed.nbytes),
         )
     ],
-    f"{instruction_set()}, one thread, process CPU time",
+    f"{instruction_set()}, one thread, process CPU time; in memory each scale takes 32 bits",
 )
 
 # %% [markdown]
@@ -379,13 +400,13 @@ claim(
 #
 # $$y = W x = (W Q)\,(Q^\top x)$$
 #
-# and $Q^\top x$ spreads a lone number over all channels. The best spreader has entries of one magnitude, $\pm1/\sqrt n$: a Hadamard matrix (哈达玛矩阵), which needs no multiplications:
+# and $Q^\top x$ spreads a lone number over all channels. The best spreader has entries of one magnitude, $\pm1/\sqrt n$: a Hadamard matrix (哈达玛矩阵), which needs additions and one factor at the end ($H_1=1$):
 #
 # $$H_{2n}=\frac1{\sqrt2}\begin{pmatrix}H_n&H_n\\H_n&-H_n\end{pmatrix}$$
 #
 # ### Exercise 3 · The fast Hadamard transform (2 points, about 7 lines)
 #
-# For `half` = 1, 2, 4 ... n / 2: the numbers of a row that lie `half` apart in a run of 2 · `half` become $(a+b,\;a-b)$, in their places. At the end all is divided by $\sqrt n$. That is $n\log_2 n$ additions in place of $n^2$ multiplications.
+# For `half` = 1, 2, 4 ... n / 2: the numbers of a row that lie `half` apart in a run of 2 · `half` become $(a+b,\;a-b)$, in their places. At the end all is divided by $\sqrt n$. That is $n\log_2 n$ additions in place of $n^2$ multiplications. (A product with the whole matrix is right, too; it is what the transform saves.)
 #
 # <details><summary>Show a slow version</summary>
 #
@@ -438,7 +459,7 @@ claim(
 # %% [markdown]
 # The *residual stream* (残差流) of a transformer can be turned once and for all, before the model runs: the table of words writes $xQ$, every layer that reads has $WQ$, every layer that writes $Q^\top W$. A norm in between does not mind, since turning keeps lengths: $\mathrm{RMSNorm}(xQ)=\mathrm{RMSNorm}(x)\,Q$, if its gain has moved into the layers that read it (QuaRot, Ashkboos et al. 2024). At the end of this lab you build that for a small network; here is the library's.
 #
-# Our model has no outliers to speak of. But what is an outlier? In its *principal axes* (主轴), the eigenvectors of the activations' moments, the same model has some: a few directions hold most of the power.
+# Our model has no outliers to speak of. But what is an outlier? In its *principal axes* (主轴), the eigenvectors of $X^\top X$ of what its layers read, the same model has some: a few directions hold most of the power. All four networks below compute the same; in the first one the axes are as they were, and only the norms' gains have moved.
 
 # %%
 WIDTH = model.words.embedding_dim
@@ -470,6 +491,13 @@ networks = {"as it is, gains moved": unturned} | {
 }
 turned = networks["from there by Hadamard"]
 
+turn_guess = predict(
+    "Weights and activations of 4 bits (W4A4), one scale a token. In its principal axes the "
+    "model diverges more than twice as far as before. Turned by a Hadamard matrix from "
+    "there, compared with the model as it was:",
+    ["still clearly farther", "about as far, or less"],
+)
+
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), sharey=True)
 peak = {}
@@ -482,12 +510,6 @@ for name, network in networks.items():
         axis.set(title=name, xlabel="input channel")
 axes[0].set_ylabel("largest |x|, median = 1")
 plt.show()
-turn_guess = predict(
-    "Weights and activations of 4 bits, one scale a token. In its principal axes the model "
-    "diverges more than twice as far as before. Turned by a Hadamard matrix from there, "
-    "compared with the model as it was:",
-    ["still clearly farther", "about as far, or less"],
-)
 
 
 # %%
@@ -547,7 +569,7 @@ Table(
 )
 
 # %% [markdown]
-# So an outlier is a matter of axes, and axes are free. A random rotation spreads as well; the Hadamard matrix is chosen because it is *fast*, for the places where the turning must run with the model: behind an activation or attention there is no weight in front that could take it. The second feed-forward layer reads such numbers:
+# So an outlier is a matter of axes, and axes are free. (Four bits still cost this small model dearly in any axes.) A random rotation spreads as well; the Hadamard matrix is chosen because it is *fast*, for the places where the turning must run with the model: behind an activation or attention no linear layer in front can absorb it. The second feed-forward layer reads such numbers, and so does attention's last layer; both are turned inside in the second row:
 
 # %%
 behind = [n for n in linear_layers(turned) if n.endswith(("feedforward.2", "attention.out"))]
@@ -582,7 +604,7 @@ cache_guess.reveal(
 print(f"{in_bytes(a_token)} a token, {in_bytes(bytes_of_text)} for the text")
 
 # %% [markdown]
-# So they are quantized, too. *Keys* have channels that are large at every token: a scale for each channel, over a group of tokens. *Values* have not: a scale for each token, over its channels (KIVI, Liu et al. 2024). The newest tokens stay floats until a group is full. Here passages are read 32 tokens at a time; each part sees those before it in few bits.
+# So they are quantized, too. In large models *keys* have channels that are large at every token: a scale for each channel, over a group of tokens. *Values* have not: a scale for each token, over its channels (KIVI, Liu et al. 2024; SmolLM2, at the end of this lab, has such keys). The newest tokens stay floats until a group is full. Here passages are read 32 tokens at a time; each part sees those before it in few bits.
 
 # %%
 BITS, AXES = (8, 4, 2), {"keys by channel": "channel", "keys by token": "token"}
@@ -622,7 +644,7 @@ for (bits, keys), loss in remembered.items():
         axis.plot(
             range(16, 128, 32), parts, style, marker="o", label=f"{bits} bits, keys by {keys}"
         )
-axis.set(xlabel="place in the passage, tokens", ylabel="perplexity up by, %")
+axis.set(xlabel="place in the passage, tokens (32 at a time)", ylabel="perplexity up by, %")
 axis.legend()
 plt.show()
 claim("Keys and values of 4 bits cost less than 0.6 %", 0.6 - more[4, "channel"], "%")
@@ -667,13 +689,16 @@ with tempfile.TemporaryDirectory() as folder, torch.no_grad():
     model(prompt[None, :-1], caches)
     written = key_values.save(caches, path)
     logits = [model(prompt[None, -1:], c) for c in (key_values.load(path), caches)]
-print(f"{len(prompt) - 1} tokens, {in_bytes(written)}")
+print(
+    f"{len(prompt) - 1} tokens, {in_bytes(written)}: groups of 8, the newest tokens as floats, "
+    "a header"
+)
 claim("From the file it goes on as it would have", torch.equal(*logits))
 
 # %% [markdown]
 # ## 5 · The wrong text for calibration
 #
-# GPTQ, AWQ and what follows look at activations of some text. Which? Here are our passages of code, passages of documentation, and tokens drawn at random.
+# GPTQ, AWQ and SparseGPT look at activations of some text. (SparseGPT takes weights out as GPTQ rounds them: column by column, and the columns behind make up for it.) Which text? Here are our passages of code, passages of documentation, and tokens drawn at random.
 
 # %%
 calibration_guess = predict(
@@ -729,11 +754,11 @@ Table(
 )
 
 # %% [markdown]
-# Documentation is made of much the same words: compare its row with that of random tokens. What is measured on the calibration text itself looks better than it is: always test on other text.
+# Documentation is made of much the same words: compare its row with that of random tokens. Calibrate on text like that of the service, and test on other text of it.
 #
 # ## 6 · Half of the weights, without training
 #
-# Prune and tune (lab 04) needs gradients through the whole model and days of text. For a model of billions that is done at once. Magnitude alone does badly: a small weight that meets large activations matters. Wanda (Sun et al. 2023) scores a weight by $\lvert w_{ij}\rvert\cdot\lVert x_j\rVert_2$.
+# Prune and tune (lab 04) needs gradients through the whole model and days of text. Models of billions are pruned in one shot instead, without training. Magnitude alone does badly: a small weight that meets large activations matters. Wanda (Sun et al. 2023) scores a weight by $\lvert w_{ij}\rvert\cdot\lVert x_j\rVert_2$.
 #
 # ### Exercise 4 · Weights and what they meet (2 points, about 6 lines)
 #
@@ -849,7 +874,7 @@ Table(
 # - *Four-bit floats on a processor without them.* Integers in groups are as small, lose less here, and are multiplied faster.
 # - *Rotations without outliers.* Look first (lab 13 shows where real ones are): without any there is nothing to spread.
 # - *A memory of few bits for short texts.* The weights are nearly all of the bytes then, and restoring codes takes time.
-# - *Pruning at once where training is possible.* Tuning brings back most (lab 04).
+# - *Pruning in one shot where training is possible.* Tuning brings back most (lab 04).
 #
 # ## Build it · A network in other axes
 #
@@ -885,7 +910,7 @@ turned_stream = adopt(turned_stream, "today.turned_stream")
 # %% [markdown]
 # ### Exercise 6 · Half of the weights, as good as you can (open, 12 points, about 20 lines)
 #
-# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. Three matrices of the language model lose two of every four neighbours in a row; what stays may take any value. You have $H = X^\top X / n$ of the layer's inputs on training text; the outcome is the outputs' power over their error, in decibels, with $H$ of other text. Bronze is above magnitude (Wanda reaches it), silver is SparseGPT, gold needs both a choice that knows $H$ and values fitted to it.
+# An *open* exercise has no right answer: what you choose is measured, here and again while grading, on numbers that your code does not see. Three matrices of the language model lose two of every four neighbours in a row; what stays may take any value. You have $H = X^\top X / n$ of the layer's inputs on training text; the outcome is the outputs' power over their error, in decibels, with $H$ of other text. Bronze is above magnitude (Wanda reaches it), silver is SparseGPT, gold needs a choice that knows what the others can make up for (the inverse of $H$), and values fitted to it.
 
 
 # %% nbgrader={"grade": false, "grade_id": "today-half", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -934,7 +959,7 @@ show_longer("real_today")
 #
 # ## In the course's own measures
 #
-# The cheapest step of all in front: a cast to 16 bits (半精度), which halves the file and asks for nothing else. Seconds are those of a whole passage, not of one token. Energy (能耗) is an estimate: operations and the file read once, at the prices of a 45 nm process (Horowitz 2014).
+# The cheapest step of all in front: a cast to 16 bits (半精度), which halves the file and asks for no data. (Time it saves only where the processor multiplies 16-bit floats.) Milliseconds are those of a whole passage, not of one token. Energy (能耗) is an estimate: operations and the file read once, at the prices of a 45 nm process (Horowitz 2014).
 
 # %%
 import compresslab as cl
@@ -992,7 +1017,7 @@ Table(
 )
 
 # %% [markdown]
-# In the papers Wanda is as good as SparseGPT; on our small model it is far behind, and on SmolLM2 (the finding above) less far. The smaller a model, the less it has to spare: what stays must make up for what went.
+# In the papers Wanda is as good as SparseGPT; on our small model it is far behind, and on SmolLM2 (the table above) less far. One reason may be that a small model has less to spare.
 #
 # %% [markdown] nbgrader={"grade": true, "grade_id": "written-today_written", "locked": false, "points": 2, "schema_version": 3, "solution": true, "task": false}
 # ## Written question (2 points)
@@ -1004,11 +1029,11 @@ Table(
 # %% [markdown]
 # ## Recap
 #
-# - Perplexity can stay while the model changes: divergence and changed words tell. 8 bits are not "the same model".
+# - Perplexity can stay while the model changes: divergence and changed words tell. Neither 8 bits a weight nor a cast to bfloat16 is "the same model".
 # - Four-bit floats are made for multipliers that have them; elsewhere integers with a zero point are as small and better.
-# - Turning the axes spreads outliers for nothing; a fast transform does it where no weight can take it.
+# - Turning the axes spreads outliers at no cost at run time; a fast transform does it where no weight can take it.
 # - Long texts and many readers pay for keys and values: 4 bits cost little, keys by channel, the newest in floats.
-# - At once and without training, a half of the weights needs the rest to make up for it.
+# - In one shot, without training, the weights that stay must make up for the half that went.
 #
 # **Back:** [Lab 14 · The fault clinic](14_clinic.ipynb) · **Next:** [Start](start.ipynb)
 #

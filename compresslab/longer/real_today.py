@@ -192,7 +192,7 @@ EXPERIMENT = Experiment(
             "times",
         ),
     ),
-    note="SmolLM2-135M-Instruct; inputs rounded as they come, weights to nearest. Its weights had four bits "
-    "before.",
+    note="SmolLM2-135M-Instruct; inputs rounded as they come, weights to nearest. Its weights come from a "
+    "file of four bits: formats of four bits are compared on the turned network.",
     digits=3,
 )

@@ -25,8 +25,9 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
-def _softmax_log(x: np.ndarray, axis: int | None = 1, shift: bool = True) -> np.ndarray:
-    x = x.astype(np.float64 if shift else f32)
+def _softmax_log(x: np.ndarray, axis: int | None = 1, shift: bool | None = True) -> np.ndarray:
+    """Log-probabilities; `shift` None takes nothing off, False neither, in float32."""
+    x = x.astype(f32 if shift is False else np.float64)
     x = x - x.max(axis, keepdims=True) if shift else x
     with np.errstate(all="ignore"):
         return x - np.log(np.exp(x).sum(axis, keepdims=True))
@@ -36,7 +37,7 @@ def _diverged(
     reference: np.ndarray,
     logits: np.ndarray,
     axis: int | None = 1,
-    shift: bool = True,
+    shift: bool | None = True,
     term: Callable = lambda p, q: np.exp(p) * (p - q),
     total: Callable = lambda t: t.sum(1).mean(),
 ) -> float:
@@ -121,6 +122,16 @@ DIVERGENCE = Exercise(
             "exp(2000) is infinite. Take the largest logit of each row off first: the "
             "softmax stays "
             "the same.",
+        ),
+        Mistake(
+            "one largest logit for all rows",
+            lambda r, x: _diverged(
+                *(a.astype(np.float64) - a.max() for a in (r, x)),
+                shift=None,
+                term=lambda p, q: np.exp(p) * (p - q),
+            ),
+            "Every row has a largest logit of its own to take off: of a row far below the others nothing is "
+            "left.",
         ),
         Mistake(
             "probabilities that have become 0",
@@ -324,6 +335,16 @@ ROUND_MXFP4 = Exercise(
             "These are integers. The elements lie 0.5 apart below 2, 1 apart up to 4, and then 2 apart.",
         ),
         Mistake(
+            "finer and finer below 1",
+            lambda w: _rounded(
+                w,
+                nearest=lambda v: (
+                    np.rint(v / 2.0 ** (np.frexp(v)[1] - 2)) * 2.0 ** (np.frexp(v)[1] - 2)
+                ),
+            ),
+            "Below 1 there is only 0.5: the gap is never smaller than 0.5.",
+        ),
+        Mistake(
             "steps of one half throughout",
             lambda w: _rounded(w, nearest=lambda v: np.rint(2 * v) / 2),
             "Elements lie 0.5 apart only below 2. From 2 to 4 they are 1 apart, and there is none between 4 "
@@ -491,6 +512,14 @@ def _chosen(
     return result(weight, kept.reshape(weight.shape))
 
 
+def _above_the_last(weight: np.ndarray, x: np.ndarray, keep: int, of: int) -> np.ndarray:
+    """What is not below the last of those that stay."""
+    score = np.abs(weight) * np.sqrt(np.square(x, dtype=np.float64).sum(0))
+    groups = score.reshape(-1, of)
+    least = np.sort(groups, axis=1)[:, -keep][:, None]
+    return weight * (groups >= least).reshape(weight.shape)
+
+
 def _wanda_cases(generator: np.random.Generator) -> list[Case]:
     def problem(n: int, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
         loud = f32(np.exp(generator.normal(0, 1, inputs)))
@@ -514,6 +543,7 @@ def _wanda_cases(generator: np.random.Generator) -> list[Case]:
         Case("3 of 4", (*problem(9, 16, 4), 3, 4)),
         Case("4 of 8", (*problem(30, 24, 8), 4, 8)),
         Case("all stay", (*problem(5, 8, 2), 4, 4)),
+        Case("equal scores", (f32([[1, 1, 1, 1], [1, 2, 1, 2]]), f32([[1, 1, 1, 1]]), 1, 4)),
     ]
 
 
@@ -540,7 +570,9 @@ WANDA = Exercise(
         Mistake(
             "by the weights alone",
             lambda w, x, k, m: _chosen(w, x, k, m, size=lambda x: 1.0),
-            "That is magnitude. A weight counts times the length of the input that it meets.",
+            "That is magnitude: every input counts the same (a norm without an axis is one "
+            "number for all). A "
+            "weight counts times the length of the input that it meets.",
         ),
         Mistake(
             "by the inputs alone",
@@ -567,6 +599,16 @@ WANDA = Exercise(
             "squares without the root",
             lambda w, x, k, m: _chosen(w, x, k, m, size=lambda x: np.square(x).sum(0)),
             "The *root* of the sum of squares: without it inputs count twice as much as weights.",
+        ),
+        Mistake(
+            "the last of equals",
+            lambda w, x, k, m: np.ascontiguousarray(_chosen(w[:, ::-1], x[:, ::-1], k, m)[:, ::-1]),
+            "Of equal scores the first stay: sort so that equal ones keep their order.",
+        ),
+        Mistake(
+            "all of the equal ones",
+            lambda w, x, k, m: _above_the_last(w, x, k, m),
+            "`keep` of every group stay, not more: a threshold lets all equal scores pass.",
         ),
         Mistake(
             "weights with their signs",

@@ -209,6 +209,13 @@ TURNED_STREAM = Exercise(
             "`gains[i]` stands in front of block i, and the last one in front of the head.",
         ),
         Mistake(
+            "the first gain for every block",
+            _with_parts(
+                order=lambda gains: np.concatenate([0 * gains[:-1] + gains[:1], gains[-1:]])
+            ),
+            "Every block has a gain of its own: `gains[i]` stands in front of block i.",
+        ),
+        Mistake(
             "the bias that is written forgotten",
             _with_parts(bias_written=lambda b, q: 0 * b),
             "The layer that writes adds its bias, `shift`: the new one does so, too.",
