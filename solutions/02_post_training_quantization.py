@@ -27,12 +27,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-# %%
 from numba import njit
 from torch import nn
 
-from compresslab.classroom.live.budget import plans_of, spend_bytes
+# %%
 from compresslab.lab import (
     Table,
     accuracy,
@@ -63,6 +61,7 @@ from compresslab.lab import (
 )
 
 # %%
+from compresslab.classroom.live.budget import plans_of, spend_bytes
 from compresslab.numerics import affine, observers
 from compresslab.numerics.error import sqnr_db
 from compresslab.numerics.grid import IntGrid

@@ -771,6 +771,7 @@ claim(
 )
 
 
+# %%
 def three_ways(network, bits):
     """Rounded, scaled and rounded, and by GPTQ: what is lost."""
     config = WeightConfig(bits, 128)

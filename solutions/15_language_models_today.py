@@ -258,6 +258,7 @@ four = dict(
 )
 
 
+# %%
 def without_zero_point(w):
     """Codes -7 to 7 with a float16 scale for every 32 neighbours."""
     groups = w.unflatten(-1, (-1, 32))
@@ -481,6 +482,8 @@ def reads(network, batch, names):
 names = [name for name in linear_layers(unturned) if name.endswith(READERS)]
 x = reads(unturned, calibration[0], names).double()
 principal = torch.linalg.eigh(x.T @ x / len(x)).eigenvectors.flip(1).float()
+
+# %%
 turns = {
     "in principal axes": principal,
     "from there by Hadamard": principal @ rotation.random_hadamard(WIDTH, SEEDS[0]),
@@ -698,7 +701,7 @@ claim("From the file it goes on as it would have", torch.equal(*logits))
 # %% [markdown]
 # ## 5 · The wrong text for calibration
 #
-# GPTQ, AWQ and SparseGPT look at activations of some text. (SparseGPT takes weights out as GPTQ rounds them: column by column, and the columns behind make up for it.) Which text? Here are our passages of code, passages of documentation, and tokens drawn at random.
+# GPTQ and SparseGPT look at activations of some text. (SparseGPT takes weights out as GPTQ rounds them: column by column, and the columns behind make up for it.) Which text? Here are our passages of code, passages of documentation, and tokens drawn at random.
 
 # %%
 calibration_guess = predict(
@@ -769,7 +772,8 @@ Table(
 # ```python
 # def wanda_spec(weight, x, keep, of):
 #     out = np.zeros_like(weight)
-#     length = [np.sqrt(sum(value**2 for value in x[:, j])) for j in range(x.shape[1])]
+#     squares = [[value**2 for value in x[:, j]] for j in range(x.shape[1])]
+#     length = [np.sqrt(sum(column)) for column in squares]
 #     for n in range(weight.shape[0]):
 #         for first in range(0, weight.shape[1], of):
 #             some = range(first, first + of)

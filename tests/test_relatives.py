@@ -130,7 +130,12 @@ def test_the_linear_layer_behind_cut_convolutions_is_read_back_on_int8(tmp_path)
     images = torch.rand(8, 1, 16, 16)
     small = cl.compress(network, [cl.CutChannels(0.4), cl.Dynamic()], images)
     cl.save(small, tmp_path / "a.safetensors")
-    assert torch.equal(cl.load(tmp_path / "a.safetensors", network)(images), small(images))
+    again = cl.load(tmp_path / "a.safetensors", network)
+    state = again.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in small.state_dict().items())
+    # Equal weights may lie otherwise in memory, and torch's convolutions then sum in another order.
+    with torch.no_grad():
+        assert torch.allclose(again(images), small(images), atol=1e-3)
 
 
 @pytest.mark.parametrize(

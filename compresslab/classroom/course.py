@@ -36,8 +36,8 @@ GRID = (
     ("", "01", "02", "03", "10"),
     ("", "06", "", "11", "13"),
     ("00", "04", "05", "", "12"),
-    ("", "08", "09", "15", "14"),
-    ("", "07", "", "", ""),
+    ("", "08", "09", "", "14"),
+    ("", "07", "", "", "15"),
 )
 PLACES = {lab: (x, y) for y, row in enumerate(GRID) for x, lab in enumerate(row) if lab}
 """Column and row of each lab on the map."""

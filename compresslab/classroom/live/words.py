@@ -104,7 +104,7 @@ class BudgetWords:
     measured: str = "Measured together: %found% points; the sum was %gap% off."
     best: str = "No plan within the budget loses less."
     better: str = "The best plan within the budget loses %least% points."
-    segment: str = "layer %name%: %bits% bits, %bytes% bytes"
+    segment: str = "layer number %name% has %bits% bits, %bytes% bytes"
     above: str = "bytes of each layer, and its bits: a click takes the next width"
     budget: str = "the budget"
     across: str = "bytes of all weights"
