@@ -184,7 +184,7 @@ def test_exercises_have_numbers_of_their_own_and_seeds_repeat():
 
 @pytest.mark.parametrize("lab", ["99", "x", "", "1"])
 def test_another_lab_is_refused(lab):
-    with pytest.raises(ValueError, match="lab must begin with a number from 00 to 14"):
+    with pytest.raises(ValueError, match="lab must begin with a number from 00 to 15"):
         exercises_of(lab)
 
 
