@@ -56,13 +56,16 @@ def _middle(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 def _divergence_cases(generator: np.random.Generator) -> list[Case]:
     two = f32([[0, 0]]), f32([[1, -1]])
     x = _numbers(generator, 4, 7)
+    far_apart = f32([[2000], [4000], [6000], [8000]])
     return [
         Case("two words", two),
         Case("the same model", (x, x.copy())),
         Case("the same but for a number added to all logits", (x, x + f32(3))),
         Case("three words, two tokens", (_numbers(generator, 2, 3), _numbers(generator, 2, 3))),
         Case("many words", (3 * _numbers(generator, 5, 40), 3 * _numbers(generator, 5, 40))),
-        Case("large logits", (x + f32(2000), 1000 * _numbers(generator, 4, 7))),
+        Case("large logits", (x + f32(2000), f32(2000) + 50 * _numbers(generator, 4, 7))),
+        Case("tokens far apart", (x + far_apart, far_apart + _numbers(generator, 4, 7))),
+        Case("words far apart", (x, 1000 * _numbers(generator, 4, 7))),
         Case("one word is nearly sure", (f32([[9, 0, 0]]), f32([[2, 0, 0]]))),
         Case("one token", (_numbers(generator, 1, 5), _numbers(generator, 1, 5))),
     ]
