@@ -30,8 +30,8 @@ LARGEST = 6.0
 ELEMENTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """What the codes 0 to 7 stand for; 8 to 15 are their negatives."""
 EIGHT = torch.float8_e4m3fn
-EIGHT_LARGEST, EIGHT_SMALLEST = 448.0, 2.0**-9
-"""The ends of E4M3's positive numbers."""
+EIGHT_LARGEST = 448.0
+"""The largest number of E4M3."""
 POWERS = (-126, 127)
 """Exponents of MXFP4's scales that are normal float32 numbers; E8M0 has -127 as well."""
 

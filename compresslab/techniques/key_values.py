@@ -12,9 +12,9 @@ section 3)
     q = rint((x - lo) / s),    s = (hi - lo) / (2^b - 1),    x' = q s + lo           s and lo in float16
 
 The latest tokens stay floats until `group` of them are together: a channel's range is known only then. A
-cache takes the place of `gpt.Cache` in `GPT` and in `real.Llama`. Every step restores all codes, by the
-kernels of `affine` and `bitpack`; a product on the codes themselves is left out, so that this saves memory
-and no time. A file of caches is a prompt that need not be read again.
+cache takes the place of `gpt.Cache` in `GPT` and in `real.Llama`. Every step restores all codes
+(`kernels.bitpack`); a product on the codes themselves is left out, so that this saves memory and no time. A
+file of caches is a prompt that need not be read again.
 """
 
 import math
